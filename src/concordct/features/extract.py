@@ -1,0 +1,45 @@
+"""The one way in: a volume, a label for every voxel, settings; out comes a table of features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+from concordct.features.pyradiomics import PyRadiomics, extract_pyradiomics
+from concordct.features.table import FeatureTable
+from concordct.volumes.volume import Volume
+
+
+def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiomics) -> FeatureTable:
+    """Features of all ROIs of one volume.
+
+    Parameters
+    ----------
+    volume : intensities and geometry.
+    labels : [z, y, x] integers on the same grid: 0 outside, one positive number for each ROI.
+    settings : what to compute and how; `presets.preset(name)` gives the named ones.
+
+    Returns
+    -------
+    FeatureTable with one row for each label present, ascending.
+
+    Raises
+    ------
+    ConcordctError : labels of another shape or type, no ROI at all, a negative label, or an ROI with NaN or infinity.
+    """
+    if labels.shape != volume.shape:
+        raise ConcordctError(f"labels of shape {labels.shape} do not fit a volume of {volume.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ConcordctError(f"labels are integers, found {labels.dtype}")
+    if labels.min() < 0:
+        raise ConcordctError(f"labels are 0 or above, found {int(labels.min())}")
+    if not labels.any():
+        raise ConcordctError("the mask is empty: no voxel carries a label above 0")
+    wrong = ~np.isfinite(volume.hu) & (labels > 0)
+    if wrong.any():
+        label = int(labels[wrong].min())
+        raise ConcordctError(f"ROI {label} holds {int((wrong & (labels == label)).sum())} voxels that are not finite")
+    return extract_pyradiomics(volume, labels, settings)
