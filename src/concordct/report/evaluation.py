@@ -1,0 +1,299 @@
+"""The evaluation report: one HTML file that opens offline, with the images, the curves and the tables in it.
+
+Nothing is fetched: scripts, styles and voxels are inline, and the page's content security policy names the hash of
+each, so that a browser refuses anything else. Differences are computed in the browser from the voxels.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from concordct.errors import ConcordctError
+from concordct.report.charts import Curve, draw, histogram
+from concordct.report.tables import (
+    agreement_rows,
+    flatten,
+    headline,
+    is_number,
+    nps_rows,
+    number,
+    percent,
+    quality_rows,
+    worst_features,
+)
+from concordct.report.voxels import Kept, pack
+
+__all__ = ["Curve", "Stack", "write_evaluation_report"]
+
+#: What a stack is called on the page, by its name.
+LABELS = {"source": "Before", "standardized": "After", "target": "Target"}
+
+#: Differences offered, minuend - subtrahend, the first available one shown first.
+DIFFERENCES = (("standardized", "target"), ("source", "target"), ("standardized", "source"))
+
+#: Display windows (centre, width), HU; "full" is added from the data.
+WINDOWS = {"lung": (-600, 1500), "soft": (40, 400), "bone": (500, 2000)}
+
+#: Between these HU lies aerated lung and hardly anything else; a share above the limit opens in the lung window.
+LUNG_HU = (-950, -600)
+LUNG_SHARE = 0.08
+
+#: Room in the file for the page's frame around voxels and content, bytes.
+_FRAME_SLACK = 2_000
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A volume that the viewer shows.
+
+    Attributes
+    ----------
+    name : "source", "standardized" or "target"; another name is shown as it is, without differences.
+    hu : [z, y, x] int16 or float, Hounsfield units; shown and stored as whole HU.
+    """
+
+    name: str
+    hu: NDArray[Any]
+
+
+def write_evaluation_report(
+    path: str | os.PathLike[str],
+    *,
+    results: Mapping[str, Any],
+    stacks: Sequence[Stack],
+    spacing_mm: Sequence[float],
+    slice_positions_mm: Sequence[float],
+    curves: Sequence[Curve],
+    title: str,
+    max_bytes: int = 15_000_000,
+    affine: ArrayLike | None = None,
+) -> int:
+    """Write the report, aside first and then moved into place.
+
+    When the voxels do not fit, the slices are cropped to the body; when they still do not, evenly spaced slices are
+    kept. The page says which.
+
+    Parameters
+    ----------
+    path : the HTML file.
+    results : what evaluate writes as results.json; a missing section is left out of the page.
+    stacks : volumes of one shape [z, y, x]; may be empty.
+    spacing_mm : (z, y, x) distance between voxel centres, mm.
+    slice_positions_mm : z positions along the normal, mm, one per slice.
+    curves : charts, in the page's order.
+    title : shown as it is; the caller keeps patient data out of it.
+    max_bytes : the file's size at most.
+    affine : [4, 4], index (z, y, x, 1) -> LPS mm; with it the cursor shows LPS and the panes their anatomical sides.
+
+    Returns
+    -------
+    The bytes written.
+
+    Raises
+    ------
+    ConcordctError
+        When stacks differ in shape or hold NaN, positions do not match the slices, or the tables alone pass max_bytes.
+    """
+    _check(stacks, slice_positions_mm)
+    text = _page(results, stacks, spacing_mm, slice_positions_mm, curves, title, max_bytes, affine)
+    data = text.encode("utf-8")
+    if len(data) > max_bytes:
+        raise ConcordctError(f"report of {len(data)} bytes without images, expected at most {max_bytes}")
+    _write_aside(Path(path), data)
+    return len(data)
+
+
+def _check(stacks: Sequence[Stack], positions: Sequence[float]) -> None:
+    for stack in stacks:
+        if stack.hu.ndim != 3 or stack.hu.size == 0:
+            raise ConcordctError(f"stack '{stack.name}' has shape {stack.hu.shape}, expected non-empty (z, y, x)")
+        if stack.hu.shape != stacks[0].hu.shape:
+            raise ConcordctError(
+                f"stack '{stack.name}' has shape {stack.hu.shape}, expected {stacks[0].hu.shape} as '{stacks[0].name}'"
+            )
+        if len(positions) != stack.hu.shape[0]:
+            raise ConcordctError(f"found {len(positions)} slice positions, expected {stack.hu.shape[0]}, one per slice")
+        if not np.isfinite(stack.hu).all():
+            raise ConcordctError(f"stack '{stack.name}' holds values that are not finite, expected HU")
+    names = [stack.name for stack in stacks]
+    if len(set(names)) != len(names):
+        raise ConcordctError(f"stacks {names} share a name, expected one each")
+
+
+def _page(
+    results: Mapping[str, Any], stacks: Sequence[Stack], spacing_mm: Sequence[float], positions: Sequence[float],
+    curves: Sequence[Curve], title: str, max_bytes: int, affine: ArrayLike | None,
+) -> str:  # fmt: skip
+    content = _content(results, curves, title)
+    if not stacks:
+        return _render(content | {"viewer": None, "voxels": [], "stacks": []})
+    names = [stack.name for stack in stacks]
+    volumes = [stack.hu for stack in stacks]
+    depth, height, width = volumes[0].shape
+    everything = Kept(tuple(range(depth)), (0, height), (0, width), (depth, height, width))
+    viewer = _viewer(stacks, everything, spacing_mm, positions, affine)
+    frame = len(_render(content | {"viewer": viewer, "voxels": [], "stacks": names}).encode("utf-8"))
+    kept, voxels = pack(volumes, max_bytes=max_bytes - frame - _FRAME_SLACK)
+    viewer = _viewer(stacks, kept, spacing_mm, positions, affine)
+    return _render(content | {"viewer": viewer, "voxels": voxels, "stacks": names})
+
+
+def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) -> dict[str, Any]:
+    """Everything on the page but the images."""
+    charts = [draw(curve) for curve in curves if len(curve.series)]
+    features = (results.get("agreement") or {}).get("features") or []
+    if features:
+        ccc = {label: [f.get(f"{key}_ccc") for f in features if is_number(f.get(f"{key}_ccc"))]
+               for key, label in (("source", "source"), ("standardized", "standardized"))}  # fmt: skip
+        if any(ccc.values()):
+            charts.append(draw(histogram(ccc, title="Concordance of the features", x_label="CCC")))
+    provenance = results.get("provenance") or {}
+    nps = results.get("nps") or {}
+    return {
+        "title": title,
+        "warnings": [str(w) for w in results.get("warnings") or []],
+        "origin": str(provenance.get("simulated_or_real") or ""),
+        "headline": headline(results),
+        "charts": charts,
+        "quality": results.get("image_quality") or {},
+        "quality_rows": quality_rows(results),
+        "bias": results.get("bias_by_hu_range") or [],
+        "classes": agreement_rows(results),
+        "ceiling": any(is_number(row.get("ceiling_ccc_mean")) for row in agreement_rows(results)),
+        "worst": worst_features(results),
+        "feature_count": len(features),
+        "undefined": [str(name) for name in (results.get("agreement") or {}).get("undefined") or []],
+        "bands": nps_rows(results),
+        "nps_unit": str(nps.get("unit") or "cycles/pixel"),
+        "facts": [
+            (name, rows)
+            for name, key in (("Inputs", "inputs"), ("Model", "model"), ("Provenance", "provenance"))
+            if (rows := flatten(results.get(key)))
+        ],
+    }
+
+
+def _sides(affine: NDArray[np.float64]) -> dict[str, str]:
+    """The patient's side at each edge of a slice, from the directions of rows and columns in LPS."""
+
+    def letters(direction: NDArray[np.float64]) -> tuple[str, str]:
+        axis = int(np.argmax(np.abs(direction)))
+        pair = (("R", "L"), ("A", "P"), ("F", "H"))[axis]
+        return pair if direction[axis] > 0 else (pair[1], pair[0])
+
+    top, bottom = letters(affine[:3, 1])
+    left, right = letters(affine[:3, 2])
+    return {"left": left, "right": right, "top": top, "bottom": bottom}
+
+
+def _nice_above(value: float) -> int:
+    """The next of 10, 20, 50, 100, ... at or above a value."""
+    power = 10.0 ** math.floor(math.log10(max(value, 10.0)))
+    return int(next(m * power for m in (1, 2, 5, 10) if m * power >= value * 0.999))
+
+
+def _viewer(
+    stacks: Sequence[Stack], kept: Kept, spacing_mm: Sequence[float], positions: Sequence[float],
+    affine: ArrayLike | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the viewer's script needs to know, as plain data."""
+    by_name = {stack.name: index for index, stack in enumerate(stacks)}
+    differences = [
+        {"a": by_name[a], "b": by_name[b], "label": f"{LABELS[a]} − {LABELS[b].lower()}"}
+        for a, b in DIFFERENCES
+        if a in by_name and b in by_name
+    ]
+    middle = slice(len(positions) // 2, len(positions) // 2 + 1)
+    scale = 100
+    if differences:
+        spread = [np.abs(np.subtract(stacks[d["a"]].hu[middle], stacks[d["b"]].hu[middle], dtype=np.float64))
+                  for d in differences[:2]]  # fmt: skip
+        scale = _nice_above(max(float(np.percentile(s, 98)) for s in spread))
+    first = stacks[0].hu[middle]
+    low = int(min(np.floor(s.hu.min()) for s in stacks))
+    high = int(max(np.ceil(s.hu.max()) for s in stacks))
+    windows = {name: list(pair) for name, pair in WINDOWS.items()}
+    windows["full"] = [round((low + high) / 2), max(1, high - low)]
+    lung_share = float(np.mean((first > LUNG_HU[0]) & (first < LUNG_HU[1])))
+    matrix = None if affine is None else np.asarray(affine, dtype=np.float64)
+    return {
+        "stacks": [{"name": s.name, "label": LABELS.get(s.name, s.name)} for s in stacks],
+        "shape": list(kept.shape),
+        "rows": list(kept.rows),
+        "columns": list(kept.columns),
+        "cropped": kept.cropped,
+        "slices": list(kept.slices),
+        "positions": [round(float(positions[i]), 3) for i in kept.slices],
+        "spacing": [float(s) for s in spacing_mm],
+        "affine": None if matrix is None else [[float(v) for v in row] for row in matrix],
+        "sides": None if matrix is None else _sides(matrix),
+        "differences": differences,
+        "scale": scale,
+        "windows": windows,
+        "window": "lung" if lung_share > LUNG_SHARE else "soft",
+    }
+
+
+def _asset(name: str) -> str:
+    return resources.files("concordct.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _render(content: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    def embed(value: Any) -> Markup:
+        """JSON that cannot end its script element, whatever it holds."""
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        for character in "<>&\u2028\u2029":
+            text = text.replace(character, f"\\u{ord(character):04x}")
+        return Markup(text)
+
+    def policy(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") + "'"
+
+    style = "\n" + _asset("report.css")
+    scripts = ["\n" + _asset(name) for name in ("voxels.js", "viewer.js", "charts.js")]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(num=number, pct=percent, embed=embed)
+    return environment.from_string(_asset("evaluation.html.j2")).render(
+        **content,
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        style_policy=policy(style),
+        script_policy=" ".join(policy(script) for script in scripts),
+    )
+
+
+def _write_aside(path: Path, data: bytes) -> None:
+    try:
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".part")
+    except OSError as error:
+        raise ConcordctError(f"cannot write {path.name}: {error.strerror}, expected a writable folder") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except OSError as error:
+        Path(aside).unlink(missing_ok=True)
+        raise ConcordctError(f"cannot write {path.name}: {error.strerror}, expected room for {len(data)} bytes") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
