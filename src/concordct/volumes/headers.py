@@ -1,0 +1,197 @@
+"""What one DICOM header says about its CT slices, or why the file holds none.
+
+Classic CT gives one slice, enhanced multi-frame CT one for each frame (DICOM PS3.3 A.38). Everything else is set aside
+with its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+)
+
+from concordct.errors import ConcordctError
+from concordct.volumes.decode import frame_bytes, frame_group, number_of_frames, open_dataset, quiet_dicom, rescale
+from concordct.volumes.geometry import slice_normal
+
+_TAGS = (
+    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription ProtocolName SliceThickness "
+    "SpacingBetweenSlices ConvolutionKernel ReconstructionAlgorithm SeriesInstanceUID FrameOfReferenceUID "
+    "ImagePositionPatient ImageOrientationPatient SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows "
+    "Columns PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation RescaleIntercept RescaleSlope "
+    "RescaleType ModalityLUTSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence Manufacturer"
+).split()  # noqa: SIM905 - one tag a line says no more
+
+_MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+
+#: Names under which vendors sell iterative and network reconstruction; a linear kernel model is less sure there.
+_NON_LINEAR = re.compile(
+    r"iDose|\bIMR\b|ASIR|\bVEO\b|SAFIRE|ADMIRE|QIR|IRIS|AIDR|\bFIRST\b|AiCE|PIQE|True ?Fidelity|DLIR|Precise Image|"
+    r"iterative|deep learning",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """What grouping and geometry need of one slice; names follow DICOM, lengths are mm."""
+
+    path: Path
+    frame: int
+    sop_instance_uid: str
+    series_uid: str
+    frame_of_reference_uid: str | None
+    description: str
+    kernel: str | None
+    orientation: tuple[float, ...]
+    origin: tuple[float, float, float]
+    pixel_spacing: tuple[float, float]
+    rows: int
+    columns: int
+    thickness: float | None
+    nominal_spacing: float | None
+    notes: tuple[str, ...]
+
+
+def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
+    """The CT slices that one file holds.
+
+    Raises
+    ------
+    ConcordctError : the file holds none; the message is the reason why it is set aside.
+    """
+    dataset = open_dataset(path, tags=_TAGS)
+    with quiet_dicom():
+        try:
+            return _headers(dataset, path)
+        except ConcordctError:
+            raise
+        except Exception as error:
+            # pydicom decodes values when they are asked for, and anything may hide in a broken one.
+            raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
+
+
+def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
+    sop_class = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
+    if sop_class == MediaStorageDirectoryStorage:
+        raise ConcordctError(f"DICOMDIR, not an image: {path}")
+    if sop_class not in (CTImageStorage, *_MULTI_FRAME):
+        raise ConcordctError(f"{_kind(sop_class)}, not a CT image: {path}")
+    if dataset.get("Modality") != "CT":
+        raise ConcordctError(f"modality {dataset.get('Modality') or 'absent'}, expected CT: {path}")
+    if not dataset.get("SeriesInstanceUID") or not dataset.get("SOPInstanceUID"):
+        raise ConcordctError(f"no series or SOP instance UID: {path}")
+    if dataset.get("ModalityLUTSequence"):
+        raise ConcordctError(f"pixels map to HU through a lookup table, expected slope and intercept: {path}")
+    frame_bytes(dataset, path)
+    if sop_class == CTImageStorage:
+        return (_slice(dataset, dataset, 0, dataset.get("ImageType"), path),)
+    count = number_of_frames(dataset, path)
+    return tuple(_enhanced(dataset, frame, path) for frame in range(count))
+
+
+def _enhanced(dataset: Dataset, frame: int, path: Path) -> SliceHeader:
+    """One frame of an enhanced CT: its functional groups, laid out as a classic header (PS3.3 C.7.6.16)."""
+    flat = Dataset()
+    for group in (
+        "PlanePositionSequence",
+        "PlaneOrientationSequence",
+        "PixelMeasuresSequence",
+        "CTReconstructionSequence",
+        "CTImageFrameTypeSequence",
+    ):
+        item = frame_group(dataset, frame, group)
+        if item is not None:
+            flat.update(item)
+    frame_type = flat.get("FrameType") or dataset.get("ImageType")
+    kind = str(frame_type[3]) if frame_type and len(frame_type) > 3 else "NONE"
+    if flat.get("VolumetricProperties", dataset.get("VolumetricProperties", "VOLUME")) not in ("VOLUME", "SAMPLED"):
+        raise ConcordctError(f"frames of a projection or a mixture, expected a volume: {path}")
+    if "PERFUSION" in (frame_type or ()) or kind not in ("NONE", "ENERGY_PROP_WT", "VIRTUAL_MONOENERGETIC", ""):
+        raise ConcordctError(f"frames of a derived map ({kind}), expected HU: {path}")
+    return _slice(dataset, flat, frame, frame_type, path)
+
+
+def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path: Path) -> SliceHeader:
+    kinds = [str(value).strip().upper() for value in (image_type or ())]  # type: ignore[attr-defined]
+    if "LOCALIZER" in kinds:
+        raise ConcordctError(f"localizer: {path}")
+    position, orientation = flat.get("ImagePositionPatient"), flat.get("ImageOrientationPatient")
+    spacing = flat.get("PixelSpacing")
+    for name, value, length in (
+        ("ImagePositionPatient", position, 3),
+        ("ImageOrientationPatient", orientation, 6),
+        ("PixelSpacing", spacing, 2),
+    ):
+        if value is None or isinstance(value, str) or len(value) != length:
+            raise ConcordctError(f"missing geometry, no {name} of {length} values: {path}")
+    try:
+        slice_normal(tuple(float(v) for v in orientation))
+    except ValueError as error:
+        raise ConcordctError(f"{error}: {path}") from None
+    x, y, z = (float(v) for v in position)
+    between_rows, between_columns = (float(v) for v in spacing)
+    if not (between_rows > 0 and between_columns > 0 and abs(x) + abs(y) + abs(z) < float("inf")):
+        raise ConcordctError(f"impossible position or pixel spacing {between_rows:g} x {between_columns:g} mm: {path}")
+    rescale(dataset, frame, path)
+    return SliceHeader(
+        path=path,
+        frame=frame,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_uid=str(dataset.SeriesInstanceUID),
+        frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or "") or None,
+        description=str(dataset.get("SeriesDescription") or "").strip(),
+        kernel=_joined(flat.get("ConvolutionKernel")),
+        orientation=tuple(float(v) for v in orientation),
+        origin=(x, y, z),
+        pixel_spacing=(between_rows, between_columns),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        thickness=_positive(flat.get("SliceThickness")),
+        nominal_spacing=_positive(flat.get("SpacingBetweenSlices")),
+        notes=_notes(dataset, flat),
+    )
+
+
+def _notes(dataset: Dataset, flat: Dataset) -> tuple[str, ...]:
+    """Signs of iterative or network reconstruction."""
+    kernel = _joined(flat.get("ConvolutionKernel")) or ""
+    said = " ".join(str(dataset.get(name) or "") for name in ("SeriesDescription", "ProtocolName")) + " " + kernel
+    words = sorted({found.group(0).lower() for found in _NON_LINEAR.finditer(said)})
+    algorithm = str(flat.get("ReconstructionAlgorithm") or "")
+    if "ITERATIVE" in algorithm.upper():
+        words.append(algorithm)
+    # Siemens: a leading I (I31f) or a second value (Br40f\3) is the strength of SAFIRE or ADMIRE.
+    if re.match(r"(I\d\d|[A-Z][a-z]\d\d[a-z]?\\[1-5])", kernel):
+        words.append(f"kernel {kernel}")
+    return (f"iterative or network reconstruction ({', '.join(words)})",) if words else ()
+
+
+def _kind(sop_class: UID) -> str:
+    name = sop_class.name if sop_class else "no SOP class"
+    if "Secondary Capture" in name:
+        return f"secondary capture ({name})"
+    if "Dose" in name:
+        return f"dose report ({name})"
+    return name if name != sop_class else f"unknown SOP class {name}"
+
+
+def _joined(value: object) -> str | None:
+    if value is None:
+        return None
+    values = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    return "\\".join(str(v).strip() for v in values) or None
+
+
+def _positive(value: object) -> float | None:
+    number = float(value) if value not in (None, "") else 0.0  # type: ignore[arg-type]
+    return number if 0 < number < float("inf") else None

@@ -1,0 +1,75 @@
+"""Which voxels the scanner left blank, decided slice by slice so that slabs change nothing.
+
+Three kinds exist in the field. A declared padding value far below air (GE: -2000 stored, -3024 HU) is padding wherever
+it stands. Values far below air that nobody declared (or that the header declares wrongly) are padding where they
+touch the image border. A constant at about air, declared (Siemens, Philips: 0 stored, -1024 HU) or not, is also what
+clipped air looks like; it is padding only where it is solid and touches the border, so that the scattered clipped
+voxels of noisy air inside the field of view stay image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+#: Below this no reconstruction goes over a whole region: air is -1000 HU and even sharp kernels undershoot it by less.
+FAR_BELOW_AIR_HU = -1500.0
+#: A constant above this is tissue, a table or a phantom, never blank border.
+CONSTANT_BELOW_HU = -900.0
+#: Side of the square (voxels) that must be constant throughout; clipped noise in air does not fill it.
+SOLID_SIDE = 9
+#: Voxels that a solid region is grown back by, so that the thin tips between circle and border are kept.
+GROW_BACK = 4
+
+
+def find_padding(hu: NDArray[np.floating[Any]], *, declared_hu: tuple[float, float] | None = None) -> NDArray[np.bool_]:
+    """Voxels of one slice that hold padding.
+
+    Parameters
+    ----------
+    hu : [y, x], Hounsfield units as stored, padding included.
+    declared_hu : lowest and highest HU that the header declares as padding; None when it declares nothing.
+
+    Returns
+    -------
+    [y, x] bool.
+    """
+    far = hu < FAR_BELOW_AIR_HU
+    padding = np.zeros(hu.shape, dtype=bool)
+    if far.any():
+        padding |= _touching_border(far)
+    low, high = (float(hu.min()),) * 2
+    if declared_hu is not None:
+        declared = (hu >= declared_hu[0]) & (hu <= declared_hu[1])
+        if declared_hu[1] < FAR_BELOW_AIR_HU:
+            padding |= declared
+        else:
+            low, high = declared_hu
+    if low < FAR_BELOW_AIR_HU and not far.all():
+        low = high = float(hu[~far].min())
+    if FAR_BELOW_AIR_HU <= high <= CONSTANT_BELOW_HU:
+        padding |= _solid_at_border((hu >= low) & (hu <= high))
+    return padding
+
+
+def _solid_at_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Parts of `mask` that are solid over `SOLID_SIDE` voxels and connected to the border."""
+    if np.count_nonzero(mask) < SOLID_SIDE**2:
+        return np.zeros_like(mask)
+    # Mode "nearest" continues the mask beyond the border, where blank regions go on.
+    eroded = ndimage.minimum_filter(mask.view(np.uint8), size=SOLID_SIDE, mode="nearest")
+    if not eroded.any():
+        return np.zeros_like(mask)
+    grown = ndimage.maximum_filter(eroded, size=SOLID_SIDE + 2 * GROW_BACK, mode="constant").astype(bool) & mask
+    return _touching_border(grown)
+
+
+def _touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Connected components (4-neighbours) of `mask` that reach the border of the slice."""
+    labels, _ = ndimage.label(mask)
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    found = np.unique(edge[edge > 0])
+    return np.isin(labels, found) if found.size else np.zeros_like(mask)

@@ -1,0 +1,205 @@
+"""Outputs built aside and moved into place whole: what stands under the final name is always complete.
+
+Work happens in a hidden sibling of the final name, on the same file system, and one rename puts it there. A killed run
+leaves only such a sibling; the next run to the same place removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from concordct.errors import ConcordctError
+
+_MARK = "part"
+
+
+@contextmanager
+def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Fill a folder aside, then move it to `path` whole.
+
+    Parameters
+    ----------
+    path : the final folder.
+    overwrite : whether an existing folder is replaced; it is removed only after the new one is complete.
+
+    Yields
+    ------
+    The folder to write into. On an exception it is removed and `path` stays as it was.
+
+    Raises
+    ------
+    ConcordctError : `path` exists and may not be replaced, or the place cannot be written (one line).
+    """
+    final = _final(path)
+    _refuse_existing(final, overwrite)
+    aside = _make_aside(final)
+    try:
+        yield aside
+        with writing(final):
+            _sync_tree(aside)
+            _swap(aside, final, overwrite)
+    except OSError as error:
+        raise _one_line(error, final) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Write a file aside, then move it to `path` whole; as `atomic_directory`, for one file.
+
+    Yields
+    ------
+    A path with the final file name in a hidden folder beside `path`.
+    """
+    final = _final(path)
+    if final.is_dir():
+        raise ConcordctError(f"a folder stands where a file is to be written: {final}")
+    _refuse_existing(final, overwrite)
+    aside = _make_aside(final)
+    try:
+        yield aside / final.name
+        with writing(final):
+            _sync_tree(aside)
+            _refuse_existing(final, overwrite)
+            os.replace(aside / final.name, final)
+            _sync_folder(final.parent)
+    except OSError as error:
+        raise _one_line(error, final) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn any OSError into one line that names `path`: full disk, read-only, no permission."""
+    try:
+        yield
+    except OSError as error:
+        raise _one_line(error, Path(path)) from None
+
+
+def refuse_overlap(output: str | Path, inputs: Iterator[Path] | tuple[Path, ...] | list[Path]) -> None:
+    """Refuse an output that is an input, lies inside one's folder, or holds one.
+
+    Parameters
+    ----------
+    output : the folder or file to be written.
+    inputs : files or folders that are read.
+    """
+    final = Path(output).resolve()
+    seen: set[Path] = set()
+    for source in inputs:
+        place = source.resolve()
+        folder = place if place.is_dir() else place.parent
+        if folder in seen and place.is_file():
+            continue
+        seen.add(folder)
+        if final == place or final.is_relative_to(place) or place.is_relative_to(final):
+            raise ConcordctError(f"output {output} is its own input or holds it; expected another place")
+        if place.is_file() and final.suffix == "" and final == folder:
+            raise ConcordctError(f"output {output} lies where the input lies; expected another place")
+
+
+def _final(path: str | Path) -> Path:
+    final = Path(os.path.abspath(path))
+    if not final.name:
+        raise ConcordctError(f"cannot write to {path}: not a name that can be replaced")
+    return final
+
+
+def _refuse_existing(final: Path, overwrite: bool) -> None:
+    if not overwrite and os.path.lexists(final):
+        raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {final}")
+
+
+def _make_aside(final: Path) -> Path:
+    host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
+    with writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for left in final.parent.glob(f".{_escape(final.name)}.{host}-*.{_MARK}"):
+            pid = left.name.rsplit(f".{host}-", 1)[1].split("-")[0]
+            if pid.isdigit() and not _alive(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+        prefix = f".{final.name}.{host}-{os.getpid()}-"
+        return Path(tempfile.mkdtemp(prefix=prefix, suffix=f".{_MARK}", dir=final.parent))
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([\[\]*?])", r"[\1]", name)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _swap(aside: Path, final: Path, overwrite: bool) -> None:
+    """Put the complete folder under its final name; the old one moves away first and goes last."""
+    aside.chmod(0o777 & ~_umask())
+    _refuse_existing(final, overwrite)
+    if not os.path.lexists(final):
+        os.rename(aside, final)
+        _sync_folder(final.parent)
+        return
+    old = aside.with_name(aside.name.removesuffix(_MARK) + f"old.{_MARK}")
+    os.rename(final, old)
+    try:
+        os.rename(aside, final)
+    except OSError:
+        os.rename(old, final)
+        raise
+    _sync_folder(final.parent)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with open(Path(root) / name, "rb") as file:
+                os.fsync(file.fileno())
+        _sync_folder(Path(root))
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _one_line(error: OSError, path: Path) -> ConcordctError:
+    reasons = {
+        errno.ENOSPC: "no space left on the device",
+        errno.EDQUOT: "disk quota exceeded",
+        errno.EFBIG: "file too large for this place",
+        errno.EROFS: "read-only file system",
+        errno.EACCES: "no permission to write there",
+        errno.EPERM: "no permission to write there",
+        errno.ENOTDIR: "a part of the path is not a folder",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or type(error).__name__)
+    return ConcordctError(f"cannot write {path}: {reason}")

@@ -1,0 +1,157 @@
+"""A CT series on disk: where its slices lie, what is wrong with them, and their voxels slab by slab.
+
+A Series holds headers only, never voxels; `read` decodes the slices it is asked for, so memory stays flat. A series
+whose geometry is wrong refuses to be read unless the caller names what may pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+from concordct.volumes.decode import StoredSlice, open_dataset, stored_slice
+from concordct.volumes.geometry import Problem
+from concordct.volumes.volume import Volume
+
+__all__ = ["ALLOWABLE", "Problem", "Series", "SliceRef"]
+
+#: What a caller may let pass. A "conflict" (one position, two contents) and a "shift" have no right answer.
+ALLOWABLE = frozenset({"gap", "spacing", "duplicate", "tilt", "kernel", "mixed"})
+
+
+@dataclass(frozen=True)
+class SliceRef:
+    """One slice of a series.
+
+    Attributes
+    ----------
+    path : its file.
+    frame : index of its frame, 0 in single-frame objects.
+    position_mm : position along the slice normal.
+    sop_instance_uid : of the object that holds it.
+    origin_lps_mm : centre of its first voxel, LPS.
+    """
+
+    path: Path
+    frame: int
+    position_mm: float
+    sop_instance_uid: str
+    origin_lps_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One stack of CT slices.
+
+    Attributes
+    ----------
+    uid : SeriesInstanceUID.
+    key : the UID, with a suffix when one UID holds several stacks ("...#2").
+    kernel : ConvolutionKernel, values joined by a backslash; None when the header does not say.
+    description : SeriesDescription.
+    slices : ascending along the slice normal, no position twice.
+    shape : (z, y, x) voxels.
+    spacing_mm : (z, y, x) distance between voxel centres.
+    affine : [4, 4] index (z, y, x, 1) to LPS mm.
+    slice_thickness_mm : nominal; None when the header does not say.
+    frame_of_reference_uid : None when the header does not say.
+    problems : what `check` refuses.
+    notes : what a reader should know (iterative reconstruction, a spacing that nobody states).
+    """
+
+    uid: str
+    key: str
+    kernel: str | None
+    description: str
+    slices: tuple[SliceRef, ...]
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    slice_thickness_mm: float | None
+    frame_of_reference_uid: str | None = None
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(z, y, x) distance between voxel centres, mm."""
+        z, y, x = (float(np.linalg.norm(self.affine[:3, axis])) for axis in range(3))
+        return z, y, x
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first slice; it names the series in messages."""
+        return self.slices[0].path.parent
+
+    def check(self, allow: Collection[str] = frozenset()) -> tuple[Problem, ...]:
+        """Refuse what is wrong with the series.
+
+        Parameters
+        ----------
+        allow : codes of `ALLOWABLE` that may pass.
+
+        Returns
+        -------
+        The problems that were let pass; the caller records them.
+
+        Raises
+        ------
+        ConcordctError : a problem that is not allowed, with its positions, or an unknown code.
+        """
+        unknown = sorted(set(allow) - ALLOWABLE)
+        if unknown:
+            raise ConcordctError(f"cannot allow {', '.join(unknown)}; expected one of {', '.join(sorted(ALLOWABLE))}")
+        wrong = [problem for problem in self.problems if problem.code not in allow]
+        if wrong:
+            text = "; ".join(f"{problem.message} [{problem.code}]" for problem in wrong)
+            raise ConcordctError(f"{text}: series in {self.folder}")
+        return self.problems
+
+    def read(self, start: int = 0, stop: int | None = None, *, allow: Collection[str] = frozenset()) -> Volume:
+        """Slices [start, stop) as a Volume.
+
+        Parameters
+        ----------
+        start, stop : slice indices along the normal; negative or missing ones are not accepted beyond None for all.
+        allow : problems that may pass, see `check`.
+
+        Raises
+        ------
+        ConcordctError : a problem that is not allowed, or a slice that cannot be decoded.
+        """
+        self.check(allow)
+        stop = len(self.slices) if stop is None else stop
+        if not 0 <= start < stop <= len(self.slices):
+            raise ConcordctError(f"slices {start} to {stop} asked of a series of {len(self.slices)}: {self.folder}")
+        hu = np.empty((stop - start, *self.shape[1:]), dtype=np.float32)
+        padding = np.zeros(hu.shape, dtype=bool)
+        for index, stored in enumerate(self.stored(start, stop)):
+            hu[index], padding[index] = stored.hu(), stored.padding
+        affine = self.affine.copy()
+        affine[:3, 3] = self.slices[start].origin_lps_mm
+        return Volume(
+            hu=hu,
+            affine=affine,
+            padding=padding if padding.any() else None,
+            slice_thickness_mm=self.slice_thickness_mm,
+            kernel=self.kernel,
+            first_slice=start,
+        )
+
+    def stored(self, start: int, stop: int) -> Iterator[StoredSlice]:
+        """The stored slices [start, stop), one at a time; each file is opened once for neighbouring frames."""
+        opened: tuple[Path, object] | None = None
+        for ref in self.slices[start:stop]:
+            if opened is None or opened[0] != ref.path:
+                dataset = open_dataset(ref.path, pixels=True)
+                opened = (ref.path, dataset)
+            if str(dataset.get("SOPInstanceUID")) != ref.sop_instance_uid:
+                raise ConcordctError(f"the file changed since the series was found: {ref.path}")
+            stored = stored_slice(dataset, ref.frame, ref.path)
+            if stored.values.shape != self.shape[1:]:
+                raise ConcordctError(f"slice of {stored.values.shape}, expected {self.shape[1:]}: {ref.path}")
+            yield stored
