@@ -34,7 +34,7 @@ from concordct.report.tables import (
     quality_rows,
     worst_features,
 )
-from concordct.report.voxels import Kept, pack
+from concordct.report.voxels import BODY_HU, Kept, pack
 
 __all__ = ["Curve", "Stack", "write_evaluation_report"]
 
@@ -47,9 +47,10 @@ DIFFERENCES = (("standardized", "target"), ("source", "target"), ("standardized"
 #: Display windows (centre, width), HU; "full" is added from the data.
 WINDOWS = {"lung": (-600, 1500), "soft": (40, 400), "bone": (500, 2000)}
 
-#: Between these HU lies aerated lung and hardly anything else; a share above the limit opens in the lung window.
-LUNG_HU = (-950, -600)
-LUNG_SHARE = 0.08
+#: Between these HU inside the body lies aerated lung and hardly anything else; with more of it than this share of the
+#: body, the viewer opens in the lung window.
+LUNG_HU = (-980, -600)
+LUNG_SHARE = 0.1
 
 #: Room in the file for the page's frame around voxels and content, bytes.
 _FRAME_SLACK = 2_000
@@ -199,6 +200,14 @@ def _sides(affine: NDArray[np.float64]) -> dict[str, str]:
     return {"left": left, "right": right, "top": top, "bottom": bottom}
 
 
+def _lung_share(hu: NDArray[Any]) -> float:
+    """The share of the body, [y, x] HU with its holes filled, that reads like aerated lung."""
+    from scipy.ndimage import binary_fill_holes
+
+    body = binary_fill_holes(hu > BODY_HU)
+    return float(np.mean((hu[body] > LUNG_HU[0]) & (hu[body] < LUNG_HU[1]))) if body.any() else 0.0
+
+
 def _nice_above(value: float) -> int:
     """The next of 10, 20, 50, 100, ... at or above a value."""
     power = 10.0 ** math.floor(math.log10(max(value, 10.0)))
@@ -219,15 +228,12 @@ def _viewer(
     middle = slice(len(positions) // 2, len(positions) // 2 + 1)
     scale = 100
     if differences:
-        spread = [np.abs(np.subtract(stacks[d["a"]].hu[middle], stacks[d["b"]].hu[middle], dtype=np.float64))
-                  for d in differences[:2]]  # fmt: skip
-        scale = _nice_above(max(float(np.percentile(s, 98)) for s in spread))
-    first = stacks[0].hu[middle]
+        minuend, subtrahend = (stacks[differences[0][side]].hu[middle] for side in ("a", "b"))
+        scale = _nice_above(float(np.percentile(np.abs(np.subtract(minuend, subtrahend, dtype=np.float64)), 99)))
     low = int(min(np.floor(s.hu.min()) for s in stacks))
     high = int(max(np.ceil(s.hu.max()) for s in stacks))
     windows = {name: list(pair) for name, pair in WINDOWS.items()}
     windows["full"] = [round((low + high) / 2), max(1, high - low)]
-    lung_share = float(np.mean((first > LUNG_HU[0]) & (first < LUNG_HU[1])))
     matrix = None if affine is None else np.asarray(affine, dtype=np.float64)
     return {
         "stacks": [{"name": s.name, "label": LABELS.get(s.name, s.name)} for s in stacks],
@@ -243,7 +249,7 @@ def _viewer(
         "differences": differences,
         "scale": scale,
         "windows": windows,
-        "window": "lung" if lung_share > LUNG_SHARE else "soft",
+        "window": "lung" if _lung_share(stacks[0].hu[middle][0]) > LUNG_SHARE else "soft",
     }
 
 

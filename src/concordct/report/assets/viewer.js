@@ -258,7 +258,7 @@
         place = `LPS (${mm.map((v) => fixed(v, 1)).join(", ")}) mm`;
       } else place = `x ${fixed(x * pitchX, 1)}, y ${fixed(y * pitchY, 1)}, z ${fixed(data.positions[state.shown], 1)} mm`;
       $("voxel").textContent = `Voxel (z ${z}, y ${y}, x ${x})  ·  ${place}` + regionText(region);
-    } else $("voxel").textContent = region ? regionText(region).slice(5) : "Point at a pane for HU and position.";
+    } else $("voxel").textContent = region ? regionText(region).slice(5).replace("r", "R") : "Point at or touch a pane for HU and position.";
   }
   const regionText = (r) => (r ? `  ·  region ${r.x1 - r.x0 + 1} × ${r.y1 - r.y0 + 1} voxels, mean ± SD, HU` : "");
 
@@ -322,6 +322,7 @@
     root.querySelectorAll(".only-swipe").forEach((e) => (e.hidden = layout !== "swipe"));
     root.querySelectorAll(".only-panes").forEach((e) => (e.hidden = layout !== "panes"));
     for (const pane of panes) pane.figure.hidden = (pane.kind === "swipe") !== (layout === "swipe");
+    if (layout === "swipe") root.scrollIntoView({ block: "start" });
     refresh(false);
   }
   function blink() {
