@@ -1,0 +1,113 @@
+"""Models on disk: tensors in safetensors, the rest in JSON, laid out as a MONAI Bundle. Nothing is ever unpickled.
+
+MODEL/
+  configs/metadata.json    method, settings, what it was fitted on, checksum of the tensors
+  models/model.safetensors
+  docs/README.md           the model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from concordct.errors import ConcordctError
+from concordct.volumes.place import atomic_directory
+
+#: Raised by one whenever the meaning of a stored field changes.
+SCHEMA = 1
+
+_TENSORS = Path("models/model.safetensors")
+_METADATA = Path("configs/metadata.json")
+_CARD = Path("docs/README.md")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model: named arrays and the JSON that says what they are."""
+
+    tensors: Mapping[str, NDArray[Any]]
+    metadata: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """Name of the method that can use the tensors."""
+        return str(self.metadata["method"])
+
+    @property
+    def sha256(self) -> str:
+        """Digest of tensors and metadata: the identity of the model in every derived object."""
+        digest = hashlib.sha256(save(dict(self.tensors)))
+        digest.update(_canonical({k: v for k, v in self.metadata.items() if k not in ("schema", "tensors_sha256")}))
+        return digest.hexdigest()
+
+
+def _canonical(metadata: Mapping[str, Any]) -> bytes:
+    return json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def save_bundle(bundle: Bundle, path: Path, *, card: str, overwrite: bool = False) -> None:
+    """Write a bundle whole: an existing one is replaced only when the new one is complete.
+
+    Parameters
+    ----------
+    card : the model card, Markdown.
+    overwrite : replace an existing bundle.
+
+    Raises
+    ------
+    ConcordctError : the path exists and `overwrite` is False, or it cannot be written.
+    """
+    tensors = save({name: np.ascontiguousarray(array) for name, array in bundle.tensors.items()})
+    metadata = {**bundle.metadata, "schema": SCHEMA, "tensors_sha256": hashlib.sha256(tensors).hexdigest()}
+    with atomic_directory(path, overwrite=overwrite) as aside:
+        for part in (_TENSORS, _METADATA, _CARD):
+            (aside / part).parent.mkdir(parents=True, exist_ok=True)
+        (aside / _TENSORS).write_bytes(tensors)
+        (aside / _METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        (aside / _CARD).write_text(card)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle and check it against its own checksum.
+
+    Raises
+    ------
+    ConcordctError : no bundle there, a newer schema, damaged JSON or tensors, or tensors that were changed.
+    """
+    try:
+        metadata = json.loads((path / _METADATA).read_text())
+        raw = (path / _TENSORS).read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConcordctError(
+            f"{path}: expected a model folder with {_METADATA} and {_TENSORS}, found none ({type(error).__name__})"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ConcordctError(
+            f"{path / _METADATA}: expected JSON, found a syntax error at line {error.lineno}"
+        ) from error
+    if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
+        found = metadata.get("schema") if isinstance(metadata, dict) else type(metadata).__name__
+        raise ConcordctError(f"{path}: expected a model of schema {SCHEMA}, found {found}")
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != metadata.get("tensors_sha256"):
+        raise ConcordctError(
+            f"{path / _TENSORS}: expected SHA-256 {str(metadata.get('tensors_sha256'))[:12]}, found {digest[:12]}: "
+            "the file was changed or damaged"
+        )
+    if not isinstance(metadata.get("method"), str):
+        raise ConcordctError(f"{path / _METADATA}: expected the name of a method, found {metadata.get('method')!r}")
+    try:
+        tensors = load(raw)
+    except SafetensorError as error:
+        raise ConcordctError(f"{path / _TENSORS}: expected safetensors, found damage ({error})") from error
+    return Bundle(tensors=tensors, metadata=metadata)
