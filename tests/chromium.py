@@ -36,7 +36,9 @@ _LAUNCH = (
 
 def find_chromium() -> str | None:
     """The browser's path, or None."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 class Page:
@@ -98,7 +100,9 @@ class Page:
         elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
             self.messages.append(event["entry"]["text"])
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 800, dark: bool = False, phone: bool = False) -> None:
+    def open(
+        self, path: Path, *, width: int = 1280, height: int = 800, dark: bool = False, phone: bool = False
+    ) -> None:
         """Load a file and wait for its load event."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if phone else 1,
@@ -131,7 +135,9 @@ class Page:
         """A real mouse event: "mouseMoved", "mousePressed", "mouseReleased" or "mouseWheel"."""
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float], *, button: str = "left", shift: bool = False) -> None:
+    def drag(
+        self, start: tuple[float, float], end: tuple[float, float], *, button: str = "left", shift: bool = False
+    ) -> None:
         """Press, move in two steps, release."""
         held = {"button": button, "buttons": 2 if button == "right" else 1, "modifiers": 8 if shift else 0}
         middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)

@@ -74,7 +74,7 @@ def tick_text(value: float) -> str:
 
 
 def role(name: str) -> str:
-    """"source", "standardized" or "target" when the name starts with it, else ""."""
+    """ "source", "standardized" or "target" when the name starts with it, else ""."""
     first = name.split()[0].strip(",:;()").lower() if name.split() else ""
     return first if first in ROLES else ""
 

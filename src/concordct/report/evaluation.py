@@ -11,11 +11,9 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +33,7 @@ from concordct.report.tables import (
     worst_features,
 )
 from concordct.report.voxels import BODY_HU, Kept, pack
+from concordct.volumes.place import atomic_file
 
 __all__ = ["Curve", "Stack", "write_evaluation_report"]
 
@@ -113,7 +112,8 @@ def write_evaluation_report(
     data = text.encode("utf-8")
     if len(data) > max_bytes:
         raise ConcordctError(f"report of {len(data)} bytes without images, expected at most {max_bytes}")
-    _write_aside(Path(path), data)
+    with atomic_file(path, overwrite=True) as aside:
+        aside.write_bytes(data)
     return len(data)
 
 
@@ -282,24 +282,3 @@ def _render(content: Mapping[str, Any]) -> str:
         style_policy=policy(style),
         script_policy=" ".join(policy(script) for script in scripts),
     )
-
-
-def _write_aside(path: Path, data: bytes) -> None:
-    try:
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".part")
-    except OSError as error:
-        raise ConcordctError(f"cannot write {path.name}: {error.strerror}, expected a writable folder") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
-    except OSError as error:
-        Path(aside).unlink(missing_ok=True)
-        raise ConcordctError(f"cannot write {path.name}: {error.strerror}, expected room for {len(data)} bytes") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

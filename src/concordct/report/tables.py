@@ -74,7 +74,9 @@ def agreement_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def worst_features(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The features that agree least after standardization."""
-    features = [f for f in (results.get("agreement") or {}).get("features") or [] if is_number(f.get("standardized_ccc"))]
+    features = [
+        f for f in (results.get("agreement") or {}).get("features") or [] if is_number(f.get("standardized_ccc"))
+    ]
     return sorted(features, key=lambda f: (f["standardized_ccc"], str(f.get("name"))))[:WORST_FEATURES]
 
 
@@ -140,7 +142,9 @@ def headline(results: Mapping[str, Any]) -> list[dict[str, str]]:
 def flatten(section: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A nested section as (dotted key, text) rows; lists of plain values on one line."""
     if isinstance(section, Mapping):
-        return [row for key, value in section.items() for row in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            row for key, value in section.items() for row in flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
     if isinstance(section, Sequence) and not isinstance(section, str):
         if any(isinstance(item, Mapping) for item in section):
             return [row for i, item in enumerate(section) for row in flatten(item, f"{prefix}[{i}]")]
