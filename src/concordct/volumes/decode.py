@@ -213,7 +213,7 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
     with quiet_dicom():
         slope, intercept = rescale(dataset, frame, path)
         values = _decode(dataset, frame, path)
-        declared = _declared_padding(dataset)
+        declared = declared_padding(dataset)
     hu_range = None
     if declared is not None:
         half = slope / 2
@@ -272,7 +272,7 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _declared_padding(dataset: Dataset) -> tuple[int, int] | None:
+def declared_padding(dataset: Dataset) -> tuple[int, int] | None:
     """Least and greatest stored value that the header declares as padding."""
     if dataset.get("PixelPaddingValue") is None:
         return None

@@ -23,13 +23,17 @@ from concordct.errors import ConcordctError
 from concordct.volumes.decode import frame_bytes, frame_group, number_of_frames, open_dataset, quiet_dicom, rescale
 from concordct.volumes.geometry import slice_normal
 
+# fmt: off
 _TAGS = (
-    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription ProtocolName SliceThickness "
-    "SpacingBetweenSlices ConvolutionKernel ReconstructionAlgorithm SeriesInstanceUID FrameOfReferenceUID "
-    "ImagePositionPatient ImageOrientationPatient SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows "
-    "Columns PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation RescaleIntercept RescaleSlope "
-    "RescaleType ModalityLUTSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence Manufacturer"
-).split()  # noqa: SIM905 - one tag a line says no more
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
+    "ProtocolName", "SliceThickness", "SpacingBetweenSlices", "ConvolutionKernel", "ReconstructionAlgorithm",
+    "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient",
+    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleIntercept", "RescaleSlope",
+    "RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "Manufacturer",
+)
+# fmt: on
 
 _MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 

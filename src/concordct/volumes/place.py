@@ -12,13 +12,14 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from concordct.errors import ConcordctError
 
-_MARK = "part"
+_ASIDE = ".part"
+_REPLACED = ".replaced"
 
 
 @contextmanager
@@ -39,6 +40,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     ConcordctError : `path` exists and may not be replaced, or the place cannot be written (one line).
     """
     final = _final(path)
+    _clear_leftovers(final)
     _refuse_existing(final, overwrite)
     aside = _make_aside(final)
     try:
@@ -63,6 +65,7 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     final = _final(path)
     if final.is_dir():
         raise ConcordctError(f"a folder stands where a file is to be written: {final}")
+    _clear_leftovers(final)
     _refuse_existing(final, overwrite)
     aside = _make_aside(final)
     try:
@@ -87,26 +90,24 @@ def writing(path: str | Path) -> Iterator[None]:
         raise _one_line(error, Path(path)) from None
 
 
-def refuse_overlap(output: str | Path, inputs: Iterator[Path] | tuple[Path, ...] | list[Path]) -> None:
-    """Refuse an output that is an input, lies inside one's folder, or holds one.
+def refuse_overlap(output: str | Path, inputs: Iterable[Path], *, folder: bool) -> None:
+    """Refuse an output that would replace its input or come to lie inside it.
 
     Parameters
     ----------
-    output : the folder or file to be written.
-    inputs : files or folders that are read.
+    output : what is to be written.
+    inputs : files that are read (or folders of them).
+    folder : whether the output is a folder. It may not be, hold or lie inside a folder of inputs; a single file may
+        lie beside its input but may not be it.
     """
     final = Path(output).resolve()
-    seen: set[Path] = set()
-    for source in inputs:
-        place = source.resolve()
-        folder = place if place.is_dir() else place.parent
-        if folder in seen and place.is_file():
-            continue
-        seen.add(folder)
-        if final == place or final.is_relative_to(place) or place.is_relative_to(final):
-            raise ConcordctError(f"output {output} is its own input or holds it; expected another place")
-        if place.is_file() and final.suffix == "" and final == folder:
-            raise ConcordctError(f"output {output} lies where the input lies; expected another place")
+    places = {place.resolve() for place in inputs}
+    if folder:
+        places = {place if place.is_dir() else place.parent for place in places}
+    for place in places:
+        inside = folder and (final.is_relative_to(place) or place.is_relative_to(final))
+        if final == place or inside:
+            raise ConcordctError(f"output {output} is its input, holds it or lies inside it; expected another place")
 
 
 def _final(path: str | Path) -> Path:
@@ -122,15 +123,27 @@ def _refuse_existing(final: Path, overwrite: bool) -> None:
 
 
 def _make_aside(final: Path) -> Path:
-    host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        for left in final.parent.glob(f".{_escape(final.name)}.{host}-*.{_MARK}"):
-            pid = left.name.rsplit(f".{host}-", 1)[1].split("-")[0]
-            if pid.isdigit() and not _alive(int(pid)):
+        prefix = f".{final.name}.{_host()}-{os.getpid()}-"
+        return Path(tempfile.mkdtemp(prefix=prefix, suffix=_ASIDE, dir=final.parent))
+
+
+def _clear_leftovers(final: Path) -> None:
+    """Remove what killed runs on this machine left beside `final`; give back an output they had moved away."""
+    with writing(final):
+        for left in sorted(final.parent.glob(f".{_escape(final.name)}.{_host()}-*")):
+            pid = left.name.rsplit(f".{_host()}-", 1)[1].split("-")[0]
+            if not pid.isdigit() or _alive(int(pid)):
+                continue
+            if left.name.endswith(_REPLACED) and not os.path.lexists(final):
+                os.rename(left, final)
+            elif left.name.endswith((_ASIDE, _REPLACED)):
                 shutil.rmtree(left, ignore_errors=True)
-        prefix = f".{final.name}.{host}-{os.getpid()}-"
-        return Path(tempfile.mkdtemp(prefix=prefix, suffix=f".{_MARK}", dir=final.parent))
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
 
 
 def _escape(name: str) -> str:
@@ -155,7 +168,7 @@ def _swap(aside: Path, final: Path, overwrite: bool) -> None:
         os.rename(aside, final)
         _sync_folder(final.parent)
         return
-    old = aside.with_name(aside.name.removesuffix(_MARK) + f"old.{_MARK}")
+    old = aside.with_name(aside.name.removesuffix(_ASIDE) + _REPLACED)
     os.rename(final, old)
     try:
         os.rename(aside, final)

@@ -116,7 +116,7 @@ class Series:
 
         Parameters
         ----------
-        start, stop : slice indices along the normal; negative or missing ones are not accepted beyond None for all.
+        start, stop : slice indices along the normal, 0 <= start < stop; a `stop` of None means the last slice.
         allow : problems that may pass, see `check`.
 
         Raises
@@ -141,6 +141,10 @@ class Series:
             kernel=self.kernel,
             first_slice=start,
         )
+
+    def stored_hu(self, start: int, stop: int) -> NDArray[np.float32]:
+        """[z, y, x] HU of slices [start, stop) as the files hold them, padding included."""
+        return np.stack([stored.stored_hu() for stored in self.stored(start, stop)])
 
     def stored(self, start: int, stop: int) -> Iterator[StoredSlice]:
         """The stored slices [start, stop), one at a time; each file is opened once for neighbouring frames."""

@@ -1,0 +1,268 @@
+"""Write a derived CT series: same patient, study and frame of reference; new UIDs, honest kernel, recorded derivation.
+
+The pixels come slab by slab and are laid aside on disk, so memory stays flat; UIDs are hashed from the source, the
+model, the settings, the software version and the pixels, so that the same work gives the same bytes anywhere
+(DICOM PS3.3 C.7.6.1, C.12.1; PS3.5 B.2). `docs/conventions.md` lists what happens to each attribute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.uid import CTImageStorage
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.volumes.decode import StoredSlice, open_dataset, stored_range
+from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
+from concordct.volumes.place import atomic_directory, refuse_overlap, writing
+from concordct.volumes.series import Problem, Series
+from concordct.volumes.volume import Volume
+
+#: A slab may not lie elsewhere than the slices that it replaces; affines are equal but for float arithmetic.
+SAME_PLACE_MM = 1e-3
+#: The record that lies beside the DICOM objects.
+RECORD = "derivation.json"
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What was done, as the derived objects record it.
+
+    Attributes
+    ----------
+    method : the Standardizer's name ("spectral").
+    model_sha256 : hexadecimal SHA-256 of the model bundle.
+    target_kernel : the kernel that the model was calibrated toward, as its own data named it; None when unknown.
+    settings : whatever else decided the pixels (mode, seed, ...), JSON values only.
+    sharpens : True when the target is sharper than the source, False when smoother, None when unknown; it picks the
+        standard's derivation code (edge enhancement or smoothing) beside our own.
+    """
+
+    method: str
+    model_sha256: str
+    target_kernel: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sharpens: bool | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.model_sha256) != 64 or set(self.model_sha256) - set("0123456789abcdef"):
+            raise ConcordctError(f"model digest of {len(self.model_sha256)} characters, expected 64 hexadecimal ones")
+
+    def canonical(self) -> str:
+        """One JSON text for one derivation: sorted keys, no spaces."""
+        return json.dumps({**asdict(self), "settings": dict(self.settings)}, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A derived series that now stands whole.
+
+    Attributes
+    ----------
+    directory, paths : where it stands; one DICOM object for each slice, and the record beside them.
+    series_uid : its SeriesInstanceUID.
+    clipped_low, clipped_high : voxels that lay below or above what the source's stored values can hold.
+    pixels_sha256 : SHA-256 of all stored values, little endian, in slice order.
+    allowed : problems of the source that the caller let pass.
+    """
+
+    directory: Path
+    paths: tuple[Path, ...]
+    series_uid: str
+    clipped_low: int
+    clipped_high: int
+    pixels_sha256: str
+    allowed: tuple[Problem, ...] = ()
+
+    @property
+    def clipped_voxels(self) -> int:
+        """Voxels clipped at either end of the stored range."""
+        return self.clipped_low + self.clipped_high
+
+
+def write_derived_series(
+    series: Series,
+    slabs: Iterable[Volume],
+    directory: str | Path,
+    derivation: Derivation,
+    *,
+    allow: Collection[str] = frozenset(),
+    overwrite: bool = False,
+) -> Written:
+    """Write standardized slabs of a DICOM series as a derived CT series.
+
+    Parameters
+    ----------
+    series : the source, classic (single-frame) CT.
+    slabs : consecutive Volumes that cover the whole series in order; consumed one at a time.
+    directory : the output folder, made aside and moved into place whole.
+    derivation : what was done.
+    allow : problems of the source that may pass, see `Series.check`; they are recorded.
+    overwrite : whether an existing folder is replaced, after the new one is complete.
+
+    Returns
+    -------
+    Written.
+
+    Raises
+    ------
+    ConcordctError : output equal to, around or inside the input, output exists, slabs that do not cover the series
+        or hold values that are not finite, enhanced multi-frame source, or a place that cannot be written.
+    """
+    allowed = series.check(allow)
+    directory = Path(directory)
+    refuse_overlap(directory, (ref.path for ref in series.slices), folder=True)
+    first = open_dataset(series.slices[0].path)
+    if first.SOPClassUID != CTImageStorage:
+        raise ConcordctError(
+            f"{first.SOPClassUID.name} cannot be written as a derived series, expected single-frame CT Image Storage "
+            f"(write a volume file instead): {series.slices[0].path}"
+        )
+    with atomic_directory(directory, overwrite=overwrite) as aside:
+        # The pixels wait here until their hash, and with it every UID, is known.
+        waiting = aside / ".stored"
+        with writing(directory), open(waiting, "wb") as file:
+            digest, clipped = _lay_aside(series, slabs, file)
+        identity = _identity(series, derivation, digest)
+        series_uid = hashed_uid("series", identity)
+        names = [f"{index:0{max(4, len(str(series.shape[0])))}d}.dcm" for index in range(series.shape[0])]
+        with writing(directory), open(waiting, "rb") as file:
+            for index, ref in enumerate(series.slices):
+                source = open_dataset(ref.path)
+                dataset = derived_dataset(
+                    source,
+                    file.read(_slice_bytes(series, source)),
+                    series_uid=series_uid,
+                    sop_instance_uid=hashed_uid("instance", identity, str(index)),
+                    derivation=derivation,
+                    index=index,
+                    allowed=allowed,
+                )
+                save(dataset, aside / names[index], ref.path)
+        with writing(directory):
+            waiting.unlink()
+            record = _record(series, derivation, series_uid, identity, digest, clipped, names, allowed)
+            (aside / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return Written(
+        directory=directory,
+        paths=tuple(directory / name for name in names),
+        series_uid=series_uid,
+        clipped_low=clipped[0],
+        clipped_high=clipped[1],
+        pixels_sha256=digest,
+        allowed=allowed,
+    )
+
+
+def _lay_aside(series: Series, slabs: Iterable[Volume], file: BufferedWriter) -> tuple[str, tuple[int, int]]:
+    """Stored values of every slice to `file`; their SHA-256 and the voxels clipped (low, high)."""
+    digest = hashlib.sha256()
+    low = high = 0
+    following = 0
+    for slab in slabs:
+        _check_slab(series, slab, following)
+        stop = following + slab.shape[0]
+        ranges = (_range_and_type(series, index) for index in range(following, stop))
+        for hu, stored, (bounds, kind) in zip(slab.hu, series.stored(following, stop), ranges, strict=True):
+            values, below, above = _stored_values(hu, stored, bounds)
+            data = values.astype(kind).tobytes()
+            digest.update(data)
+            file.write(data)
+            low, high = low + below, high + above
+        following = stop
+    if following != series.shape[0]:
+        raise ConcordctError(f"slabs end after {following} slices, expected {series.shape[0]}: {series.folder}")
+    return digest.hexdigest(), (low, high)
+
+
+def _stored_values(
+    hu: NDArray[np.float32], stored: StoredSlice, bounds: tuple[int, int]
+) -> tuple[NDArray[np.int64], int, int]:
+    """HU of one slice as stored values of its own rescale; padding gets its source's values back, bit for bit."""
+    values = np.rint((hu.astype(np.float64) - stored.intercept) / stored.slope)
+    image = ~stored.padding
+    below, above = int(np.sum((values < bounds[0]) & image)), int(np.sum((values > bounds[1]) & image))
+    clipped = np.clip(values, *bounds).astype(np.int64)
+    return np.where(stored.padding, stored.values, clipped), below, above
+
+
+def _range_and_type(series: Series, index: int) -> tuple[tuple[int, int], np.dtype[Any]]:
+    header = open_dataset(
+        series.slices[index].path, tags=("BitsAllocated", "BitsStored", "PixelRepresentation", "SpecificCharacterSet")
+    )
+    kind = "i" if header.get("PixelRepresentation", 0) else "u"
+    return stored_range(header), np.dtype(f"<{kind}{header.BitsAllocated // 8}")
+
+
+def _slice_bytes(series: Series, source: Any) -> int:
+    return series.shape[1] * series.shape[2] * int(source.BitsAllocated) // 8
+
+
+def _check_slab(series: Series, slab: Volume, following: int) -> None:
+    where = f"series in {series.folder}"
+    if slab.first_slice != following or following + slab.shape[0] > series.shape[0]:
+        raise ConcordctError(
+            f"slab of slices {slab.first_slice} to {slab.first_slice + slab.shape[0]}, expected to start at "
+            f"{following} and end by {series.shape[0]}: {where}"
+        )
+    if slab.shape[1:] != series.shape[1:]:
+        raise ConcordctError(f"slab of {slab.shape[1:]} pixels, expected {series.shape[1:]}: {where}")
+    expected = series.affine.copy()
+    expected[:3, 3] = series.slices[following].origin_lps_mm
+    if not np.allclose(slab.affine, expected, rtol=0, atol=SAME_PLACE_MM):
+        raise ConcordctError(f"slab at slice {following} lies elsewhere than its source: {where}")
+    if not np.isfinite(slab.hu).all():
+        raise ConcordctError(f"HU that are not finite in slices from {following}, nothing written: {where}")
+
+
+def _identity(series: Series, derivation: Derivation, pixels_sha256: str) -> str:
+    """SHA-256 of everything that makes this result what it is; all UIDs hang on it."""
+    digest = hashlib.sha256()
+    parts = [series.key, *(f"{ref.sop_instance_uid}.{ref.frame}" for ref in series.slices)]
+    for part in (*parts, derivation.canonical(), __version__, pixels_sha256):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _record(
+    series: Series,
+    derivation: Derivation,
+    series_uid: str,
+    identity: str,
+    pixels_sha256: str,
+    clipped: tuple[int, int],
+    names: list[str],
+    allowed: tuple[Problem, ...],
+) -> dict[str, Any]:
+    """The JSON beside the objects: which derived slice came from which source slice, and how."""
+    return {
+        "software": f"concordct {__version__}",
+        "derivation": json.loads(derivation.canonical()),
+        "source_kernel": series.kernel,
+        "source_series_uid": series.uid,
+        "series_uid": series_uid,
+        "frame_of_reference_uid": series.frame_of_reference_uid,
+        "pixels_sha256": pixels_sha256,
+        "clipped_low": clipped[0],
+        "clipped_high": clipped[1],
+        "allowed": [asdict(problem) for problem in allowed],
+        "notes": list(series.notes),
+        "instances": [
+            {
+                "file": name,
+                "position_mm": ref.position_mm,
+                "source_sop_instance_uid": ref.sop_instance_uid,
+                "sop_instance_uid": hashed_uid("instance", identity, str(index)),
+            }
+            for index, (name, ref) in enumerate(zip(names, series.slices, strict=True))
+        ],
+    }

@@ -1,0 +1,238 @@
+"""The header of a derived CT object: what is kept, what is dropped, what is ours (DICOM PS3.3 A.3, C.7.6.1, C.7.5.1).
+
+Kept: patient, study, frame of reference, plane, acquisition, rescale, padding, lossy history. Dropped: whatever was
+true of the source's bytes or its creation only. Nothing here reads the clock: outputs are promised byte-identical.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.volumes.decode import declared_padding, quiet_dicom
+
+if TYPE_CHECKING:
+    from concordct.volumes.derived import Derivation
+    from concordct.volumes.series import Problem
+
+#: SeriesNumber of a derived series is this plus the source's, so that it sorts behind everything a scanner numbers.
+SERIES_NUMBER_OFFSET = 90_000
+#: Greatest value of VR IS (PS3.5 6.2).
+_IS_MAX = 2**31 - 1
+_LO_LENGTH, _ST_LENGTH = 64, 1024
+
+#: True of the source's bytes, files, signatures or making, hence untrue of the result.
+# fmt: off
+_DROPPED = (
+    # when and by whom the source object was made; ours may hold no clock
+    "InstanceCreationDate", "InstanceCreationTime", "InstanceCreatorUID", "ContentDate", "ContentTime",
+    "SeriesDate", "SeriesTime",
+    # signatures and certificates of the source's bytes
+    "DigitalSignaturesSequence", "MACParametersSequence", "EncryptedAttributesSequence", "SOPInstanceStatus",
+    "SOPAuthorizationDateTime", "SOPAuthorizationComment", "AuthorizationEquipmentCertificationNumber",
+    # pictures and statistics of the source's pixels
+    "IconImageSequence", "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries", "SmallestValidPixelValue", "LargestValidPixelValue",
+    "SmallestImagePixelValueInPlane",
+    "LargestImagePixelValueInPlane",
+    # the source's encoding
+    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "PixelDataProviderURL", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "DataSetTrailingPadding", "LengthToEnd",
+    # names of the source's kernel and series that are no longer true
+    "ConvolutionKernelGroup", "SeriesDescriptionCodeSequence",
+)
+# fmt: on
+
+
+def hashed_uid(*parts: str) -> str:
+    """A UID under 2.25 from text: SHA-256 cut to a version 8 UUID (PS3.5 B.2, RFC 9562 5.8)."""
+    digest = bytearray(hashlib.sha256("\0".join(("concordct", *parts)).encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return f"2.25.{int.from_bytes(digest, 'big')}"
+
+
+def derived_dataset(
+    source: FileDataset,
+    pixels: bytes,
+    *,
+    series_uid: str,
+    sop_instance_uid: str,
+    derivation: Derivation,
+    index: int,
+    allowed: tuple[Problem, ...] = (),
+) -> FileDataset:
+    """The derived object of one source slice.
+
+    Parameters
+    ----------
+    source : the whole header of the source slice; it is changed in place and returned.
+    pixels : stored values, little endian, as many as Rows and Columns say.
+    series_uid, sop_instance_uid : the new UIDs.
+    derivation : what was done.
+    index : of the slice along the normal; stands in for a missing InstanceNumber.
+    allowed : problems of the source that were let pass.
+    """
+    with quiet_dicom():
+        source_series, source_sop = str(source.SeriesInstanceUID), str(source.SOPInstanceUID)
+        kernel = source.get("ConvolutionKernel")
+        kernels = [kernel] if isinstance(kernel, str) else list(kernel or [])
+        source_kernel = "\\".join(str(k) for k in kernels) or None
+        padding = declared_padding(source)
+        big_endian = source.original_encoding[1] is False
+        _drop(source)
+        if big_endian:
+            _swap_words(source)
+
+        source.SOPInstanceUID, source.SeriesInstanceUID = sop_instance_uid, series_uid
+        source.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+        if source.get("InstanceNumber") is None:
+            source.InstanceNumber = index + 1
+        number = int(source.get("SeriesNumber") or 0)
+        source.SeriesNumber = min(max(number, 0) + SERIES_NUMBER_OFFSET, _IS_MAX)
+        source.SeriesDescription = _series_description(str(source.get("SeriesDescription") or ""), derivation)
+        # SH, 16 characters a value. The name of the model, never that of a vendor's kernel.
+        source.ConvolutionKernel = ["CONCORDCT", derivation.model_sha256[:12]]
+        source.DerivationDescription = _description(source, source_kernel, derivation, allowed)
+        codes = list(source.get("DerivationCodeSequence") or [])
+        source.DerivationCodeSequence = Sequence(codes + _derivation_codes(derivation))
+        source.SourceImageSequence = Sequence([_source_image(source, source_sop)])
+        source.ReferencedSeriesSequence = Sequence([_referenced_series(source, source_series, source_sop)])
+        equipment = list(source.get("ContributingEquipmentSequence") or [])
+        source.ContributingEquipmentSequence = Sequence([*equipment, _equipment(derivation)])
+        if padding is not None:
+            # Some writers store a signed value as unsigned; explicit VR needs what PixelRepresentation says.
+            vr = "SS" if source.get("PixelRepresentation", 0) else "US"
+            source.add_new("PixelPaddingValue", vr, padding[0])
+            if "PixelPaddingRangeLimit" in source:
+                source.add_new("PixelPaddingRangeLimit", vr, padding[1])
+        source.add_new("PixelData", "OW" if source.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
+    return source
+
+
+def save(dataset: FileDataset, path: Path, source_path: Path) -> None:
+    """Write one derived object as Explicit VR Little Endian with our own meta header.
+
+    Raises
+    ------
+    ConcordctError : the source's header holds values that cannot be written again. OSError passes through.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(hashed_uid("implementation"))
+    meta.ImplementationVersionName = f"CONCORDCT_{__version__}"[:16]
+    result = FileDataset(str(path), dataset, preamble=b"\0" * 128, file_meta=meta)
+    result.set_original_encoding(*dataset.original_encoding)
+    try:
+        with quiet_dicom():
+            result.save_as(path, enforce_file_format=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ConcordctError(f"header cannot be written again ({type(error).__name__}): {source_path}") from None
+
+
+def _drop(dataset: Dataset) -> None:
+    dataset.remove_private_tags()
+    for name in _DROPPED:
+        if name in dataset:
+            delattr(dataset, name)
+    for tag in list(dataset.keys()):
+        # Curves (50xx) and overlays (60xx) were drawn for the source; group lengths are retired.
+        if 0x5000 <= tag.group <= 0x501E or 0x6000 <= tag.group <= 0x601E or tag.element == 0:
+            del dataset[tag]
+
+
+def _swap_words(dataset: Dataset) -> None:
+    """Values that pydicom leaves as big-endian bytes (lookup tables and the like), turned to little endian."""
+    width = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+    for element in dataset.iterall():
+        if element.VR in width and isinstance(element.value, bytes):
+            element.value = np.frombuffer(element.value, f">u{width[element.VR]}").astype("<u8").astype(
+                f"<u{width[element.VR]}"
+            ).tobytes()  # fmt: skip
+
+
+def _series_description(source: str, derivation: Derivation) -> str:
+    target = f" toward {derivation.target_kernel}" if derivation.target_kernel else ""
+    ours = f"[concordct{target}]"[:_LO_LENGTH].replace("\\", "/")
+    room = _LO_LENGTH - len(ours) - 1
+    return f"{source.strip()[:room].rstrip()} {ours}".strip() if room > 0 else ours
+
+
+def _description(
+    dataset: Dataset, source_kernel: str | None, derivation: Derivation, allowed: tuple[Problem, ...]
+) -> str:
+    """One text, at most 1024 characters; an earlier description goes first and is cut before ours is."""
+    target = f" toward {derivation.target_kernel}" if derivation.target_kernel else ""
+    ours = f"Reconstruction kernel {source_kernel or 'unknown'} converted{target} by concordct {__version__}"
+    ours += f" ({derivation.method}, model sha256 {derivation.model_sha256})."
+    ours += " ConvolutionKernel of the source is no longer true of these pixels."
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(derivation.settings.items()))
+    if settings:
+        ours += f" Settings: {settings}."
+    if allowed:
+        ours += f" Let pass: {', '.join(sorted({problem.code for problem in allowed}))}."
+    earlier = str(dataset.get("DerivationDescription") or "").strip()
+    ours = ours[:_ST_LENGTH]
+    room = _ST_LENGTH - len(ours) - 2
+    return f"{earlier[:room]}; {ours}" if earlier and room > 0 else ours
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _derivation_codes(derivation: Derivation) -> list[Dataset]:
+    """Our own code, and the nearest of CID 7203, which has none for a change of kernel."""
+    codes = [_code("KERNEL", "99CONCORDCT", "Reconstruction kernel standardization")]
+    if derivation.sharpens is not None:
+        sharper, smoother = ("113086", "DCM", "Edge enhancement"), ("113087", "DCM", "Smoothing")
+        codes.append(_code(*(sharper if derivation.sharpens else smoother)))
+    return codes
+
+
+def _reference(dataset: Dataset, sop_instance_uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = dataset.SOPClassUID
+    item.ReferencedSOPInstanceUID = sop_instance_uid
+    return item
+
+
+def _source_image(dataset: Dataset, sop_instance_uid: str) -> Dataset:
+    item = _reference(dataset, sop_instance_uid)
+    item.SpatialLocationsPreserved = "YES"
+    # CID 7202
+    purpose = _code("121322", "DCM", "Source image for image processing operation")
+    item.PurposeOfReferenceCodeSequence = Sequence([purpose])
+    return item
+
+
+def _referenced_series(dataset: Dataset, series_uid: str, sop_instance_uid: str) -> Dataset:
+    item = Dataset()
+    item.SeriesInstanceUID = series_uid
+    item.ReferencedInstanceSequence = Sequence([_reference(dataset, sop_instance_uid)])
+    return item
+
+
+def _equipment(derivation: Derivation) -> Dataset:
+    item = Dataset()
+    item.Manufacturer = "concordct"
+    item.ManufacturerModelName = "concordct"
+    # LO, 64 characters a value: the digest fits exactly.
+    item.SoftwareVersions = [__version__, derivation.model_sha256]
+    item.ContributionDescription = f"Kernel standardization, method {derivation.method}; second version: model sha256"
+    item.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "DCM", "Processing Equipment")])  # CID 7005
+    return item
