@@ -113,17 +113,17 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
             taps = both
     sums = inner if np.any(taps[1]) else everything
     coherence = np.clip(1 - sums.residual(taps) / np.maximum(sums.tt, 1e-12), 0, 1)
-    half, gone = (_falls_below(rings.centres_lp_cm, coherence, at) for at in (HALF, GONE))
+    half, gone = (falls_below(rings.centres_lp_cm, coherence, at) for at in (HALF, GONE))
     # H(0) = 1, and nothing passes where the information is gone.
     keep = rings.centres_lp_cm < gone
     frequency = np.concatenate([[0.0], rings.centres_lp_cm])
-    transfer = np.stack([_from_zero(1 - 2 * taps[1, 0], taps[0] * keep), _from_zero(taps[1, 0], taps[1] * keep)])
+    transfer = np.stack([from_zero(1 - 2 * taps[1, 0], taps[0] * keep), from_zero(taps[1, 0], taps[1] * keep)])
     model = SpectralModel(
         frequency_lp_cm=frequency,
         transfer=transfer,
-        single=_from_zero(1.0, single * keep),
+        single=from_zero(1.0, single * keep),
         slice_spacing_mm=first.spacing_mm[0],
-        coherence=_from_zero(coherence[0], coherence),
+        coherence=from_zero(coherence[0], coherence),
         noise=None,
         limits=Limits(half, gone, None),
         info={
@@ -134,12 +134,13 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
             "slice_thickness_mm": first.slice_thickness_mm,
             "mean_hu_difference": round(counts["difference"] / max(counts["body"], 1), 3),
         },
-        relative_error=_from_zero(0.0, _relative_error(rings, first, coherence, everything.slices)),
+        relative_error=from_zero(0.0, _relative_error(rings, first, coherence, everything.slices)),
     )
     return _with_noise(model, pairs, rings)
 
 
-def _from_zero(at_zero: float, curve: NDArray[np.float64]) -> NDArray[np.float64]:
+def from_zero(at_zero: float, curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A curve over rings with its value at frequency 0 in front."""
     return np.concatenate([[at_zero], curve])
 
 
@@ -191,7 +192,7 @@ def _add(
         sums.nt += rings.sum(ring, n * t)
 
 
-def _falls_below(frequency: NDArray[np.float64], coherence: NDArray[np.float64], at: float) -> float:
+def falls_below(frequency: NDArray[np.float64], coherence: NDArray[np.float64], at: float) -> float:
     """The first frequency at which the coherence (median of five rings) is below a value; the last if it never is."""
     below = np.flatnonzero(ndimage.median_filter(coherence, 5, mode="nearest") < at)
     return float(frequency[below[0] if len(below) else -1])
@@ -246,7 +247,7 @@ def _with_noise(model: SpectralModel, pairs: Pairs, rings: Rings) -> SpectralMod
     noise = NoiseModel(np.zeros_like(model.frequency_lp_cm), gain, exponent, probes[probe], widths[probe], 0.0)
     nps, correlation, share = _residual_spectrum(model, noise, pairs, rings)
     nps *= np.clip((KNOWN - model.coherence[1:]) / (KNOWN - UNKNOWN), 0, 1)
-    noise = NoiseModel(_from_zero(0.0, nps), gain, exponent, probes[probe], widths[probe], correlation)
+    noise = NoiseModel(from_zero(0.0, nps), gain, exponent, probes[probe], widths[probe], correlation)
     return _replace(model, noise, share, note=None, misfit=misfit, patches=int(flat.sum()))
 
 
