@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -135,7 +136,8 @@ def save(dataset: FileDataset, path: Path, source_path: Path) -> None:
     result.set_original_encoding(*dataset.original_encoding)
     try:
         with quiet_dicom():
-            result.save_as(path, enforce_file_format=True)
+            # Not save_as: it refuses to turn big endian into little endian.
+            pydicom.dcmwrite(path, result, enforce_file_format=True)
     except OSError:
         raise
     except Exception as error:
