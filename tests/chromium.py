@@ -42,7 +42,7 @@ def find_chromium() -> str | None:
 
 
 class Page:
-    """One tab. `requests` holds every URL asked for, `messages` every console error, warning, exception and CSP report."""
+    """One tab. `requests` holds every URL asked for, `messages` every console error, warning and exception."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._write, self._read = to_browser, from_browser

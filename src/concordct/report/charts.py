@@ -6,7 +6,7 @@ Hand-made, because a chart with a second axis, a legend and numbers under the cu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,7 +201,7 @@ def draw(curve: Curve) -> dict[str, Any]:
     return chart
 
 
-def histogram(values: dict[str, Sequence[float]], *, title: str, x_label: str, bins: int = 20) -> Curve:
+def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str, bins: int = 20) -> Curve:
     """Counts of values in [0, 1] by equal bins, one step line per name; what lies below 0 counts into the first bin."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     series = []

@@ -10,10 +10,10 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class Stack:
 
 
 def write_evaluation_report(
-    path: str | os.PathLike[str],
+    path: str | Path,
     *,
     results: Mapping[str, Any],
     stacks: Sequence[Stack],
@@ -220,7 +220,7 @@ def _viewer(
 ) -> dict[str, Any]:  # fmt: skip
     """What the viewer's script needs to know, as plain data."""
     by_name = {stack.name: index for index, stack in enumerate(stacks)}
-    differences = [
+    differences: list[dict[str, Any]] = [
         {"a": by_name[a], "b": by_name[b], "label": f"{LABELS[a]} − {LABELS[b].lower()}"}
         for a, b in DIFFERENCES
         if a in by_name and b in by_name
@@ -272,7 +272,7 @@ def _render(content: Mapping[str, Any]) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") + "'"
 
     style = "\n" + _asset("report.css")
-    scripts = ["\n" + _asset(name) for name in ("voxels.js", "viewer.js", "charts.js")]
+    scripts = ["\n" + _asset(name) for name in ("voxels.js", "painting.js", "viewer.js", "charts.js")]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(num=number, pct=percent, embed=embed)
     return environment.from_string(_asset("evaluation.html.j2")).render(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ _INK, _QUIET, _MARK = "#16202a", "#5a6672", "#ffd166"
 
 
 def write_picture(
-    path: str | os.PathLike[str],
+    path: str | Path,
     stacks: Sequence[Stack],
     *,
     spacing_mm: Sequence[float],
@@ -108,7 +108,8 @@ def write_picture(
             axes.set_axis_off()
     foot = 0.16 / total_height
     figure.text(
-        0.07 / total_width, foot, f"centre {number(window[0], 0)}, width {number(window[1], 0)} HU; below: the marked {size} × {size} voxels",
+        0.07 / total_width, foot, f"centre {number(window[0], 0)}, width {number(window[1], 0)} HU; "
+        f"below: the marked {size} × {size} voxels",
         color=_QUIET, fontsize=8, va="center",
     )  # fmt: skip
     if difference and image is not None:

@@ -67,7 +67,7 @@ def quality_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def agreement_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def agreement_rows(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Agreement by feature class, in the order of results.json."""
     return [row for row in (results.get("agreement") or {}).get("per_class") or [] if isinstance(row, Mapping)]
 

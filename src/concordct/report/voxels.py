@@ -102,7 +102,7 @@ def body_box(volumes: Sequence[NDArray[Any]]) -> tuple[tuple[int, int], tuple[in
         inside = np.flatnonzero(line)
         return max(0, int(inside[0]) - CROP_MARGIN), min(line.size, int(inside[-1]) + 1 + CROP_MARGIN)
 
-    return span(flat.any(axis=1)), span(flat.any(axis=0))
+    return span(np.asarray(flat.any(axis=1))), span(np.asarray(flat.any(axis=0)))
 
 
 def evenly(count: int, total: int) -> tuple[int, ...]:

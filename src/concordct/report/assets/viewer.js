@@ -24,7 +24,7 @@
     layout: "panes",
   };
 
-  const minus = (text) => String(text).replace("-", "−");
+  const { minus } = Painting;
   const fixed = (value, digits) => minus(value.toFixed(digits));
 
   // ---- panes -------------------------------------------------------------------------------------------------
@@ -64,40 +64,6 @@
   const differenceBuffer = differencePane ? offscreen() : null;
   $("panes").dataset.count = panes.length - 1;
 
-  // ---- colours -----------------------------------------------------------------------------------------------
-  // Blue below, black at zero, orange above: told apart by every kind of colour vision, and quiet beside grey images.
-  const STOPS = [[178, 224, 255], [30, 120, 200], [10, 10, 12], [205, 92, 10], [255, 222, 150]];
-  function diverging(t) {
-    const at = Math.min(Math.max(t, 0), 1) * (STOPS.length - 1);
-    const i = Math.min(Math.floor(at), STOPS.length - 2), f = at - i;
-    return STOPS[i].map((c, k) => Math.round(c + f * (STOPS[i + 1][k] - c)));
-  }
-  const PALETTE = new Uint32Array(511);
-  const little = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
-  const packed = (r, g, b) => (little ? (255 << 24) | (b << 16) | (g << 8) | r : (r << 24) | (g << 16) | (b << 8) | 255) >>> 0;
-  for (let i = 0; i < 511; i++) PALETTE[i] = packed(...diverging(i / 510));
-  const GREY = Uint32Array.from({ length: 256 }, (_, v) => packed(v, v, v));
-
-  function paintStack(buffer, hu) {
-    const out = new Uint32Array(buffer.pixels.data.buffer);
-    const low = state.centre - state.width / 2, gain = 255 / state.width;
-    for (let i = 0; i < out.length; i++) {
-      const v = (hu[i] - low) * gain;
-      out[i] = GREY[v < 0 ? 0 : v > 255 ? 255 : v | 0];
-    }
-    buffer.context.putImageData(buffer.pixels, 0, 0);
-  }
-  function paintDifference() {
-    const { a, b } = data.differences[state.difference];
-    const out = new Uint32Array(differenceBuffer.pixels.data.buffer);
-    const after = state.images[a], before = state.images[b], gain = 255 / state.scale;
-    for (let i = 0; i < out.length; i++) {
-      const v = (after[i] - before[i]) * gain;
-      out[i] = PALETTE[255 + (v < -255 ? -255 : v > 255 ? 255 : Math.round(v))];
-    }
-    differenceBuffer.context.putImageData(differenceBuffer.pixels, 0, 0);
-  }
-
   // ---- drawing -----------------------------------------------------------------------------------------------
   function transform(canvas) {
     const w = canvas.clientWidth, h = canvas.clientHeight;
@@ -119,8 +85,11 @@
       scheduled = false;
       if (!state.images.length) return;
       if (dirtyPixels) {
-        stackBuffers.forEach((buffer, i) => paintStack(buffer, state.images[i]));
-        if (differencePane) paintDifference();
+        stackBuffers.forEach((buffer, i) => Painting.stack(buffer, state.images[i], state.centre, state.width));
+        if (differencePane) {
+          const { a, b } = data.differences[state.difference];
+          Painting.difference(differenceBuffer, state.images[a], state.images[b], state.scale);
+        }
         dirtyPixels = false;
       }
       for (const pane of panes) if (!pane.figure.hidden) drawPane(pane);
@@ -152,63 +121,18 @@
       }
       context.fillStyle = "#ffd166";
       context.fillRect(at - 0.75, 0, 1.5, t.h);
-      tag(context, data.stacks[$("left").value].label, 24, t.h - 10, "left", at > 60);
-      tag(context, data.stacks[$("right").value].label, t.w - 24, t.h - 10, "right", t.w - at > 60);
+      Painting.tag(context, data.stacks[$("left").value].label, 24, t.h - 10, "left", at > 60);
+      Painting.tag(context, data.stacks[$("right").value].label, t.w - 24, t.h - 10, "right", t.w - at > 60);
     } else place(pane.kind === "difference" ? differenceBuffer : stackBuffers[pane.index]);
     if (data.sides) {
-      tag(context, data.sides.left, 6, t.h / 2, "left", true);
-      tag(context, data.sides.right, t.w - 6, t.h / 2, "right", true);
-      tag(context, data.sides.top, t.w / 2, 14, "center", true);
-      tag(context, data.sides.bottom, t.w / 2, t.h - 6, "center", pane.kind !== "difference");
+      Painting.tag(context, data.sides.left, 6, t.h / 2, "left", true);
+      Painting.tag(context, data.sides.right, t.w - 6, t.h / 2, "right", true);
+      Painting.tag(context, data.sides.top, t.w / 2, 14, "center", true);
+      Painting.tag(context, data.sides.bottom, t.w / 2, t.h - 6, "center", pane.kind !== "difference");
     }
-    if (pane.kind === "difference") colourBar(context, t);
-    if (state.region) outline(context, t, state.region, "#ffd166");
-    if (state.cursor) cross(context, t);
-  }
-  function tag(context, text, x, y, align, visible) {
-    if (!visible) return;
-    context.font = "600 12px system-ui, sans-serif";
-    context.textAlign = align;
-    context.lineWidth = 3;
-    context.strokeStyle = "rgba(0,0,0,.75)";
-    context.strokeText(text, x, y);
-    context.fillStyle = "#f3e9c8";
-    context.fillText(text, x, y);
-  }
-  function outline(context, t, r, colour) {
-    context.strokeStyle = colour;
-    context.lineWidth = 1.25;
-    context.strokeRect(
-      t.left + r.x0 * pitchX * t.mm, t.top + r.y0 * pitchY * t.mm,
-      (r.x1 - r.x0 + 1) * pitchX * t.mm, (r.y1 - r.y0 + 1) * pitchY * t.mm);
-  }
-  function cross(context, t) {
-    const x = t.left + (state.cursor.x + 0.5) * pitchX * t.mm, y = t.top + (state.cursor.y + 0.5) * pitchY * t.mm;
-    context.strokeStyle = "rgba(120,230,160,.9)";
-    context.lineWidth = 1;
-    context.beginPath();
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
-      context.moveTo(x + 5 * dx, y + 5 * dy);
-      context.lineTo(x + 12 * dx, y + 12 * dy);
-    }
-    context.stroke();
-  }
-  function colourBar(context, t) {
-    const w = Math.min(160, t.w * 0.5), x = (t.w - w) / 2, y = t.h - 24;
-    context.fillStyle = "rgba(0,0,0,.7)";
-    context.fillRect(x - 34, y - 5, w + 68, 27);
-    const bar = context.createLinearGradient(x, 0, x + w, 0);
-    for (let i = 0; i <= 16; i++) bar.addColorStop(i / 16, `rgb(${diverging(i / 16).join(",")})`);
-    context.fillStyle = bar;
-    context.fillRect(x, y, w, 7);
-    context.strokeStyle = "rgba(255,255,255,.5)";
-    context.lineWidth = 0.5;
-    context.strokeRect(x, y, w, 7);
-    context.font = "11px system-ui, sans-serif";
-    context.fillStyle = "#fff";
-    context.textAlign = "center";
-    const s = state.scale;
-    [[0, minus(-s)], [0.5, "0 HU"], [1, "+" + s]].forEach(([f, text]) => context.fillText(text, x + f * w, y + 18));
+    if (pane.kind === "difference") Painting.colourBar(context, t, state.scale);
+    if (state.region) Painting.outline(context, t, state.region, pitchX, pitchY);
+    if (state.cursor) Painting.cross(context, t, state.cursor, pitchX, pitchY);
   }
 
   // ---- numbers -----------------------------------------------------------------------------------------------
@@ -472,5 +396,7 @@
   $("panes").style.setProperty("--aspect", Math.min(Math.max((width * pitchX) / (height * pitchY), 0.75), 1.6).toFixed(3));
   setLayout("panes");
   setWindow(...data.windows[data.window], data.window);
-  show(state.slice);
+  show(state.slice).catch(() => {
+    $("voxel").textContent = "This browser cannot unpack the images (it lacks DecompressionStream); any of 2023 or later can.";
+  });
 })();
