@@ -1,0 +1,121 @@
+"""The grids that PyRadiomics measures on: the image as it is, cropped about an ROI, or resampled about it.
+
+Source: PyRadiomics 3.0.1, `imageoperations.py`. Its resampling keeps the corner of the image (IBSI keeps the centre),
+takes masks by nearest neighbour, and gives back the pixel type that it got: whole numbers stay whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+
+Box = tuple[slice, ...]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """An image with the ROIs measured in it.
+
+    Attributes
+    ----------
+    image : [z, y, x] float64.
+    spacing_mm : (z, y, x).
+    rois : label -> (mask [z, y, x] bool within its box, the box).
+    """
+
+    image: Array
+    spacing_mm: tuple[float, float, float]
+    rois: dict[int, tuple[NDArray[np.bool_], Box]]
+
+
+def normalized(image: Array, *, scale: float, outliers: float | None) -> Array:
+    """The image with mean 0 and standard deviation 1 (n - 1), clipped at +/- `outliers`, times `scale`."""
+    spread = image.std(ddof=1)
+    if spread == 0:
+        raise ConcordctError("normalize needs an image of more than one intensity")
+    found = (image - image.mean()) / spread
+    if outliers is not None:
+        found = np.clip(found, -outliers, outliers)
+    return found * scale
+
+
+def crop_frame(frame: Frame, label: int, pad: int) -> Frame:
+    """The ROI's box with `pad` voxels around it, where the image goes on."""
+    mask, box = frame.rois[label]
+    wide = tuple(
+        slice(max(0, b.start - pad), min(n, b.stop + pad)) for b, n in zip(box, frame.image.shape, strict=True)
+    )
+    inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
+    return Frame(frame.image[wide], frame.spacing_mm, {label: (mask, inner)})
+
+
+def resampled_frame(
+    frame: Frame, label: int, spacing_mm: tuple[float, float, float], interpolator: str, pad: int
+) -> Frame:
+    """The ROI's surroundings on PyRadiomics' grid of another spacing.
+
+    Parameters
+    ----------
+    spacing_mm : (z, y, x) wanted; 0 keeps an axis, and so does an axis along which the ROI is one voxel.
+    interpolator : SimpleITK's name, for the image; the mask goes by nearest neighbour.
+    pad : voxels of the new grid kept around the ROI.
+
+    Raises
+    ------
+    ConcordctError : when SimpleITK has no such interpolator.
+    """
+    import SimpleITK as sitk
+
+    kind = getattr(sitk, interpolator, None)
+    if kind is None:
+        raise ConcordctError(f"SimpleITK has no interpolator {interpolator}")
+    mask, box = frame.rois[label]
+    old = np.array(frame.spacing_mm)
+    size = np.array(frame.image.shape)
+    start, stop = np.array([b.start for b in box]), np.array([b.stop for b in box])
+    new = np.where(np.array(spacing_mm) == 0, old, spacing_mm)
+    new = np.where(stop - start == 1, old, new)
+    if np.allclose(old, new):
+        return crop_frame(frame, label, pad)
+    ratio = old / new
+    first = np.maximum(np.floor((start - 0.5) * ratio - pad), 0)
+    last = np.minimum(np.ceil((stop - 0.5) * ratio + pad), np.ceil(size * ratio) - 1)
+    shape = (last - first + 1).astype(int)
+    # The corner of the first voxel stays where it was: centre at half the difference of the spacings
+    origin = (0.5 * (new - old) / old + first / ratio) * old
+
+    def run(values: NDArray[Any], how: int) -> NDArray[Any]:
+        image = sitk.GetImageFromArray(values)
+        image.SetSpacing(old[::-1].tolist())
+        job = sitk.ResampleImageFilter()
+        job.SetOutputSpacing(new[::-1].tolist())
+        job.SetSize(shape[::-1].tolist())
+        job.SetOutputOrigin(origin[::-1].tolist())
+        job.SetOutputPixelType(image.GetPixelID())
+        job.SetInterpolator(how)
+        found: NDArray[Any] = sitk.GetArrayFromImage(job.Execute(image))
+        return found
+
+    whole = np.zeros(frame.image.shape, np.uint8)
+    whole[box] = mask
+    moved = run(whole, sitk.sitkNearestNeighbor) > 0
+    image = run(_pixel_type(frame.image), kind).astype(np.float64)
+    if not moved.any():
+        raise ConcordctError(f"ROI {label} vanishes when resampled to {tuple(float(mm) for mm in new)} mm (z, y, x)")
+    ends = [(int(k.min()), int(k.max()) + 1) for k in np.nonzero(moved)]
+    inner = tuple(slice(low, high) for low, high in ends)
+    return Frame(image, (float(new[0]), float(new[1]), float(new[2])), {label: (moved[inner], inner)})
+
+
+def _pixel_type(image: Array) -> NDArray[np.generic]:
+    """int16 for whole HU, as CT is stored and PyRadiomics would read it; float32 for anything else."""
+    limits = np.iinfo(np.int16)
+    if limits.min <= image.min() and image.max() <= limits.max and np.equal(image, np.round(image)).all():
+        return image.astype(np.int16)
+    return image.astype(np.float32)

@@ -1,0 +1,127 @@
+"""Features that runs, zones and dependences share: they all count grey levels i against a size j.
+
+GLRLM, GLSZM, GLDZM and NGLDM differ in what j counts (run length, zone size, distance to the border, dependence); the
+sums are the same. Source: IBSI reference manual, arXiv:1612.07003, sections 3.7 to 3.9 and 3.11.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+#: How many features `size_features` computes.
+COUNT = 17
+
+
+@numba.njit(cache=True, nogil=True)
+def size_features(matrix, voxels, out):  # type: ignore[no-untyped-def]
+    """The features of one dense matrix of counts ([level, size], both from 1) into `out` ([17]).
+
+    `voxels` is what the number of runs or zones is divided by for the percentage. The order is IBSI's: emphasis of
+    small and of large sizes, of low and of high grey levels, of their four pairs, grey level non-uniformity and
+    normalized, size non-uniformity and normalized, percentage, variance of grey levels and of sizes, entropy, energy.
+    """
+    n_levels, n_sizes = matrix.shape
+    by_size = np.zeros(n_sizes)
+    by_level = np.zeros(n_levels)
+    total = 0.0
+    entropy = 0.0
+    energy = 0.0
+    out[:] = 0.0
+    for a in range(n_levels):
+        i2 = (a + 1.0) ** 2
+        for b in range(n_sizes):
+            count = matrix[a, b]
+            if count != 0.0:
+                j2 = (b + 1.0) ** 2
+                total += count
+                by_level[a] += count
+                by_size[b] += count
+                out[4] += count / (i2 * j2)
+                out[5] += count * i2 / j2
+                out[6] += count * j2 / i2
+                out[7] += count * i2 * j2
+    if total == 0.0:
+        out[:] = np.nan
+        return
+    for a in range(n_levels):
+        for b in range(n_sizes):
+            if matrix[a, b] != 0.0:
+                p = matrix[a, b] / total
+                entropy -= p * np.log2(p)
+                energy += p * p
+    _margins(by_level, by_size, total, out)
+    out[12] = total / voxels
+    out[15] = entropy
+    out[16] = energy
+
+
+@numba.njit(cache=True, nogil=True)
+def _margins(by_level, by_size, total, out):  # type: ignore[no-untyped-def]
+    """Everything that needs only the sums over levels or over sizes; divides the joint emphases by the total."""
+    mean_size = 0.0
+    for b in range(by_size.size):
+        count = by_size[b]
+        if count != 0.0:
+            j = b + 1.0
+            out[0] += count / (j * j)
+            out[1] += count * j * j
+            out[10] += count * count
+            mean_size += count * j
+    mean_level = 0.0
+    for a in range(by_level.size):
+        count = by_level[a]
+        if count != 0.0:
+            i = a + 1.0
+            out[2] += count / (i * i)
+            out[3] += count * i * i
+            out[8] += count * count
+            mean_level += count * i
+    mean_size /= total
+    mean_level /= total
+    for a in range(by_level.size):
+        out[13] += by_level[a] / total * (a + 1.0 - mean_level) ** 2
+    for b in range(by_size.size):
+        out[14] += by_size[b] / total * (b + 1.0 - mean_size) ** 2
+    for k in range(8):
+        out[k] /= total
+    out[9] = out[8] / total**2
+    out[8] /= total
+    out[11] = out[10] / total**2
+    out[10] /= total
+
+
+@numba.njit(cache=True, nogil=True)
+def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
+    """`size_features` from a list of zones (level, size), for sizes that would make a dense matrix of gigabytes."""
+    n_zones = levels.size
+    out[:] = 0.0
+    if n_zones == 0:
+        out[:] = np.nan
+        return
+    by_level = np.zeros(levels.max())
+    by_size = np.zeros(sizes.max())
+    for k in range(n_zones):
+        i2 = float(levels[k]) ** 2
+        j2 = float(sizes[k]) ** 2
+        by_level[levels[k] - 1] += 1.0
+        by_size[sizes[k] - 1] += 1.0
+        out[4] += 1.0 / (i2 * j2)
+        out[5] += i2 / j2
+        out[6] += j2 / i2
+        out[7] += i2 * j2
+    total = float(n_zones)
+    keys = np.sort(levels.astype(np.int64) * (np.int64(sizes.max()) + 1) + sizes)
+    entropy = 0.0
+    energy = 0.0
+    start = 0
+    for k in range(1, n_zones + 1):
+        if k == n_zones or keys[k] != keys[start]:
+            p = (k - start) / total
+            entropy -= p * np.log2(p)
+            energy += p * p
+            start = k
+    _margins(by_level, by_size, total, out)
+    out[12] = total / voxels
+    out[15] = entropy
+    out[16] = energy
