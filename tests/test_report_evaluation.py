@@ -116,7 +116,8 @@ def quiet(page: Page, path: Path) -> None:
 def box(page: Page, pane: str = "source") -> tuple[float, float, float, float]:
     return page.run(
         f"""(() => {{ const e = document.querySelector('[data-pane="{pane}"] canvas');
-        e.scrollIntoView({{block: "center"}}); const b = e.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; }})()"""
+        e.scrollIntoView({{block: "center"}}); const b = e.getBoundingClientRect();
+        return [b.left, b.top, b.width, b.height]; }})()"""
     )
 
 
@@ -325,6 +326,34 @@ def test_dark_and_phone_fit_the_screen(browser, report, how):
     open_viewer(browser, report, **how)
     assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
     quiet(browser, report)
+
+
+def test_one_finger_scrolls_two_fingers_zoom(browser, report, volumes):
+    open_viewer(browser, report, width=390, height=844, phone=True)
+    left, top, width, height = box(browser)
+    x, y = left + width / 2, top + height / 2
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [{"x": px, "y": py, "id": i} for i, (px, py) in enumerate(points)]
+        browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
+
+    touch("touchStart", (x, y))
+    touch("touchMove", (x, y + 10))
+    touch("touchMove", (x, y + 30))
+    touch("touchEnd")
+    wait_slice(browser, DEPTH // 2 + 2)
+    seen = shown(browser)
+    where = voxel(seen["voxel"])
+    assert hu(seen["source"]) == volumes["source"][where]
+
+    touch("touchStart", (x, y))
+    across = voxel(shown(browser)["voxel"])[2]
+    touch("touchStart", (x - 10, y), (x + 10, y))
+    touch("touchMove", (x - 40, y), (x + 40, y))
+    touch("touchEnd")
+    # Four times larger: half the way to the edge now spans an eighth of the slice.
+    browser.mouse("mouseMoved", x + width / 4, y)
+    assert voxel(shown(browser)["voxel"])[2] - across == pytest.approx(WIDTH / 16, abs=2)
 
 
 def test_controls_have_names_and_the_keyboard_reaches_them(browser, report):

@@ -269,8 +269,9 @@
     event.preventDefault();
     if (event.ctrlKey) return zoomBy(Math.exp(-event.deltaY / 300), canvas, event.clientX, event.clientY);
     // A notch of a wheel is one slice; a touchpad's small steps add up to one.
-    wheelRest += event.deltaMode === 1 ? event.deltaY * 33 : event.deltaMode === 2 ? event.deltaY * 100 : event.deltaY;
-    const steps = Math.abs(event.deltaY) >= 100 ? Math.sign(event.deltaY) : Math.trunc(wheelRest / 40);
+    const pixels = event.deltaY * [1, 40, 100][event.deltaMode];
+    wheelRest = wheelRest * pixels < 0 ? pixels : wheelRest + pixels;
+    const steps = Math.abs(pixels) >= 100 ? Math.sign(pixels) : Math.trunc(wheelRest / 40);
     if (steps) {
       wheelRest = 0;
       show(state.slice + steps);
