@@ -29,6 +29,8 @@ from concordct.volumes.series import Series, SliceRef
 #: Orientations within this (any cosine) and pixel spacings within this ratio are one stack: header rounding.
 SAME_ORIENTATION = 1e-3
 SAME_SPACING = 1e-4
+#: Radiologists' guidelines stop at 10:1 to 15:1 for CT (ESR 2011, doi:10.1007/s13244-011-0071-x); texture goes first.
+MAX_LOSSY_RATIO = 15.0
 
 #: Called with (files done, files in all).
 Progress = Callable[[int, int], None]
@@ -167,6 +169,13 @@ def _stack(headers: list[SliceHeader], suffix: str, problems: list[Problem]) -> 
     else:
         vector, found = stack_step(origins, normal, thickness_mm=0.0)
         problems = problems + list(found)
+    ratios = sorted({header.lossy_ratio or 0.0 for header in headers if header.lossy})
+    if ratios:
+        notes.append(f"lossy compression{f' {ratios[-1]:g}:1' if ratios[-1] else ', ratio not stated'}")
+    if ratios and ratios[-1] > MAX_LOSSY_RATIO:
+        where = tuple(float(np.dot(h.origin, normal)) for h in kept if (h.lossy_ratio or 0.0) > MAX_LOSSY_RATIO)
+        text = f"lossy compression {ratios[-1]:g}:1, expected at most {MAX_LOSSY_RATIO:g}:1, at {named(where)} mm"
+        problems = [*problems, Problem("lossy", text, where)]
     if len({header.thickness for header in headers}) > 1:
         notes.append("slice thickness is not the same in all slices")
     return Series(

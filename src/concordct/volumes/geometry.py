@@ -33,7 +33,7 @@ class Problem:
 
     Attributes
     ----------
-    code : "gap", "spacing", "duplicate", "conflict", "tilt", "shift", "kernel" or "mixed".
+    code : "gap", "spacing", "duplicate", "conflict", "tilt", "shift", "kernel", "mixed" or "lossy".
     message : one line.
     positions_mm : the positions concerned, along the normal.
     """

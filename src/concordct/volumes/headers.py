@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -30,7 +31,8 @@ _TAGS = (
     "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient",
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleIntercept", "RescaleSlope",
-    "RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "RescaleType", "ModalityLUTSequence", "LossyImageCompression", "LossyImageCompressionRatio",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "Manufacturer",
 )
 # fmt: on
@@ -63,6 +65,8 @@ class SliceHeader:
     columns: int
     thickness: float | None
     nominal_spacing: float | None
+    lossy: bool
+    lossy_ratio: float | None
     notes: tuple[str, ...]
 
 
@@ -162,6 +166,8 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         columns=int(dataset.Columns),
         thickness=_positive(flat.get("SliceThickness")),
         nominal_spacing=_positive(flat.get("SpacingBetweenSlices")),
+        lossy=str(dataset.get("LossyImageCompression") or "00") == "01",
+        lossy_ratio=_greatest(dataset.get("LossyImageCompressionRatio")),
         notes=_notes(dataset, flat),
     )
 
@@ -194,6 +200,13 @@ def _joined(value: object) -> str | None:
         return None
     values = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
     return "\\".join(str(v).strip() for v in values) or None
+
+
+def _greatest(value: object) -> float | None:
+    """Greatest of one or several numbers: successive compressions each add theirs."""
+    values = list(value) if isinstance(value, (list, MultiValue)) else [value]
+    numbers = [number for number in map(_positive, values) if number is not None]
+    return max(numbers, default=None)
 
 
 def _positive(value: object) -> float | None:

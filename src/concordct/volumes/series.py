@@ -21,7 +21,7 @@ from concordct.volumes.volume import Volume
 __all__ = ["ALLOWABLE", "Problem", "Series", "SliceRef"]
 
 #: What a caller may let pass. A "conflict" (one position, two contents) and a "shift" have no right answer.
-ALLOWABLE = frozenset({"gap", "spacing", "duplicate", "tilt", "kernel", "mixed"})
+ALLOWABLE = frozenset({"gap", "spacing", "duplicate", "tilt", "kernel", "mixed", "lossy"})
 
 
 @dataclass(frozen=True)
