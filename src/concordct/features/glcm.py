@@ -229,6 +229,7 @@ def _mcc(
     its eigenvalues are the squared singular values of S.
     """
     found = []
+    flat = np.unique(levels[levels > 0]).size < 2
     matrix = np.zeros((count, count))
     total = 0.0
     for k, (dz, dy, dx) in enumerate(offsets):
@@ -242,7 +243,6 @@ def _mcc(
         rows, columns = p.sum(axis=1), p.sum(axis=0)
         p = p[np.ix_(rows > 0, columns > 0)] / np.sqrt(np.outer(rows[rows > 0], columns[columns > 0]))
         values = np.sort(np.abs(np.linalg.eigvalsh(p)))[::-1] if symmetric else np.linalg.svd(p, compute_uv=False)
-        flat = np.count_nonzero((matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)) < 2
         found.append(1.0 if flat else float(values[1]) if values.size > 1 else 0.0)
     return float(np.mean(found)) if found else float("nan")
 

@@ -138,7 +138,8 @@ def _log(
         run.SetNormalizeAcrossScale(True)
         run.SetSigma(width)
         name = f"log-sigma-{width}-mm-3D".replace(".", "-")
-        yield name, sitk.GetArrayViewFromImage(run.Execute(whole))[box].astype(np.float64)
+        found = run.Execute(whole)  # named, for a view does not keep its image alive
+        yield name, sitk.GetArrayViewFromImage(found)[box].astype(np.float64)
 
 
 def _gradient(image: Array, spacing_mm: tuple[float, float, float], box: Box, *, use_spacing: bool) -> Array:

@@ -70,8 +70,8 @@ def count_dependences(levels, offsets, alpha, n_levels):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True)
-def count_differences(levels, offsets, n_levels):  # type: ignore[no-untyped-def]
-    """[level] voxels that have a neighbour in the ROI, and the sums of |level - mean of the neighbours|."""
+def count_differences(levels, offsets, n_levels, count_isolated):  # type: ignore[no-untyped-def]
+    """[level] voxels that have a neighbour in the ROI (or all), and the sums of |level - mean of the neighbours|."""
     depth, height, width = levels.shape
     counts = np.zeros(n_levels)
     differences = np.zeros(n_levels)
@@ -90,8 +90,9 @@ def count_differences(levels, offsets, n_levels):  # type: ignore[no-untyped-def
                         if other > 0:
                             total += other
                             found += 1
-                if found > 0:
+                if found > 0 or count_isolated:
                     counts[level - 1] += 1.0
+                if found > 0:
                     differences[level - 1] += abs(level - total / found)
     return counts, differences
 
@@ -161,13 +162,17 @@ def ngldm_features(levels: NDArray[np.int32], *, offsets: NDArray[np.int64], alp
     return found
 
 
-def ngtdm_features(levels: NDArray[np.int32], *, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+def ngtdm_features(
+    levels: NDArray[np.int32], *, offsets: NDArray[np.int64], count_isolated: bool = False
+) -> NDArray[np.float64]:
     """Grey tone difference features of one ROI.
 
     Parameters
     ----------
     levels : [z, y, x] int32 grey levels, 0 outside the ROI.
     offsets : [neighbour, 3] (z, y, x) all neighbours, as `neighbourhood` gives them.
+    count_isolated : let voxels without a neighbour in the ROI count, with a difference of 0, as PyRadiomics does;
+        IBSI leaves them out.
 
     Returns
     -------
@@ -177,7 +182,7 @@ def ngtdm_features(levels: NDArray[np.int32], *, offsets: NDArray[np.int64]) -> 
     found = np.full(len(NGTDM), np.nan)
     if count < 1:
         return found
-    counts, differences = count_differences(np.ascontiguousarray(levels), offsets, count)
+    counts, differences = count_differences(np.ascontiguousarray(levels), offsets, count, count_isolated)
     if counts.any():
         _tone_features(counts, differences, found)
     return found

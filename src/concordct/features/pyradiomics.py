@@ -286,7 +286,7 @@ def _matrix_class(
     if name == "gldm":
         return neighbours.ngldm_features(levels, offsets=around, alpha=settings.gldm_alpha)
     if name == "ngtdm":
-        return neighbours.ngtdm_features(levels, offsets=around)
+        return neighbours.ngtdm_features(levels, offsets=around, count_isolated=True)
     half = around[len(around) // 2 :]  # one of each opposite pair: the list is symmetric
     weights = _weights(half, spacing, settings.weighting, squared=name == "glcm")
     merged = weights is not None
