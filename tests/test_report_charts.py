@@ -54,6 +54,11 @@ def test_gaps_break_the_line_and_log_axes_leave_out_what_has_no_logarithm():
     assert chart["hover"]["series"][0]["y"] == [1, 10, None, None, 100]
 
 
+def test_numerical_dust_does_not_stretch_a_log_axis():
+    chart = draw(Curve("t", "x", "y", [("a", [0, 1, 2], [1e-20, 10, 1000])], log_y=True))
+    assert chart["hover"]["y"] == pytest.approx([1e-3, 1e3])
+
+
 def test_empty_and_constant_series_still_draw():
     assert draw(Curve("t", "x", "y", [("a", [], [])]))["lines"][0]["path"] == ""
     assert draw(Curve("t", "x", "y", [("a", [1.0], [3.0])]))["lines"][0]["path"].startswith("M")

@@ -20,6 +20,9 @@ WIDTH, HEIGHT = 460.0, 270.0
 BOX = (58.0, 12.0, 448.0, 226.0)
 BOX_WITH_SECOND_AXIS = (58.0, 40.0, 448.0, 226.0)
 
+#: A logarithmic axis spans no more than this; what is smaller is numerical dust.
+LOG_SPAN = 1e6
+
 #: A series keeps its colour on the whole page when its name says which stack it is of.
 ROLES = ("source", "standardized", "target")
 
@@ -90,7 +93,7 @@ def _axis_range(values: list[NDArray[np.float64]], *, log: bool) -> tuple[float,
     low, high = float(finite.min()), float(finite.max())
     if log:
         bottom, top = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
-        return bottom, top if top > bottom else bottom * 10
+        return max(bottom, top / LOG_SPAN), top if top > bottom else bottom * 10
     low = min(low, 0.0) if low > 0 and low < 0.5 * high else low
     if high == low:
         return low - 0.5, high + 0.5
@@ -144,6 +147,8 @@ def draw(curve: Curve) -> dict[str, Any]:
     if x1 <= x0:
         x1 = x0 + 1.0
     y0, y1 = curve.y_range or _axis_range(ys, log=curve.log_y)
+    if curve.markers and not curve.y_range and not curve.log_y:
+        y1 += (0.04 + 0.08 * len(curve.markers)) * (y1 - y0)  # the markers' labels stand above the lines
 
     def to_x(value: Any) -> Any:
         return left + (value - x0) / (x1 - x0) * (right - left)
