@@ -114,6 +114,11 @@ class SpectralModel:
         """Whether calibration found that the target kernel mixes neighbouring slices."""
         return bool(np.any(self.transfer[1]))
 
+    @property
+    def sharpens(self) -> bool:
+        """Whether the target kernel passes more than the source's at half the frequency where information ends."""
+        return bool(np.interp(self.limits.half_lp_cm / 2, self.frequency_lp_cm, self.single) > 1)
+
     def taps_at(self, slice_spacing_mm: float) -> NDArray[np.float64]:
         """[2, f] taps for slices at another distance, through the transfer in lp/mm along z.
 
@@ -140,6 +145,7 @@ class SpectralModel:
         metadata: dict[str, Any] = {
             "method": METHOD,
             "slice_spacing_mm": self.slice_spacing_mm,
+            "sharpens": self.sharpens,
             "limits": asdict(self.limits),
             "info": dict(self.info),
             "noise": None,

@@ -1,8 +1,8 @@
 """A `SpectralModel` without a pair: from two cohorts of different patients, or from two tables of MTF and NPS.
 
-The ratio of the mean power spectra of many scans in either kernel is the squared transfer, as far as patients, doses and
-fields of view are alike on average. What no pair says is where the information ends; it is taken from the source alone:
-its kernel has nothing left where its spectrum has sunk to the floor that rounding and clipping leave. Both are
+The ratio of the mean power spectra of many scans in either kernel is the squared transfer, as far as patients, doses
+and fields of view are alike on average. What no pair says is where the information ends; it is taken from the source
+alone: its kernel has nothing left where its spectrum has sunk to the floor that rounding and clipping leave. Both are
 estimates, and the model says how sure the first one is.
 """
 
@@ -134,7 +134,7 @@ def _mean_spectrum(cohort: Cohort, rings: Rings, name: str) -> _Spectrum:
 def _smooth_ratio(
     frequency_lp_cm: NDArray[np.float64], log_ratio: NDArray[np.float64], error: NDArray[np.float64], gone: float
 ) -> NDArray[np.float64]:
-    """exp of an even polynomial through 0 at frequency 0: kernels are smooth there, anatomy's luck of the draw is not."""
+    """exp of an even polynomial that is 0 at frequency 0: kernels are smooth, the luck of the anatomy is not."""
     inside = frequency_lp_cm < gone
     x = (frequency_lp_cm / max(gone, frequency_lp_cm[0] * 2)) ** 2
     basis = np.stack([x**power for power in range(1, SMOOTH_TERMS + 1)], axis=1)

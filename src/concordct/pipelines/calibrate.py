@@ -1,0 +1,254 @@
+"""From scans to a model: paired series, manifests of pairs, unpaired cohorts, or tables of MTF and NPS."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.methods.spectral import SpectralModel
+from concordct.methods.spectral_fit import fit_pairs
+from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
+from concordct.pipelines.scans import Scan, find_scans, one_scan
+from concordct.training.bundle import save_bundle
+from concordct.volumes.manifest import read_manifest
+from concordct.volumes.pairing import check_pair, pair_series
+from concordct.volumes.volume import Volume
+
+#: A scan contributes at most this many slabs of this many slices, evenly spread: enough for every ring, in seconds.
+SLABS, SLAB_SLICES = 4, 8
+#: Mean HU difference in the body that a kernel does not make, HU.
+LARGEST_OFFSET_HU = 5.0
+
+Pair = tuple[Scan, Scan]
+#: Called with (what is being read, slices done, slices in all).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A model and where it was saved."""
+
+    model: SpectralModel
+    path: Path
+    warnings: tuple[str, ...]
+
+
+def pairs_of_paths(source: Path, target: Path) -> tuple[Pair, ...]:
+    """The pairs in two places: one scan each, or folders of several that match by geometry.
+
+    Raises
+    ------
+    ConcordctError : nothing there, or scans that are not two reconstructions of one acquisition, and by how much.
+    """
+    sources, targets = (find_scans(path).scans for path in (source, target))
+    for path, scans in ((source, sources), (target, targets)):
+        if not scans:
+            one_scan(path)  # says what was set aside
+    if len(sources) == len(targets) == 1:
+        check_pair(sources[0], targets[0])
+        return ((sources[0], targets[0]),)
+    return pair_series(sources, targets)
+
+
+def pairs_of_manifest(path: Path, *, split: str | None = "train") -> tuple[Pair, ...]:
+    """The pairs of a manifest.
+
+    Parameters
+    ----------
+    split : rows of this split only; None for all of them.
+
+    Raises
+    ------
+    ConcordctError : a bad manifest, no pair in the split, or a pair that does not match.
+    """
+    rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
+    if not rows:
+        raise ConcordctError(f"{path}: expected pairs in split {split!r}, found none")
+    pairs = tuple((one_scan(row.source), one_scan(row.target)) for row in rows if row.target is not None)
+    for source, target in pairs:
+        check_pair(source, target)
+    return pairs
+
+
+def calibrate_pairs(
+    pairs: Sequence[Pair],
+    output: Path,
+    *,
+    allow: Collection[str] = frozenset(),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Fit the spectral model to pairs and save it.
+
+    Parameters
+    ----------
+    allow : problems of a series that may pass, see `Series.check`; they are recorded.
+
+    Raises
+    ------
+    ConcordctError : bad geometry, unreadable slices, an output that exists.
+    """
+    total = 3 * sum(stop - start for source, _ in pairs for start, stop in _slabs(source.shape[0]))
+    done = 0
+
+    def slabs() -> Iterator[tuple[Volume, Volume]]:
+        nonlocal done
+        for source, target in pairs:
+            for start, stop in _slabs(source.shape[0]):
+                yield source.read(start, stop, allow=allow), target.read(start, stop, allow=allow)
+                done += stop - start
+                if progress is not None:
+                    progress("calibrating", done, total)
+
+    model = fit_pairs(slabs, info=_info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow))
+    return _save(model, output, overwrite)
+
+
+def calibrate_unpaired(
+    sources: Path,
+    targets: Path,
+    output: Path,
+    *,
+    allow: Collection[str] = frozenset(),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Fit the spectral model to two folders of unrelated scans and save it.
+
+    Raises
+    ------
+    ConcordctError : fewer than two scans in a folder, bad geometry, an output that exists.
+    """
+    found = [find_scans(path).scans for path in (sources, targets)]
+    total = 2 * sum(stop - start for scans in found for scan in scans for start, stop in _slabs(scan.shape[0]))
+    done = 0
+
+    def slabs(scans: Sequence[Scan]) -> Iterator[tuple[str, Volume]]:
+        nonlocal done
+        for scan in scans:
+            for start, stop in _slabs(scan.shape[0]):
+                yield scan.key, scan.read(start, stop, allow=allow)
+                done += stop - start
+                if progress is not None:
+                    progress("calibrating", min(done, total), total)
+
+    info = _info(found[0], found[1], pairs=0, allow=allow)
+    model = fit_unpaired(lambda: slabs(found[0]), lambda: slabs(found[1]), info=info)
+    return _save(model, output, overwrite)
+
+
+def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: bool = False) -> Calibration:
+    """Fit the spectral model to two CSV files with the columns f_lp_cm, mtf and, if known, nps_hu2_mm2.
+
+    Raises
+    ------
+    ConcordctError : a table that cannot be read or does not start at 0 lp/cm, an output that exists.
+    """
+    a, b = (_read_table(path) for path in (source, target))
+    frequency = a["f_lp_cm"][a["f_lp_cm"] <= b["f_lp_cm"][-1]]
+    on = {name: np.interp(frequency, b["f_lp_cm"], values) for name, values in b.items()}
+    inside = {name: values[: len(frequency)] for name, values in a.items()}
+    model = fit_tables(
+        frequency,
+        inside["mtf"],
+        on["mtf"],
+        nps_source_hu2_mm2=inside.get("nps_hu2_mm2") if "nps_hu2_mm2" in on else None,
+        nps_target_hu2_mm2=on.get("nps_hu2_mm2") if "nps_hu2_mm2" in inside else None,
+        info={"software": f"concordct {__version__}", "source_kernels": [], "target_kernels": []},
+    )
+    return _save(model, output, overwrite)
+
+
+def _slabs(depth: int) -> list[tuple[int, int]]:
+    if depth <= SLABS * SLAB_SLICES:
+        return [(start, min(start + SLAB_SLICES, depth)) for start in range(0, depth, SLAB_SLICES)]
+    starts = np.linspace(0, depth - SLAB_SLICES, SLABS).round().astype(int)
+    return [(int(start), int(start) + SLAB_SLICES) for start in starts]
+
+
+def _info(sources: Sequence[Scan], targets: Sequence[Scan], *, pairs: int, allow: Collection[str]) -> dict[str, Any]:
+    problems = {p.code for scan in (*sources, *targets) for p in scan.problems}
+    warnings = sorted(
+        {
+            f"{side}: {note}"
+            for side, scans in (("source", sources), ("target", targets))
+            for scan in scans
+            for note in scan.notes
+        }
+    )
+    return {
+        "software": f"concordct {__version__}",
+        "source_kernels": sorted({scan.kernel for scan in sources if scan.kernel}),
+        "target_kernels": sorted({scan.kernel for scan in targets if scan.kernel}),
+        "pairs": pairs,
+        "allowed": sorted(problems & set(allow)),
+        "warnings": warnings,
+    }
+
+
+def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in ("f_lp_cm", "mtf", "nps_hu2_mm2") if rows and rows[0].get(name) is not None]
+        table = {name: np.array([float(row[name]) for row in rows]) for name in names}
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
+        raise ConcordctError(f"{path}: expected a CSV table of numbers, found {error}") from error
+    if "f_lp_cm" not in table or "mtf" not in table:
+        raise ConcordctError(
+            f"{path}: expected the columns f_lp_cm, mtf [, nps_hu2_mm2], found {names or 'none of them'}"
+        )
+    if np.any(np.diff(table["f_lp_cm"]) <= 0):
+        raise ConcordctError(f"{path}: expected frequencies that ascend, found {table['f_lp_cm'][:4].tolist()} ...")
+    return table
+
+
+def _save(model: SpectralModel, output: Path, overwrite: bool) -> Calibration:
+    warnings = list(model.info.get("warnings", []))
+    offset = model.info.get("mean_hu_difference", 0.0)
+    if abs(offset) > LARGEST_OFFSET_HU and not model.info.get("unpaired"):
+        warnings.append(
+            f"target minus source is {offset:+.1f} HU over the body: voxels clipped at the stored range, "
+            "or reconstructions that differ in more than their kernel"
+        )
+    save_bundle(model.to_bundle(), output, card=_card(model, warnings), overwrite=overwrite)
+    return Calibration(model, output, tuple(warnings))
+
+
+def _card(model: SpectralModel, warnings: Sequence[str]) -> str:
+    """The model card, Markdown."""
+    info, limits = model.info, model.limits
+    source, target = ("/".join(info.get(f"{side}_kernels", [])) or "unnamed" for side in ("source", "target"))
+    data = (
+        "tables of MTF and NPS"
+        if info.get("tables")
+        else (
+            f"{info['scans'][0]} + {info['scans'][1]} unpaired scans"
+            if info.get("unpaired")
+            else f"{info['pairs']} paired scan(s), {info['slices']} slices"
+        )
+    )
+    lost = "not measured" if limits.noise_share_above_half is None else f"{limits.noise_share_above_half:.1%}"
+    lines = [
+        f"# Spectral transfer, {source} to {target}",
+        "",
+        f"Calibrated from {data} by {info.get('software', 'concordct')}. Research use; not a medical device.",
+        "",
+        f"- Above {limits.half_lp_cm:.2f} lp/cm less than half of the target's power follows from the source;",
+        f"  {lost} of the target's noise power lies there. Above {limits.gone_lp_cm:.2f} lp/cm nothing is passed.",
+        f"- Neighbouring slices are {'used' if model.uses_neighbours else 'not used'}.",
+        f"- Noise for `--mode sample`: {'measured' if model.noise else 'not measured, use --mode mean'}.",
+        *(f"- Warning: {text}" for text in warnings),
+        "",
+        "It applies to scans of the source kernel, axial, of any pixel size; iterative strength, focal spot and slice",
+        "thickness should be those of the calibration.",
+    ]
+    return "\n".join(lines) + "\n"

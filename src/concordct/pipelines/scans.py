@@ -1,0 +1,112 @@
+"""Every scan under a path, whether DICOM series or volume file, and its voxels through a standardizer slab by slab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from concordct.errors import ConcordctError
+from concordct.methods.standardizer import Standardizer
+from concordct.volumes.files import VolumeFile, is_volume_file, open_volume_file
+from concordct.volumes.find import Progress, SetAside, find_series
+from concordct.volumes.seeds import SliceSeeds
+from concordct.volumes.series import Series
+from concordct.volumes.volume import Volume
+
+Scan = Series | VolumeFile
+
+#: Slices handled at once: 16 of 512 x 512 are 16 MB of HU, whatever the length of the series.
+SLAB_SLICES = 16
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What lies under a path: DICOM series first, then volume files, each in order of path; and what was set aside."""
+
+    scans: tuple[Scan, ...]
+    set_aside: tuple[SetAside, ...]
+
+
+def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
+    """Find DICOM series and volume files under a file or folder.
+
+    Parameters
+    ----------
+    progress : called after each file with (files done, files in all).
+
+    Raises
+    ------
+    ConcordctError : the path does not exist or cannot be read.
+    """
+    if path.is_file() and is_volume_file(path):
+        return Scans((open_volume_file(path),), ())
+    found = find_series(path, progress=progress)
+    volumes: list[Scan] = []
+    set_aside: list[SetAside] = []
+    for item in found.set_aside:
+        if not is_volume_file(item.path):
+            set_aside.append(item)
+            continue
+        try:
+            volumes.append(open_volume_file(item.path))
+        except ConcordctError as error:
+            set_aside.append(SetAside(item.path, str(error)))
+    series = sorted(found.series, key=lambda one: (str(one.slices[0].path), one.key))
+    return Scans((*series, *volumes), tuple(set_aside))
+
+
+def one_scan(path: Path) -> Scan:
+    """The only scan under a path.
+
+    Raises
+    ------
+    ConcordctError : none there, or several.
+    """
+    found = find_scans(path)
+    if len(found.scans) != 1:
+        reasons = sorted({item.reason for item in found.set_aside})
+        why = f" ({reasons[0]})" if len(reasons) == 1 else ""
+        raise ConcordctError(f"{path}: expected one CT series or volume, found {len(found.scans)}{why}")
+    return found.scans[0]
+
+
+def scan_path(scan: Scan) -> Path:
+    """The file of a volume, the folder of a series."""
+    return scan.path if isinstance(scan, VolumeFile) else scan.folder
+
+
+def evenly_spaced(scan: Scan) -> bool:
+    """Whether neighbouring slices are neighbours in space, all at one distance."""
+    return not any(problem.code in {"gap", "spacing"} for problem in scan.problems)
+
+
+def standardized_slabs(
+    scan: Scan,
+    standardizer: Standardizer,
+    *,
+    seed: int,
+    allow: Collection[str] = frozenset(),
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Volume]:
+    """Standardize a scan slab by slab.
+
+    Parameters
+    ----------
+    seed : the user's seed; noise is keyed by it, by the scan and by the slice.
+    allow : problems that may pass, see `Series.check`.
+    progress : called with the number of slices done after each slab.
+
+    Yields
+    ------
+    Consecutive slabs that cover the scan.
+    """
+    generator = SliceSeeds(seed, scan.key)
+    context, depth = standardizer.context_slices, scan.shape[0]
+    for start in range(0, depth, SLAB_SLICES):
+        stop = min(start + SLAB_SLICES, depth)
+        low, high = max(0, start - context), min(depth, stop + context)
+        volume = scan.read(low, high, allow=allow)
+        yield standardizer(volume, generator=generator).slab(start - low, stop - low)
+        if progress is not None:
+            progress(stop)

@@ -1,0 +1,318 @@
+"""A scan, or a tree of scans, through a model: outputs moved into place whole, resumable, one record for each scan.
+
+A file becomes a file, a series a series, a tree a tree of the same shape. What already stands there, made from the
+same source by the same model, settings and version, is left alone, so a killed run continues where it stopped
+and ends with the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.methods.spectral import Mode
+from concordct.pipelines.models import Model, kernel_mismatch, load_model
+from concordct.pipelines.scans import Scan, evenly_spaced, find_scans, scan_path, standardized_slabs
+from concordct.volumes.derived import RECORD, Derivation, write_derived_series
+from concordct.volumes.files import VolumeFile, is_volume_file, write_volume_file
+from concordct.volumes.find import SetAside
+from concordct.volumes.place import atomic_file
+from concordct.volumes.series import Series
+from concordct.volumes.volume import Volume
+
+Status = Literal["done", "skipped", "failed"]
+
+#: The records of a tree, one JSON object a line.
+RECORDS = "standardize.jsonl"
+#: Slice thickness may differ from the calibration's by this share before the record says so.
+SAME_THICKNESS = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose.
+
+    Attributes
+    ----------
+    mode : "sample" or "mean".
+    seed : of the sampled noise.
+    allow : geometry problems that may pass, see `Series.check`.
+    any_kernel : standardize scans of other kernels than the model was calibrated from, too.
+    overwrite : replace outputs that something else made.
+    """
+
+    mode: Mode = "sample"
+    seed: int = 0
+    allow: frozenset[str] = frozenset()
+    any_kernel: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one scan. Paths are relative to the input and the output, so that two runs agree to the byte."""
+
+    input: str
+    output: str | None
+    status: Status
+    reason: str | None = None
+    slices: int = 0
+    clipped_voxels: int = 0
+    pixels_sha256: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan and where its result goes."""
+
+    scan: Scan
+    output: Path
+    input_name: str
+    output_name: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, before it does anything."""
+
+    jobs: tuple[Job, ...]
+    skipped: tuple[Record, ...]
+    set_aside: tuple[SetAside, ...]
+    tree: bool
+
+
+#: Called with (scan done of all scans, slices done, slices in the scan).
+Progress = Callable[[int, int, int], None]
+
+
+def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Plan:
+    """Find what is there and decide where each result goes.
+
+    Raises
+    ------
+    ConcordctError : nothing to standardize, an output inside the input, or a single scan that is not the model's.
+    """
+    inside, outside = output.resolve(), input_path.resolve()
+    if inside == outside or outside in inside.parents or (inside in outside.parents and inside.exists()):
+        raise ConcordctError(f"{output}: expected an output apart from the input {input_path}")
+    found = find_scans(input_path)
+    if not found.scans:
+        reasons = sorted({item.reason for item in found.set_aside})
+        raise ConcordctError(
+            f"{input_path}: expected a CT series or volume, found none"
+            + (f" ({len(found.set_aside)} files set aside: {'; '.join(reasons[:3])})" if reasons else "")
+        )
+    if len(found.scans) == 1:
+        scan = found.scans[0]
+        mismatch = None if settings.any_kernel else kernel_mismatch(model, scan.kernel)
+        if mismatch:
+            raise ConcordctError(f"{scan_path(scan)}: {mismatch} (--any-kernel standardizes it all the same)")
+        if isinstance(scan, VolumeFile) and not is_volume_file(output):
+            raise ConcordctError(
+                f"{output}: expected a volume file such as .nii.gz, since the input is {scan.path.name}"
+            )
+        return Plan((Job(scan, output, input_path.name, output.name),), (), found.set_aside, tree=False)
+    if is_volume_file(output):
+        raise ConcordctError(f"{output}: expected a folder, since {input_path} holds {len(found.scans)} scans")
+    jobs, skipped = [], []
+    names = _output_names(input_path, found.scans)
+    for scan, name in zip(found.scans, names, strict=True):
+        shown = str(scan_path(scan).relative_to(input_path))
+        mismatch = None if settings.any_kernel else kernel_mismatch(model, scan.kernel)
+        if mismatch:
+            skipped.append(Record(shown, None, "skipped", mismatch, scan.shape[0]))
+        else:
+            jobs.append(Job(scan, output / name, shown, name))
+    return Plan(tuple(jobs), tuple(skipped), found.set_aside, tree=True)
+
+
+def _output_names(root: Path, scans: Sequence[Scan]) -> list[str]:
+    """A tree of the input's shape; series that share a folder, or lie in the root, get a folder of their own."""
+    folders = [scan.folder for scan in scans if isinstance(scan, Series)]
+    names = []
+    for scan in scans:
+        relative = scan_path(scan).relative_to(root)
+        if isinstance(scan, Series) and (folders.count(scan.folder) > 1 or scan.folder == root):
+            relative = relative / f"series-{hashlib.sha256(scan.key.encode()).hexdigest()[:8]}"
+        names.append(relative.as_posix())
+    return names
+
+
+def run(
+    plan: Plan, model_path: Path, output: Path, settings: Settings, *, jobs: int = 1, progress: Progress | None = None
+) -> tuple[Record, ...]:
+    """Standardize what was planned. A scan that fails never stops the others.
+
+    Parameters
+    ----------
+    jobs : processes that share the scans; the result is the same whatever their number.
+
+    Returns
+    -------
+    One Record for each scan in the order of the plan, those skipped last; for a tree also written to `RECORDS`.
+    """
+    if jobs > 1 and len(plan.jobs) > 1:
+        with ProcessPoolExecutor(min(jobs, len(plan.jobs)), mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(_standardize, job, model_path, settings) for job in plan.jobs]
+            records = []
+            for index, future in enumerate(waiting):
+                records.append(future.result())
+                if progress is not None:
+                    progress(index, plan.jobs[index].scan.shape[0], plan.jobs[index].scan.shape[0])
+    else:
+        records = []
+        for index, job in enumerate(plan.jobs):
+            depth = job.scan.shape[0]
+            report = (lambda done, index=index, depth=depth: progress(index, done, depth)) if progress else None
+            records.append(_standardize(job, model_path, settings, report))
+            if progress is not None:
+                progress(index, depth, depth)
+    everything = (*records, *plan.skipped)
+    if plan.tree:
+        with atomic_file(output / RECORDS, overwrite=True) as aside:
+            aside.write_text("".join(record.line() + "\n" for record in everything))
+    return everything
+
+
+def _standardize(
+    job: Job, model_path: Path, settings: Settings, progress: Callable[[int], None] | None = None
+) -> Record:
+    """One scan, with every failure turned into a record."""
+    try:
+        return standardize_scan(job, load_model(model_path), settings, progress=progress)
+    except ConcordctError as error:
+        reason = str(error)
+    except Exception as error:
+        # The text of a foreign exception may hold what a header says of the patient.
+        reason = f"unexpected {type(error).__name__}"
+    return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
+
+
+def standardize_scan(
+    job: Job, model: Model, settings: Settings, *, progress: Callable[[int], None] | None = None
+) -> Record:
+    """Standardize one scan, or find that it has been.
+
+    Raises
+    ------
+    ConcordctError : bad geometry, undecodable slices, an output that something else made, or no place to write.
+    """
+    scan = job.scan
+    scan.check(settings.allow)
+    standardizer = model.standardizer(mode=settings.mode, use_neighbours=evenly_spaced(scan))
+    derivation = Derivation(
+        method=model.bundle.method,
+        model_sha256=model.sha256,
+        target_kernel="/".join(model.target_kernels) or None,
+        settings={**standardizer.settings, "seed": settings.seed, "allowed": sorted({p.code for p in scan.problems})},
+        sharpens=model.bundle.metadata.get("sharpens"),
+    )
+    notes = _notes(scan, model)
+    before = None if settings.overwrite else _standing(job, derivation, notes)
+    if before is not None:
+        return before
+    slabs = standardized_slabs(scan, standardizer, seed=settings.seed, allow=settings.allow, progress=progress)
+    if isinstance(scan, Series) and not is_volume_file(job.output):
+        written = write_derived_series(
+            scan, slabs, job.output, derivation, allow=settings.allow, overwrite=settings.overwrite
+        )
+        return _done(job, written.clipped_voxels, written.pixels_sha256, notes)
+    return _write_file(job, slabs, derivation, settings, notes)
+
+
+def _write_file(
+    job: Job, slabs: Iterator[Volume], derivation: Derivation, settings: Settings, notes: tuple[str, ...]
+) -> Record:
+    """A volume file with its record beside it. The record comes first, without a digest: it claims the name for a run
+    that is killed before the second one is written."""
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[Volume]:
+        for slab in slabs:
+            digest.update(slab.hu.round().astype("<i4").tobytes())
+            yield slab
+
+    def write_record(pixels_sha256: str | None) -> None:
+        record = {**_made_from(job, derivation), "notes": list(notes), "pixels_sha256": pixels_sha256}
+        with atomic_file(_record_path(job), overwrite=True) as aside:
+            aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+    claimed = _record_path(job).exists()
+    if job.output.exists() and not (claimed or settings.overwrite):
+        raise ConcordctError(f"{job.output}: exists and was not made by this run (--overwrite replaces it)")
+    write_record(None)
+    write_volume_file(job.output, hashed(), source=job.scan, overwrite=claimed or settings.overwrite)
+    write_record(digest.hexdigest())
+    return _done(job, 0, digest.hexdigest(), notes)
+
+
+def _done(job: Job, clipped: int, digest: str, notes: tuple[str, ...]) -> Record:
+    return Record(job.input_name, job.output_name, "done", None, job.scan.shape[0], clipped, digest, notes)
+
+
+def _record_path(job: Job) -> Path:
+    if is_volume_file(job.output):
+        return job.output.with_name(job.output.name + ".json")
+    return job.output / RECORD
+
+
+def _made_from(job: Job, derivation: Derivation) -> dict[str, Any]:
+    """What a record must say to be that of this source and this way."""
+    return {
+        "source": job.scan.key,
+        "software": f"concordct {__version__}",
+        "derivation": json.loads(derivation.canonical()),
+    }
+
+
+def _standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record | None:
+    """The record of a result that stands already, made from this source in this way; None when there is none.
+
+    Raises
+    ------
+    ConcordctError : something else stands in the place.
+    """
+    path = _record_path(job)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(job.scan, Series) and not is_volume_file(job.output):
+            slices = [(one["source_sop_instance_uid"]) for one in found["instances"]]
+            found["source"] = job.scan.key if slices == [ref.sop_instance_uid for ref in job.scan.slices] else None
+        same = all(found[name] == value for name, value in _made_from(job, derivation).items())
+        digest = found["pixels_sha256"]
+        clipped = found.get("clipped_low", 0) + found.get("clipped_high", 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise ConcordctError(
+            f"{job.output}: holds the result of another source, model, setting or version (--overwrite replaces it)"
+        )
+    return None if digest is None else _done(job, clipped, digest, notes)
+
+
+def _notes(scan: Scan, model: Model) -> tuple[str, ...]:
+    """What a reader of the result should know."""
+    info = model.bundle.metadata["info"]
+    notes = [*scan.notes, *(f"{problem.message} [allowed: {problem.code}]" for problem in scan.problems)]
+    mismatch = kernel_mismatch(model, scan.kernel)
+    if mismatch:
+        notes.append(mismatch)
+    calibrated, own = info.get("slice_thickness_mm"), scan.slice_thickness_mm
+    if calibrated and own and abs(own / calibrated - 1) > SAME_THICKNESS:
+        notes.append(f"slice thickness {own:g} mm, calibrated at {calibrated:g} mm")
+    return tuple(notes)
