@@ -2,7 +2,8 @@
 
 Fan beam: a point focus on a circle, equiangular channels with a quarter-channel offset, one full turn; opposite rays
 are interleaved when the data are rebinned to parallel beams, which halves the sampling pitch (Kak and Slaney,
-Principles of Computerized Tomographic Imaging, 1988, ch. 3). Parallel beam: half a turn at that halved pitch. Each detector row is a
+Principles of Computerized Tomographic Imaging, 1988, ch. 3). Parallel beam: half a turn at that halved pitch. Each
+detector row is a
 plane of its own (the cone angle is left out).
 
 The detector's aperture and the focal spot blur every projection by the same H(f), whichever its angle; by the

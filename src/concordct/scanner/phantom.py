@@ -1,67 +1,40 @@
-"""The digital chest phantom."""
+"""The chest phantom: one fixed body in the manner of an anthropomorphic chest phantom, with three tumours in its lungs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concordct.scanner.chest import Chest, ChestParameters
+from concordct.scanner.nodules import Nodule
 
-import numpy as np
-from numpy.typing import NDArray
+PARAMETERS = ChestParameters(
+    seed=20,
+    height_mm=280.0,
+    cage_width_mm=128.0,
+    cage_depth_mm=102.0,
+    fat_mm=12.0,
+    muscle=1.0,
+    breast_mm=0.0,
+    glandular=0.0,
+    heart=1.0,
+    blood_hu=42.0,
+    lung_hu=-870.0,
+    gradient_hu=25.0,
+    texture_hu=12.0,
+    emphysema=0.0,
+    vessels=900,
+    bone_hu=170.0,
+    cortex_hu=750.0,
+    kyphosis_mm=12.0,
+    table=True,
+)
 
-from concordct.scanner.frame import Frame
+#: Size, density and texture are stated; the places lie well inside the lungs, the first two at one height.
+TUMOURS = (
+    Nodule("tumour-1", "solid", (150.0, -22.0, -78.0), 15.0, 45.0, -600.0, 0.10, 0, 28.0, 2.6, 101),
+    Nodule("tumour-2", "solid", (152.0, 12.0, 84.0), 10.0, -40.0, -600.0, 0.18, 16, 45.0, 1.8, 102),
+    Nodule("tumour-3", "part-solid", (172.0, 38.0, -70.0), 12.0, 20.0, -560.0, 0.12, 0, 40.0, 3.4, 103),
+)
 
 
-@dataclass(frozen=True)
-class ChestPhantom:
-    """A chest with three tumours; `draw` and `masks` at any height."""
-
-    key: str = "phantom"
-    height_mm: float = 240.0
-
-    #: (name, (z, y, x) mm, radius mm, HU)
-    tumours = (
-        ("tumour-1", (12.0, -10.0, -85.0), 14.0, 35.0),
-        ("tumour-2", (20.0, 25.0, 80.0), 9.0, -80.0),
-        ("tumour-3", (30.0, 30.0, -70.0), 7.0, 90.0),
-    )
-
-    def draw(self, z_mm: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
-        """[z, y, x] HU."""
-        y, x = frame.y_mm[:, None], frame.x_mm[None]
-        planes = []
-        for z in z_mm:
-            hu = np.full(frame.shape, -1000.0)
-
-            def fill(cy: float, cx: float, ry: float, rx: float, value: float, hu: NDArray[np.float64] = hu) -> None:
-                inside = (1 - np.hypot((y - cy) / ry, (x - cx) / rx)) * min(ry, rx) / frame.pixel_mm + 0.5
-                w = np.clip(inside, 0, 1)
-                hu += w * (value - hu)
-
-            fill(0, 0, 112, 165, -100)
-            fill(0, 0, 100, 150, 45)
-            fill(-5, -80, 75, 58, -860)
-            fill(-5, 80, 75, 58, -860)
-            fill(-20, 20, 45, 55, 40)
-            fill(70, 0, 20, 22, 250)
-            fill(83, 0, 9, 9, 20)
-            generator = np.random.default_rng(7)
-            for _ in range(400):
-                side = generator.choice((-1, 1))
-                cy, cx = generator.uniform(-60, 50), side * generator.uniform(40, 125)
-                drift = generator.normal(0, 0.6, 2)
-                radius = generator.exponential(0.9) + 0.5
-                if np.hypot((cy + 5) / 70, (cx - side * 80) / 53) < 1:
-                    fill(cy + drift[0] * (z - 15), cx + drift[1] * (z - 15), radius, radius * 1.3, 30)
-            for _, (cz, cy, cx), radius, value in self.tumours:
-                if abs(z - cz) < radius:
-                    r = float(np.sqrt(radius**2 - (z - cz) ** 2))
-                    fill(cy, cx, r, r, value)
-            planes.append(hu.astype(np.float32))
-        return np.stack(planes)
-
-    def masks(self, z_mm: NDArray[np.float64], frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        """Each tumour, [z, y, x]."""
-        z, y, x = np.asarray(z_mm)[:, None, None], frame.y_mm[None, :, None], frame.x_mm[None, None]
-        return {
-            name: (z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
-            for name, (cz, cy, cx), radius, _ in self.tumours
-        }
+def chest_phantom(key: str = "phantom") -> Chest:
+    """The phantom with its three tumours ("tumour-1" to "tumour-3" among its masks)."""
+    return Chest(key, PARAMETERS, TUMOURS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -17,6 +18,10 @@ from concordct.volumes.volume import Volume
 
 #: Detector rows that travel together through projector and back projector; any value gives the same bits.
 LANES = 8
+#: Pixels of the drawing per pixel of the image, along each axis.
+OVERSAMPLING = 1.4
+#: Detector rows thicker than this are drawn as several planes, mm.
+PLANE_MM = 0.8
 
 
 class Subject(Protocol):
@@ -30,6 +35,10 @@ class Subject(Protocol):
     def height_mm(self) -> float:
         """Extent along z, mm; z runs from 0 to it."""
 
+    @property
+    def reach_mm(self) -> tuple[float, float]:
+        """(y, x) half extents around the isocentre that hold everything but air, mm."""
+
     def draw(self, z_mm: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
         """[z, y, x] HU on planes at the heights given."""
 
@@ -37,11 +46,10 @@ class Subject(Protocol):
         """Named masks, each [z, y, x]."""
 
 
-def drawing_frame(image: Frame, acquisition: Acquisition, oversampling: float = 1.4) -> Frame:
-    """The lattice that subjects are drawn on: finer than the image's pixels and as wide as the scanner's field."""
-    pixel = image.pixel_mm / oversampling
-    count = 2 * int(np.ceil(acquisition.field_mm / 2 / pixel))
-    return Frame((count, count), pixel)
+def drawing_frame(subject: Subject, image: Frame) -> Frame:
+    """The lattice that a subject is drawn on: finer than the image's pixels, as wide as the subject."""
+    pixel = image.pixel_mm / OVERSAMPLING
+    return Frame((2 * math.ceil(subject.reach_mm[0] / pixel), 2 * math.ceil(subject.reach_mm[1] / pixel)), pixel)
 
 
 def simulate_pair(
@@ -69,7 +77,7 @@ def simulate_pair(
     """
     chosen = tuple(kernel(item) if isinstance(item, str) else item for item in kernels)
     images = np.empty((len(chosen), stack.count, *frame.shape), dtype=np.float32)
-    fine = drawing_frame(frame, acquisition)
+    fine = drawing_frame(subject, frame)
     seeds = SliceSeeds(seed, f"{subject.key}/scan-{scan}")
     for start in range(0, stack.count, LANES):
         indices = range(start, min(start + LANES, stack.count))
@@ -96,8 +104,10 @@ def _average_rows(
     averaged: NDArray[np.float32] | None = None
     for start in range(0, len(rows), LANES):
         group = rows[start : start + LANES]
-        z_mm = (np.array(group) + 0.5) * acquisition.row_mm
-        raw = detect(project(subject.draw(z_mm, fine), fine, acquisition), acquisition, [seeds.at(k) for k in group])
+        planes = math.ceil(acquisition.row_mm / PLANE_MM)
+        z_mm = (np.array(group)[:, None] + (np.arange(planes) + 0.5) / planes) * acquisition.row_mm
+        hu = np.stack([subject.draw(z, fine).mean(axis=0) for z in z_mm])
+        raw = detect(project(hu, fine, acquisition), acquisition, [seeds.at(k) for k in group])
         if averaged is None:
             averaged = np.zeros((*raw.shape[:2], len(weights)), dtype=np.float32)
         for lane, row in enumerate(group):
