@@ -210,10 +210,16 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
     ------
     ConcordctError : no pixels, truncated or undecodable pixels, sizes that disagree, no rescale to HU.
     """
-    with quiet_dicom():
-        slope, intercept = rescale(dataset, frame, path)
-        values = _decode(dataset, frame, path)
-        declared = declared_padding(dataset)
+    try:
+        with quiet_dicom():
+            slope, intercept = rescale(dataset, frame, path)
+            values = _decode(dataset, frame, path)
+            declared = declared_padding(dataset)
+    except ConcordctError:
+        raise
+    except Exception as error:
+        # pydicom converts values when they are asked for, and anything may hide in a broken one.
+        raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
     hu_range = None
     if declared is not None:
         half = slope / 2
@@ -228,8 +234,8 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[np.int32]:
     size, frames = frame_bytes(dataset, path), number_of_frames(dataset, path)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
-    if not syntax:
-        raise ConcordctError(f"no transfer syntax in the meta header: {path}")
+    if not syntax.is_transfer_syntax:
+        raise ConcordctError(f"unknown transfer syntax {syntax or 'absent'} in the meta header: {path}")
     if not syntax.is_compressed and len(dataset.PixelData) < size * frames:
         raise ConcordctError(f"{len(dataset.PixelData)} bytes of pixel data, expected {size * frames}: {path}")
     try:

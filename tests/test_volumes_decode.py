@@ -1,0 +1,153 @@
+"""Pixels of one slice: what cannot be right is refused in one line before anything large is allocated."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from concordct.errors import ConcordctError
+from concordct.volumes.decode import MAX_HEADER_BYTES, codestream_size, open_dataset
+from concordct.volumes.find import find_series
+from volumes_slices import SIDE, disc_hu, slice_dataset, write_slice
+
+
+def read(path: Path) -> np.ndarray:
+    found = find_series(path)
+    assert found.series, found.set_aside
+    return found.series[0].read().hu[0]
+
+
+def refusal(path: Path) -> str:
+    """The one line that says no, when the file is found or when it is read."""
+    found = find_series(path)
+    if not found.series:
+        return found.set_aside[0].reason
+    with pytest.raises(ConcordctError) as caught:
+        found.series[0].read()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "SECRET" not in line
+    return line
+
+
+def test_truncated_pixels(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "a", PixelData=disc_hu(0).astype("<i2").tobytes()[:-100])
+    assert f"{SIDE * SIDE * 2 - 100} bytes of pixel data, expected {SIDE * SIDE * 2}" in refusal(path)
+
+
+def test_truncated_file(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "a")
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "expected" in refusal(path)
+
+
+def test_missing_pixels(tmp_path: Path) -> None:
+    assert "no pixel data" in refusal(write_slice(tmp_path / "a", PixelData=None))
+
+
+def test_impossible_sizes(tmp_path: Path) -> None:
+    assert "0 x 48 pixels" in refusal(write_slice(tmp_path / "a", Rows=0))
+    assert "60000 x 60000 pixels" in refusal(write_slice(tmp_path / "b", Rows=60000, Columns=60000))
+    assert "bits allocated 16, stored 12, high bit 15" in refusal(write_slice(tmp_path / "c", BitsStored=12))
+    assert "RescaleSlope 0" in refusal(write_slice(tmp_path / "d", RescaleSlope=0, PixelData=b"\0" * 4608))
+
+
+def test_bits_above_the_stored_ones_are_ignored(tmp_path: Path) -> None:
+    stored = (disc_hu(0) + 1024).astype("<u2")
+    overlay = np.where(np.arange(SIDE) % 2 == 0, 0x8000, 0).astype("<u2")
+    path = write_slice(
+        tmp_path / "a", BitsStored=12, HighBit=11, PixelRepresentation=0, PixelData=(stored | overlay).tobytes()
+    )
+    assert np.array_equal(read(path), disc_hu(0).astype(np.float32))
+
+
+def test_signed_values_of_twelve_bits(tmp_path: Path) -> None:
+    stored = disc_hu(0).astype(np.int64) & 0x0FFF
+    path = write_slice(
+        tmp_path / "a", BitsStored=12, HighBit=11, RescaleIntercept=0, PixelData=stored.astype("<u2").tobytes()
+    )
+    assert np.array_equal(read(path), disc_hu(0).astype(np.float32))
+
+
+def _deflated(path: Path, payload: bytes) -> Path:
+    """A deflated file whose dataset inflates to `payload`."""
+    dataset = slice_dataset()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
+    data = path.read_bytes()
+    start = 144 + int.from_bytes(data[140:144], "little")
+    plain = zlib.decompress(data[start:], -zlib.MAX_WBITS)
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    path.write_bytes(data[:start] + squeeze.compress(plain + payload) + squeeze.flush())
+    return path
+
+
+def test_deflated_reads(tmp_path: Path) -> None:
+    path = _deflated(tmp_path / "a", b"")
+    assert np.array_equal(read(path), disc_hu(0).astype(np.float32))
+
+
+def test_deflated_bomb_is_refused_within_bounds(tmp_path: Path) -> None:
+    path = _deflated(tmp_path / "bomb", bytes(20 * MAX_HEADER_BYTES))
+    assert path.stat().st_size < MAX_HEADER_BYTES / 10
+    assert "inflate beyond the" in refusal(path)
+
+
+def test_codestream_of_another_size_is_refused_before_decoding(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "hostile" / "cornerstone_testImages"
+    for name in ("CT1_J2KR", "CTImage.dcm_JPEGLSLosslessTransferSyntax_1.2.840.10008.1.2.4.80.dcm"):
+        dataset = pydicom.dcmread(source / name)
+        dataset.Rows, dataset.Columns = 128, 128
+        dataset.save_as(tmp_path / name)
+        assert "compressed pixels of 512 x 512, header 128 x 128" in refusal(tmp_path / name)
+
+
+def test_codestream_sizes() -> None:
+    jpeg = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc3\x00\x0b\x10\x02\x00\x01\x80\x01\x01\x11\x00"
+    assert codestream_size(jpeg) == (512, 384)
+    siz = b"\xff\x4f\xff\x51\x00\x29\x00\x00" + b"".join(v.to_bytes(4, "big") for v in (400, 300, 16, 44)) + b"\0" * 30
+    assert codestream_size(siz) == (256, 384)
+    assert codestream_size(b"\0" * 64) is None
+    assert codestream_size(b"\xff\xd8\xff") is None
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless])
+def test_broken_codestream(tmp_path: Path, syntax: UID) -> None:
+    dataset = slice_dataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([b"\xff\x4f nothing that decodes, at any rate" * 3])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(tmp_path / "a", enforce_file_format=True)
+    assert "cannot decode pixels in" in refusal(tmp_path / "a")
+
+
+def test_unknown_syntax(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "a")
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.1.2.1\0", 1))
+    assert "1.2.840.99999.1.2.1" in refusal(path)
+
+
+def test_headers_are_read_without_pixels(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "a")
+    assert "PixelData" not in open_dataset(path)
+    assert list(open_dataset(path, tags=["Modality"]).keys()) == [0x00080060]
+    with pytest.raises(ConcordctError, match="cannot read"):
+        open_dataset(tmp_path / "none")
+
+
+def test_declared_padding_written_as_unsigned(tmp_path: Path) -> None:
+    hu = disc_hu(0)
+    hu[:4], hu[24, 24] = -3024, -3024
+    dataset = slice_dataset(hu=hu)
+    dataset.add_new("PixelPaddingValue", "US", 63536)  # -2000
+    dataset.save_as(tmp_path / "a", enforce_file_format=True)
+    volume = find_series(tmp_path / "a").series[0].read()
+    # Declared far below air: padding wherever it stands, not only at the border.
+    assert volume.padding is not None
+    assert np.array_equal(volume.padding[0], hu == -3024)
