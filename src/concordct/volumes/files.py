@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 MAX_VOXELS = 2**31
 #: Two volumes are kept decoded, a source and its target; more would make memory grow with a batch.
 _KEPT = 2
+_PIECE = 2**22  # a multiple of every voxel size
+_NIFTI_LITTLE = (348).to_bytes(4, "little")
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}  # nifti1.h: NIFTI_TYPE_FLOAT32, NIFTI_TYPE_FLOAT64
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +245,7 @@ def _voxels(path: Path) -> NDArray[Any]:
 def _load(path: Path, changed: int, size: int) -> NDArray[Any]:
     """The voxels of a file as stored, checked for completeness and finiteness; keyed so that a new file is read."""
     reader = _header(path)
-    _refuse_truncated(path, reader)
+    _check_nifti(path, reader)
     with _itk(path, "read"):
         array = sitk.GetArrayFromImage(reader.Execute())
     if array.dtype.kind == "f":
@@ -254,23 +258,31 @@ def _load(path: Path, changed: int, size: int) -> NDArray[Any]:
     return array
 
 
-def _refuse_truncated(path: Path, reader: sitk.ImageFileReader) -> None:
-    """NIfTI: ITK fills what is missing with zeros, so the bytes are counted here, in bounded steps."""
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
+def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
+    """ITK fills what is missing in a NIfTI file, and NaN, with zeros; so the bytes are looked at here, in pieces."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         return
-    bits = int(reader.GetMetaData("bitpix")) if reader.HasMetaDataKey("bitpix") else 8
-    offset = int(float(reader.GetMetaData("vox_offset"))) if reader.HasMetaDataKey("vox_offset") else 352
+    bits, code = int(reader.GetMetaData("bitpix")), int(reader.GetMetaData("datatype"))
+    offset = int(float(reader.GetMetaData("vox_offset")))
     expected = offset + int(np.prod([float(n) for n in reader.GetSize()])) * bits // 8
-    found = 0
+    found = wrong = 0
     try:
-        with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as file:
-            while found < expected and (chunk := file.read(min(2**22, expected - found))):
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+            head = file.read(offset)
+            found = len(head)
+            order = "<" if head[:4] == _NIFTI_LITTLE else ">"
+            while found < expected and (chunk := file.read(min(_PIECE, expected - found))):
                 found += len(chunk)
-    except (OSError, EOFError) as error:
+                if code in _NIFTI_FLOATS:
+                    whole = len(chunk) - len(chunk) % (bits // 8)
+                    values = np.frombuffer(chunk[:whole], order + _NIFTI_FLOATS[code])
+                    wrong += values.size - int(np.count_nonzero(np.isfinite(values)))
+    except (OSError, EOFError, zlib.error) as error:
         raise ConcordctError(f"cannot read {path}: {type(error).__name__} after {found} bytes") from None
     if found < expected:
         raise ConcordctError(f"truncated: {found} bytes, expected {expected}: {path}")
+    if wrong:
+        raise ConcordctError(f"{wrong} voxels are NaN or infinite, expected HU: {path}")
 
 
 def _notes(reader: sitk.ImageFileReader, affine: NDArray[np.float64]) -> tuple[str, ...]:
