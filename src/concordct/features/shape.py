@@ -43,11 +43,14 @@ SHAPE_2D = (
 )
 
 
-def axis_lengths(mask: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
-    """4 sqrt(lambda) of the voxel centres' covariance, mm, greatest first (IBSI TDIC, P9VJ, 7J51)."""
+def axis_lengths(mask: NDArray[np.bool_], spacing_mm: tuple[float, ...], *, ddof: int) -> NDArray[np.float64]:
+    """4 sqrt(lambda) of the voxel centres' covariance, mm, greatest first (IBSI TDIC, P9VJ, 7J51).
+
+    The covariance is over n - `ddof`: IBSI's reference values follow from 1, PyRadiomics' from 0.
+    """
     places = np.argwhere(mask) * np.array(spacing_mm)
     places -= places.mean(axis=0)
-    values = np.linalg.eigvalsh(places.T @ places / len(places))[::-1]
+    values = np.linalg.eigvalsh(places.T @ places / max(len(places) - ddof, 1))[::-1]
     axes: NDArray[np.float64] = 4 * np.sqrt(np.maximum(values, 0.0))  # a flat ROI's least one rounds below 0
     return axes
 
@@ -66,7 +69,7 @@ def shape_features(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, floa
     """
     if not mask.any():
         return np.full(len(SHAPE), np.nan)
-    major, minor, least = axis_lengths(mask, spacing_mm)
+    major, minor, least = axis_lengths(mask, spacing_mm, ddof=0)
     mesh = surface(mask, spacing_mm)
     reach = diameters(mask, spacing_mm)
     return np.array(
@@ -103,7 +106,7 @@ def shape_2d_features(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) 
     """
     if not mask.any():
         return np.full(len(SHAPE_2D), np.nan)
-    major, minor = axis_lengths(mask, spacing_mm)
+    major, minor = axis_lengths(mask, spacing_mm, ddof=0)
     perimeter, area = _outline(mask, spacing_mm)
     reach = diameters(mask[None], (0.0, *spacing_mm))
     return np.array(
