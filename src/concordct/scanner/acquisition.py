@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from concordct.errors import ConcordctError
 from concordct.scanner.frame import Frame
 from concordct.scanner.projector import line_integrals
+from concordct.scanner.spectrum import BONE_HU, correct_water, harden
 
 #: Linear attenuation of water at 70 keV, about the effective energy of 120 kVp behind a patient, per mm (NIST XCOM).
 WATER_PER_MM = 0.01929
@@ -50,6 +51,7 @@ class Acquisition:
     focal_spot_mm : width of the focal spot, mm.
     row_mm : detector row at the isocentre, mm; the thinnest slice.
     electronic_noise : standard deviation of the read-out, in photons.
+    beam_hardening : a polychromatic beam with the usual correction for water; False is one energy.
     source_mm, detector_mm : focus to isocentre and focus to detector, mm.
     """
 
@@ -62,6 +64,7 @@ class Acquisition:
     focal_spot_mm: float = 0.9
     row_mm: float = 0.625
     electronic_noise: float = 20.0
+    beam_hardening: bool = False
     source_mm: float = 595.0
     detector_mm: float = 1085.6
 
@@ -123,7 +126,13 @@ def view_angles(acquisition: Acquisition) -> NDArray[np.floating[Any]]:
     """[view] angles of the focus (fan) or of the rays' normal (parallel), radians."""
     if acquisition.geometry == "fan":
         return np.arange(acquisition.views) * (2 * np.pi / acquisition.views)
-    return np.arange(acquisition.views // 2) * (np.pi / (acquisition.views // 2))
+    return parallel_angles(acquisition)
+
+
+def parallel_angles(acquisition: Acquisition) -> NDArray[np.floating[Any]]:
+    """[view] angles of the parallel projections, half a view off the axes, where rays would run along the lattice."""
+    count = acquisition.views // 2
+    return (np.arange(count) + 0.5) * (np.pi / count)
 
 
 def ray_coordinates(acquisition: Acquisition) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
@@ -158,12 +167,20 @@ def project(hu: NDArray[np.float32], frame: Frame, acquisition: Acquisition) -> 
     [view, channel, row] float32.
     """
     attenuation = np.maximum(1.0 + hu * np.float32(1e-3), 0.0) * np.float32(WATER_PER_MM)
+    if not acquisition.beam_hardening:
+        return _integrate(attenuation, frame, acquisition)
+    bone = np.maximum(hu - np.float32(BONE_HU), 0.0) * np.float32(1e-3 * WATER_PER_MM)
+    both = _integrate(np.concatenate([attenuation - bone, bone]), frame, acquisition)
+    return harden(both[..., : hu.shape[0]], both[..., hu.shape[0] :], acquisition.kvp)
+
+
+def _integrate(attenuation: NDArray[np.float32], frame: Frame, acquisition: Acquisition) -> NDArray[np.float32]:
     blurred = blur_object(attenuation, frame.pixel_mm, acquisition)
     theta, t = ray_coordinates(acquisition)
     reach = math.hypot(frame.shape[0], frame.shape[1]) * frame.pixel_mm / 2 + math.hypot(*frame.centre_mm)
     met = np.abs(t) <= reach
     cosine, sine = np.cos(theta[met]), np.sin(theta[met])
-    integrals = np.zeros((*theta.shape, hu.shape[0]), dtype=np.float32)
+    integrals = np.zeros((*theta.shape, attenuation.shape[0]), dtype=np.float32)
     integrals[met] = line_integrals(
         np.ascontiguousarray(blurred.transpose(1, 2, 0)),
         frame.pixel_mm,
@@ -193,7 +210,7 @@ def detect(
         expected = acquisition.photons * np.exp(-integrals[..., row].astype(np.float64))
         counts = generator.poisson(expected) + acquisition.electronic_noise * generator.standard_normal(expected.shape)
         raw[..., row] = np.log(acquisition.photons / np.maximum(counts, 1.0))
-    return raw
+    return correct_water(raw, acquisition.kvp, WATER_PER_MM) if acquisition.beam_hardening else raw
 
 
 @numba.njit(cache=True, nogil=True)
@@ -208,7 +225,7 @@ def _rebin(
     views, channels, lanes = raw.shape
     merged = np.zeros((2 * channels, lanes), dtype=np.float32)
     for it in range(parallel.shape[0]):
-        theta = it * np.pi / parallel.shape[0]
+        theta = (it + 0.5) * np.pi / parallel.shape[0]
         # Lattice of half the pitch: channel i lies at index 2i from the front, its opposite ray mirrored.
         for channel in range(channels):
             gamma = first_gamma + channel * gamma_pitch

@@ -10,6 +10,7 @@ with c and p solved in closed form from MTF50 and MTF10. Frequencies are in line
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Kernel:
     boost_peak_lp_cm : frequency at which the edge enhancement peaks, lp/cm.
     family : vendor and series, the unit in which kernels are held back for testing.
     source : where the figures come from, or "representative".
+    iterative : strength of the iterative-like step after reconstruction, 0 for plain filtered back projection.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Kernel:
     boost_peak_lp_cm: float
     family: str
     source: str
+    iterative: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.mtf50_lp_cm < self.mtf10_lp_cm < self.cutoff_lp_cm:
@@ -85,24 +88,59 @@ class Kernel:
         return np.exp(-((f / c) ** p)) * self._boost(f) * (0.5 - 0.5 * np.cos(np.pi * roll))
 
 
-def _kernel(
-    name: str, family: str, mtf50: float, mtf10: float, cutoff: float, boost: float, peak: float, source: str
-) -> tuple[str, Kernel]:
-    return name, Kernel(name, mtf50, mtf10, cutoff, boost, peak, family, source)
-
-
+#: Set by eye and by rank within the vendor's series; no published MTF was found for it.
 REPRESENTATIVE = "representative"
+#: Noise spectra of GE and Siemens kernels compared: Soft ~ B35f, Standard ~ B43f, Chest ~ B41f, Lung ~ B80f.
+SOLOMON = "representative, ranked by Solomon et al. 2012, doi:10.1118/1.4752209"
+#: Ratio of the two kernels' transfer functions measured on one head phantom (dcm_qa_ct, UB and YA, 1 mm).
+UB_YA = "ratio YA/UB fitted to a real pair of series (dcm_qa_ct); absolute level representative"
 
-KERNELS: dict[str, Kernel] = dict(
-    (
-        _kernel("Br40", "siemens-br", 4.0, 6.7, 8.6, 0.0, 3.0, REPRESENTATIVE),
-        _kernel("Bl64", "siemens-bl", 8.6, 11.6, 14.0, 0.55, 6.0, REPRESENTATIVE),
-    )
+# name, family, MTF50, MTF10, cut-off (lp/cm), edge boost, its peak (lp/cm), source
+_PRESETS: tuple[tuple[str, str, float, float, float, float, float, str], ...] = (
+    ("B20f", "siemens-b", 3.2, 5.7, 7.6, 0.00, 2.5, REPRESENTATIVE),
+    ("B30f", "siemens-b", 3.7, 6.3, 8.2, 0.00, 2.5, REPRESENTATIVE),
+    ("B35f", "siemens-b", 3.9, 6.5, 8.4, 0.00, 2.5, SOLOMON),
+    ("B40f", "siemens-b", 4.2, 6.9, 8.8, 0.00, 3.0, REPRESENTATIVE),
+    ("B50f", "siemens-b", 5.7, 8.5, 10.2, 0.15, 3.5, REPRESENTATIVE),
+    ("B60f", "siemens-b", 6.6, 9.6, 11.6, 0.35, 4.0, REPRESENTATIVE),
+    ("B70f", "siemens-b", 7.4, 10.6, 12.6, 0.35, 4.5, REPRESENTATIVE),
+    ("B80f", "siemens-b", 7.9, 11.2, 13.4, 0.55, 5.0, SOLOMON),
+    ("Br36", "siemens-br", 3.7, 6.2, 8.2, 0.00, 3.0, REPRESENTATIVE),
+    ("Br40", "siemens-br", 4.0, 6.7, 8.6, 0.00, 3.0, REPRESENTATIVE),
+    ("Br49", "siemens-br", 5.3, 8.0, 9.8, 0.10, 3.5, REPRESENTATIVE),
+    ("Bl57", "siemens-br", 6.2, 9.3, 11.2, 0.30, 4.0, REPRESENTATIVE),
+    ("Bl64", "siemens-br", 7.6, 10.8, 13.0, 0.35, 4.5, REPRESENTATIVE),
+    ("SOFT", "ge", 3.8, 6.4, 8.2, 0.00, 2.5, SOLOMON),
+    ("STANDARD", "ge", 4.2, 6.9, 8.6, 0.05, 3.0, SOLOMON),
+    ("CHEST", "ge", 4.6, 7.4, 9.2, 0.15, 3.0, SOLOMON),
+    ("BONE", "ge", 6.8, 10.2, 12.4, 0.30, 4.5, REPRESENTATIVE),
+    ("LUNG", "ge", 7.2, 10.4, 12.6, 0.75, 4.5, SOLOMON),
+    ("B", "philips", 3.8, 6.5, 8.4, 0.00, 2.5, REPRESENTATIVE),
+    ("C", "philips", 4.6, 7.4, 9.0, 0.05, 3.0, REPRESENTATIVE),
+    ("D", "philips", 5.8, 8.8, 10.6, 0.20, 4.0, REPRESENTATIVE),
+    ("L", "philips", 6.9, 10.0, 12.0, 0.50, 4.5, REPRESENTATIVE),
+    ("UB", "philips", 3.6, 6.2, 8.0, 0.00, 2.5, UB_YA),
+    ("YA", "philips", 7.4, 10.8, 13.0, 0.30, 4.5, UB_YA),
+    ("FC08", "canon", 3.9, 6.5, 8.4, 0.10, 2.5, REPRESENTATIVE),
+    ("FC51", "canon", 6.8, 10.0, 12.0, 0.40, 4.5, REPRESENTATIVE),
 )
+
+KERNELS: dict[str, Kernel] = {
+    name: Kernel(name, mtf50, mtf10, cutoff, boost, peak, family, source)
+    for name, family, mtf50, mtf10, cutoff, boost, peak, source in _PRESETS
+}
+
+#: Strengths of the iterative-like step, as vendors number them; written after a backslash ("Br40\\3").
+STRENGTHS = range(1, 6)
 
 
 def kernel(name: str) -> Kernel:
-    """The preset of that name."""
-    if name not in KERNELS:
-        raise ConcordctError(f"unknown kernel {name!r}; known are {', '.join(sorted(KERNELS))}")
-    return KERNELS[name]
+    """The preset of that name; "Br40\\3" is Br40 with an iterative-like step of strength 3."""
+    base, _, strength = name.partition("\\")
+    if base not in KERNELS:
+        raise ConcordctError(f"unknown kernel {base!r}; known are {', '.join(sorted(KERNELS))}")
+    if not strength:
+        return KERNELS[base]
+    if not strength.isdigit() or int(strength) not in STRENGTHS:
+        raise ConcordctError(f"kernel {name!r}: strength {strength!r}, allowed are {STRENGTHS[0]} to {STRENGTHS[-1]}")
+    return dataclasses.replace(KERNELS[base], name=name, iterative=int(strength))

@@ -1,4 +1,4 @@
-"""The chest phantom: one fixed body in the manner of an anthropomorphic chest phantom, with three tumours in its lungs."""
+"""The chest phantom: one fixed body after the anthropomorphic ones, with three tumours in its lungs."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.scanner.acquisition import WATER_PER_MM, Acquisition
+from concordct.scanner.acquisition import WATER_PER_MM, Acquisition, parallel_angles
 from concordct.scanner.frame import Frame
 from concordct.scanner.kernels import Kernel
+from concordct.scanner.nonlinear import shrink_noise
 from concordct.scanner.projector import backproject_parallel
 
 #: Most that a kernel may amplify a projection's frequency to undo the geometry's blur; beyond lies only noise.
@@ -18,6 +19,8 @@ LARGEST_GAIN = 8.0
 HU_RANGE = (-1024.0, 3071.0)
 #: Filtered projections are resampled this much finer, so that linear interpolation between bins loses little.
 UPSAMPLING = 2
+#: The rim of the measured field is left out, mm.
+EDGE_MM = 1.0
 
 
 def check_kernel(kernel: Kernel, acquisition: Acquisition) -> None:
@@ -63,7 +66,7 @@ def reconstruct(
 
     Returns
     -------
-    [kernel, lane, y, x] float32 HU, neither rounded nor clipped.
+    [kernel, lane, y, x] float32 HU, neither rounded nor clipped; -1024 outside the measured field.
     """
     views, bins, lanes = projections.shape
     length = scipy.fft.next_fast_len(2 * bins, real=True)
@@ -75,7 +78,7 @@ def reconstruct(
         response = filter_response(kernel, acquisition, length)
         shaped = scipy.fft.irfft(spectrum * response[None, :, None], fine, axis=1)
         filtered[:, :, index] = shaped[:, : UPSAMPLING * bins] * np.float32(UPSAMPLING)
-    angles = np.arange(views) * (np.pi / views)
+    angles = parallel_angles(acquisition)
     summed = backproject_parallel(
         filtered.reshape(views, UPSAMPLING * bins, len(kernels) * lanes),
         angles,
@@ -85,7 +88,12 @@ def reconstruct(
         frame.x_mm,
     )
     hu = summed * np.float32(np.pi / views / WATER_PER_MM * 1000.0) - np.float32(1000.0)
-    return np.ascontiguousarray(hu.reshape(*frame.shape, len(kernels), lanes).transpose(2, 3, 0, 1))
+    images = np.ascontiguousarray(hu.reshape(*frame.shape, len(kernels), lanes).transpose(2, 3, 0, 1))
+    for image, kernel in zip(images, kernels, strict=True):
+        if kernel.iterative:
+            image[:] = shrink_noise(image, frame.pixel_mm, kernel.iterative)
+    images[..., np.hypot(frame.y_mm[:, None], frame.x_mm[None]) > acquisition.field_mm / 2 - EDGE_MM] = HU_RANGE[0]
+    return images
 
 
 def digitize(hu: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ still belong to one body.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
+#: A scalar or an array: planes are drawn at one height, points lie at many.
+Numbers = Floats | np.floating[Any] | float
 
 #: Columns of a segment: z, y, x of the start, z, y, x of the end, radius at the start and at the end (mm).
 SEGMENT_COLUMNS = 8
@@ -174,7 +177,7 @@ def blend(hu: NDArray[np.float32], share: Floats, value: Floats | float) -> None
     hu += share.astype(np.float32) * (np.asarray(value, dtype=np.float32) - hu)
 
 
-def smooth_union(distances: list[Floats], softness_mm: float) -> Floats:
+def smooth_union(distances: Sequence[Floats], softness_mm: float) -> Floats:
     """Union of shapes with fillets: -k log sum exp(-d / k)."""
     stacked = np.stack(distances)
     least = stacked.min(axis=0)
