@@ -103,7 +103,7 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
     ------
     ConcordctError : no pairs, slices that are not axial, or images without content.
     """
-    rings, everything, inner, counts, first = _sum_spectra(pairs)
+    rings, everything, inner, first = _sum_spectra(pairs)
     single = everything.single()
     taps = np.stack([single, np.zeros_like(single)])
     if inner.slices >= 3:
@@ -132,7 +132,6 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
             "pixel_mm": [round(d, 6) for d in first.spacing_mm[1:]],
             "slice_spacing_mm": first.spacing_mm[0],
             "slice_thickness_mm": first.slice_thickness_mm,
-            "mean_hu_difference": round(counts["difference"] / max(counts["body"], 1), 3),
         },
         relative_error=from_zero(0.0, _relative_error(rings, first, coherence, everything.slices)),
     )
@@ -144,9 +143,8 @@ def from_zero(at_zero: float, curve: NDArray[np.float64]) -> NDArray[np.float64]
     return np.concatenate([[at_zero], curve])
 
 
-def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, dict[str, float], Volume]:
+def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, Volume]:
     rings: Rings | None = None
-    counts = {"difference": 0.0, "body": 0.0}
     for source, target in pairs():
         require_axial(source)
         if source.shape != target.shape:
@@ -155,9 +153,6 @@ def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, dict[str, float], V
             rings, first = Rings.covering(source.spacing_mm[1:], RING_COUNT), source
             everything, inner = _Sums.zero(RING_COUNT), _Sums.zero(RING_COUNT)
         ring = rings.index(cosine_frequencies(source.shape[1:], source.spacing_mm[1:]))
-        body = material_mask(source.hu, source.spacing_mm[1:])
-        counts["difference"] += float(np.sum((target.hu - source.hu)[body], dtype=np.float64))
-        counts["body"] += int(body.sum())
         window: list[NDArray[np.float32]] = []
         pending: NDArray[np.float32] | None = None  # target coefficients of the middle of the window
         for source_image, target_image in zip(source.hu, target.hu, strict=True):
@@ -171,7 +166,7 @@ def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, dict[str, float], V
         raise ConcordctError("expected at least one pair to calibrate from, found none")
     if everything.ss[1:].sum() <= 0 or everything.tt[1:].sum() <= 0:
         raise ConcordctError("expected images with content to calibrate from, found constant ones")
-    return rings, everything, inner, counts, first
+    return rings, everything, inner, first
 
 
 def _add(

@@ -24,8 +24,8 @@ from concordct.volumes.volume import Volume
 
 #: A scan contributes at most this many slabs of this many slices, evenly spread: enough for every ring, in seconds.
 SLABS, SLAB_SLICES = 4, 8
-#: Mean HU difference in the body that a kernel does not make, HU.
-LARGEST_OFFSET_HU = 5.0
+#: Difference of uniform regions that is worth a warning, HU; `check_pair` refuses beyond its own limit.
+LARGEST_BIAS_HU = 3.0
 
 Pair = tuple[Scan, Scan]
 #: Called with (what is being read, slices done, slices in all).
@@ -46,14 +46,13 @@ def pairs_of_paths(source: Path, target: Path) -> tuple[Pair, ...]:
 
     Raises
     ------
-    ConcordctError : nothing there, or scans that are not two reconstructions of one acquisition, and by how much.
+    ConcordctError : nothing there, or folders of several scans that do not match one to one.
     """
     sources, targets = (find_scans(path).scans for path in (source, target))
     for path, scans in ((source, sources), (target, targets)):
         if not scans:
             one_scan(path)  # says what was set aside
     if len(sources) == len(targets) == 1:
-        check_pair(sources[0], targets[0])
         return ((sources[0], targets[0]),)
     return pair_series(sources, targets)
 
@@ -67,15 +66,12 @@ def pairs_of_manifest(path: Path, *, split: str | None = "train") -> tuple[Pair,
 
     Raises
     ------
-    ConcordctError : a bad manifest, no pair in the split, or a pair that does not match.
+    ConcordctError : a bad manifest, or no pair in the split.
     """
     rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
     if not rows:
         raise ConcordctError(f"{path}: expected pairs in split {split!r}, found none")
-    pairs = tuple((one_scan(row.source), one_scan(row.target)) for row in rows if row.target is not None)
-    for source, target in pairs:
-        check_pair(source, target)
-    return pairs
+    return tuple((one_scan(row.source), one_scan(row.target)) for row in rows if row.target is not None)
 
 
 def calibrate_pairs(
@@ -94,7 +90,8 @@ def calibrate_pairs(
 
     Raises
     ------
-    ConcordctError : bad geometry, unreadable slices, an output that exists.
+    ConcordctError : pairs that are not two reconstructions of one scan, and by how much; unreadable slices; an output
+        that exists.
     """
     total = 3 * sum(stop - start for source, _ in pairs for start, stop in _slabs(source.shape[0]))
     done = 0
@@ -108,7 +105,9 @@ def calibrate_pairs(
                 if progress is not None:
                     progress("calibrating", done, total)
 
-    model = fit_pairs(slabs, info=_info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow))
+    bias = [check_pair(source, target).bias_hu for source, target in pairs]
+    info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
+    model = fit_pairs(slabs, info={**info, "bias_hu": round(max(bias, key=abs), 2)})
     return _save(model, output, overwrite)
 
 
@@ -213,12 +212,9 @@ def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
 
 def _save(model: SpectralModel, output: Path, overwrite: bool) -> Calibration:
     warnings = list(model.info.get("warnings", []))
-    offset = model.info.get("mean_hu_difference", 0.0)
-    if abs(offset) > LARGEST_OFFSET_HU and not model.info.get("unpaired"):
-        warnings.append(
-            f"target minus source is {offset:+.1f} HU over the body: voxels clipped at the stored range, "
-            "or reconstructions that differ in more than their kernel"
-        )
+    bias = model.info.get("bias_hu", 0.0)
+    if abs(bias) > LARGEST_BIAS_HU:
+        warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
     save_bundle(model.to_bundle(), output, card=_card(model, warnings), overwrite=overwrite)
     return Calibration(model, output, tuple(warnings))
 
@@ -252,3 +248,42 @@ def _card(model: SpectralModel, warnings: Sequence[str]) -> str:
         "thickness should be those of the calibration.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def summary(result: Calibration) -> dict[str, Any]:
+    """What a calibration found, as JSON."""
+    model, limits = result.model, result.model.limits
+    return {
+        "model": str(result.path),
+        "source_kernels": model.info.get("source_kernels", []),
+        "target_kernels": model.info.get("target_kernels", []),
+        "slices": model.info.get("slices"),
+        "limits": {
+            "half_lp_cm": limits.half_lp_cm,
+            "gone_lp_cm": limits.gone_lp_cm,
+            "noise_share_above_half": limits.noise_share_above_half,
+        },
+        "uses_neighbours": model.uses_neighbours,
+        "samples_noise": model.noise is not None,
+        "transfer_error_median": model.info.get("transfer_error_median"),
+        "bias_hu": model.info.get("bias_hu"),
+        "warnings": list(result.warnings),
+    }
+
+
+def summary_lines(found: dict[str, Any]) -> list[str]:
+    """The same for a terminal."""
+    kernels = ["/".join(found[f"{side}_kernels"]) or "unnamed kernel" for side in ("source", "target")]
+    limits = found["limits"]
+    share = limits["noise_share_above_half"]
+    lines = [
+        f"model: {found['model']}, {kernels[0]} to {kernels[1]}",
+        f"limits: half of the target's power follows from the source up to {limits['half_lp_cm']:.2f} lp/cm"
+        + ("" if share is None else f", {share:.1%} of its noise power lies above")
+        + f"; nothing is passed above {limits['gone_lp_cm']:.2f} lp/cm",
+        f"neighbouring slices: {'used' if found['uses_neighbours'] else 'not used'}; "
+        f"noise for --mode sample: {'measured' if found['samples_noise'] else 'not measured'}",
+    ]
+    if found["transfer_error_median"] is not None:
+        lines.append(f"unpaired: standard error of the transfer {found['transfer_error_median']:.1%} (median)")
+    return lines

@@ -1,0 +1,300 @@
+"""The command line: every verb a thin call into pipelines, with its example in `--help`.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 all done, 1 some scans failed,
+2 nothing could be done (one line says what was found and what was expected).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.volumes.series import ALLOWABLE
+
+app = typer.Typer(
+    help="Bring CT scans into concord: standardize reconstruction kernels, so that radiomic features agree.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_err = Console(stderr=True)
+
+FAILED, REFUSED = 1, 2
+
+
+class ModeChoice(StrEnum):
+    """How what the source kernel destroyed is treated."""
+
+    sample = "sample"
+    mean = "mean"
+
+
+class MethodChoice(StrEnum):
+    """Methods that `calibrate` fits."""
+
+    spectral = "spectral"
+
+
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow", help=f"Let a geometry problem pass, recorded in the result: {', '.join(sorted(ALLOWABLE))}."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an existing output once the new one is whole.")
+]
+ModeOption = Annotated[ModeChoice, typer.Option(help="sample: right texture, seeded; mean: least HU error.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the sampled noise.")]
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error, shown on a terminal only: report(what, done, of all)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True, disable=quiet or not _err.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"concordct {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Nothing but the version lives above the verbs."""
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A file or folder of CT scans.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List the CT series found: kernel, spacing, slices, and what is wrong with each.
+
+    Example: `concordct inspect /data/exam`
+    """
+    from concordct.pipelines.inspect import describe
+
+    with _bar(quiet=as_json) as report:
+        found = describe(path, progress=lambda done, total: report("reading headers", done, total))
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("scan", "kernel", "slices", "spacing z y x, mm", "thickness, mm", "problems and notes")
+    for scan in found["scans"]:
+        remarks = [f"{problem['message']} [{problem['code']}]" for problem in scan["problems"]] + scan["notes"]
+        table.add_row(
+            *(
+                escape(text)
+                for text in (
+                    scan["path"],
+                    scan["kernel"] or "?",
+                    str(scan["shape"][0]),
+                    " ".join(f"{d:.4g}" for d in scan["spacing_mm"]),
+                    "?" if scan["slice_thickness_mm"] is None else f"{scan['slice_thickness_mm']:g}",
+                    "\n".join(remarks) or "none",
+                )
+            )
+        )
+    console = Console()
+    console.print(table)
+    for reason, count in found["set_aside"].items():
+        console.print(f"set aside: {count} x {escape(reason)}")
+
+
+@app.command()
+def calibrate(
+    source: Annotated[
+        Path | None, typer.Argument(help="Scan(s) in the source kernel, or its table with --tables.")
+    ] = None,
+    target: Annotated[Path | None, typer.Argument(help="The same scan(s) in the target kernel.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model, a folder.")] = ...,  # type: ignore[assignment]
+    pairs: Annotated[Path | None, typer.Option(help="A manifest of pairs instead of SOURCE and TARGET.")] = None,
+    split: Annotated[str, typer.Option(help="Rows of the manifest to calibrate on; 'all' for every row.")] = "train",
+    method: Annotated[MethodChoice, typer.Option(help="Method to calibrate.")] = MethodChoice.spectral,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="SOURCE and TARGET are folders of unrelated scans.")
+    ] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="SOURCE and TARGET are CSV tables: f_lp_cm, mtf [, nps_hu2_mm2].")
+    ] = False,
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the transfer between two kernels from one scan reconstructed with both.
+
+    Example: `concordct calibrate exam/Br40 exam/Bl64 -o br40-to-bl64`
+    """
+    from concordct.pipelines import calibrate as pipeline
+
+    if (pairs is None) == (source is None or target is None):
+        raise ConcordctError("expected SOURCE and TARGET, or --pairs, found " + ("both" if pairs else "neither"))
+    if sum((pairs is not None, unpaired, tables)) > 1:
+        raise ConcordctError("expected one of --pairs, --unpaired and --tables, found several")
+    allowed = frozenset(allow or ())
+    with _bar(quiet=as_json) as report:
+        common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
+        if pairs is not None:
+            found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
+            result = pipeline.calibrate_pairs(found, output, **common)
+        elif tables:
+            result = pipeline.calibrate_tables(source, target, output, overwrite=overwrite)  # type: ignore[arg-type]
+        elif unpaired:
+            result = pipeline.calibrate_unpaired(source, target, output, **common)  # type: ignore[arg-type]
+        else:
+            result = pipeline.calibrate_pairs(pipeline.pairs_of_paths(source, target), output, **common)  # type: ignore[arg-type]
+    summary = pipeline.summary(result)
+    if as_json:
+        _print_json(summary)
+        return
+    for line in pipeline.summary_lines(summary):
+        typer.echo(line)
+    for warning in result.warnings:
+        _err.print(f"warning: {escape(warning)}", style="yellow")
+
+
+@app.command()
+def standardize(
+    input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="A volume file, a series, or a tree of them.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="A model that `calibrate` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file for a file, a folder for a series or a tree.")],
+    mode: ModeOption = ModeChoice.sample,
+    seed: SeedOption = 0,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the scans of a tree.")] = 1,
+    any_kernel: Annotated[bool, typer.Option("--any-kernel", help="Standardize scans of other kernels, too.")] = False,
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn scans of the source kernel into scans of the target kernel. Run it again to resume.
+
+    Example: `concordct standardize /data/incoming -m br40-to-bl64 -o /data/standardized`
+    """
+    from concordct.pipelines import standardize as pipeline
+    from concordct.pipelines.models import load_model
+
+    settings = pipeline.Settings(mode.value, seed, frozenset(allow or ()), any_kernel, overwrite)
+    with _bar(quiet=as_json) as report:
+        planned = pipeline.plan(input_path, output, load_model(model), settings)
+        count = len(planned.jobs)
+
+        def show(index: int, done: int, depth: int) -> None:
+            report(f"scan {index + 1} of {count}, slices", done, depth)
+
+        records = pipeline.run(planned, model, output, settings, jobs=jobs, progress=show)
+    for record in records:
+        if as_json:
+            typer.echo(record.line())
+        elif record.status == "done":
+            clipped = f", {record.clipped_voxels} voxels clipped at the stored range" if record.clipped_voxels else ""
+            typer.echo(f"done: {record.input} -> {record.output}, {record.slices} slices{clipped}")
+            for note in record.notes:
+                _err.print(f"note: {escape(note)}", style="yellow")
+        else:
+            _err.print(f"{record.status}: {escape(record.input)}: {escape(record.reason or '')}", style="yellow")
+    statuses = [record.status for record in records]
+    if "failed" in statuses:
+        raise typer.Exit(REFUSED if not planned.tree else FAILED)
+    if "done" not in statuses:
+        raise ConcordctError(
+            f"{input_path}: expected a scan of the model's kernel, found {len(records)} of other kernels"
+        )
+
+
+@app.command()
+def evaluate(
+    source: Annotated[Path | None, typer.Option(help="The scan before.")] = None,
+    standardized: Annotated[Path | None, typer.Option(help="The scan after.")] = None,
+    target: Annotated[Path | None, typer.Option(help="The same scan in the target kernel.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and report.html.")] = ...,  # type: ignore[assignment]
+    mask: Annotated[
+        Path | None, typer.Option(help="Labels (NIfTI, NRRD, MHA): where to compare, one ROI each.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="A manifest of pairs; the sources are standardized with --model.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Rows of the manifest to judge; 'all' for every row.")] = "test",
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Its curves are shown in the report.")] = None,
+    mode: ModeOption = ModeChoice.sample,
+    seed: SeedOption = 0,
+    origin: Annotated[str, typer.Option(help="What was simulated and what was real, for the report.")] = "",
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare source and standardized with the target: HU, noise power, radiomic agreement; JSON and one HTML file.
+
+    Example: `concordct evaluate --source exam/Br40 --standardized out --target exam/Bl64 -o report`
+    """
+    from concordct.pipelines import evaluate as pipeline
+    from concordct.pipelines.models import load_model
+    from concordct.pipelines.results import summary_rows
+
+    given = (source, standardized, target)
+    if pairs is None and source is not None and standardized is not None and target is not None:
+        cases = pipeline.one_case(source, standardized, target, mask)
+    elif pairs is not None and given == (None, None, None):
+        if model is None:
+            raise ConcordctError("expected --model to standardize the pairs' sources with, found none")
+        cases = pipeline.cases_of_manifest(pairs, split=None if split == "all" else split)
+    else:
+        raise ConcordctError("expected --source, --standardized and --target, or --pairs with --model")
+    with _bar(quiet=as_json) as report:
+        results = pipeline.evaluate(
+            cases,
+            output,
+            model=None if model is None else load_model(model),
+            mode=mode.value,
+            seed=seed,
+            origin=origin,
+            allow=frozenset(allow or ()),
+            overwrite=overwrite,
+            progress=lambda done, total: report("evaluating", done, total),
+        )
+    if as_json:
+        _print_json(results)
+        return
+    table = Table("against the target", "before", "after")
+    for row in summary_rows(results):
+        table.add_row(*row)
+    Console().print(table)
+    for warning in results["warnings"]:
+        _err.print(f"warning: {escape(warning)}", style="yellow")
+    typer.echo(f"report: {output / 'report.html'}")
+
+
+def main() -> None:
+    """Run the command line; what concordct refuses becomes one line and exit code 2."""
+    try:
+        app()
+    except ConcordctError as error:
+        _err.print(f"error: {escape(' '.join(str(error).split()))}", style="red", soft_wrap=True, highlight=False)
+        sys.exit(REFUSED)

@@ -1,0 +1,47 @@
+"""What lies under a path, in plain data: scans with their geometry and problems, and why files were set aside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from concordct.errors import ConcordctError
+from concordct.pipelines.scans import Scan, find_scans, scan_path
+from concordct.volumes.find import Progress
+
+
+def describe(path: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Describe every scan under a path.
+
+    Returns
+    -------
+    {"scans": [...], "set_aside": {reason: count}}; numbers in mm, nothing that identifies a patient beyond the path.
+
+    Raises
+    ------
+    ConcordctError : the path does not exist or holds no file.
+    """
+    found = find_scans(path, progress=progress)
+    if not found.scans and not found.set_aside:
+        raise ConcordctError(f"{path}: expected CT scans, found no file")
+    return {
+        "scans": [_scan(scan, path) for scan in found.scans],
+        "set_aside": dict(Counter(item.reason for item in found.set_aside).most_common()),
+    }
+
+
+def _scan(scan: Scan, root: Path) -> dict[str, Any]:
+    where = scan_path(scan)
+    return {
+        "path": where.relative_to(root).as_posix() if root.is_dir() else where.name,
+        "kernel": scan.kernel,
+        "shape": list(scan.shape),
+        "spacing_mm": list(scan.spacing_mm),
+        "slice_thickness_mm": scan.slice_thickness_mm,
+        "problems": [
+            {"code": problem.code, "message": problem.message, "positions_mm": list(problem.positions_mm)}
+            for problem in scan.problems
+        ],
+        "notes": list(scan.notes),
+    }
