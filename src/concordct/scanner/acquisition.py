@@ -226,7 +226,7 @@ def _rebin(
     merged = np.zeros((2 * channels, lanes), dtype=np.float32)
     for it in range(parallel.shape[0]):
         theta = (it + 0.5) * np.pi / parallel.shape[0]
-        # Lattice of half the pitch: channel i lies at index 2i from the front, its opposite ray mirrored.
+        # With the quarter offset channel i lies at index 2i - 1 of a lattice of half the pitch; opposites are mirrored.
         for channel in range(channels):
             gamma = first_gamma + channel * gamma_pitch
             for opposite in range(2):
@@ -234,7 +234,9 @@ def _rebin(
                 low = int(np.floor(view))
                 w = np.float32(view - low)
                 a, b = low % views, (low + 1) % views
-                place = 2 * channel + 1 if opposite == 0 else 2 * (channels - 1 - channel)
+                place = 2 * channel - 1 if opposite == 0 else 2 * (channels - 1 - channel)
+                if place < 0:
+                    continue
                 for lane in range(lanes):
                     merged[place, lane] = (np.float32(1.0) - w) * raw[a, channel, lane] + w * raw[b, channel, lane]
         # The mirrored channels lie at -gamma: the first of them at -(first_gamma + (channels - 1) pitch).

@@ -94,7 +94,7 @@ class Body:
         shift = float(self._profile["shift"](u))
         # The cage's own centre lies `shift` behind the axis; solve for the radius along each angle.
         cage = self._superellipse_radius(side, front, a, b, shift, 2.35)
-        cage = cage * (1.0 - 0.045 * angle_bump(angle, 0.0, 0.35) - 0.17 * angle_bump(angle, np.pi, 0.34))
+        cage = cage * (1.0 - 0.045 * angle_bump(angle, 0.0, 0.35) - 0.28 * angle_bump(angle, np.pi, 0.45))
         shoulder = float(self._profile["shoulder"](u))
         muscle = p.muscle * (
             2.0

@@ -1,7 +1,7 @@
 """A digital chest: from recorded parameters to HU planes at any height, one body from slice to slice.
 
 The wall is drawn in polar coordinates around the body's axis (`body.py`), ribs, sternum and vertebrae as bones with
-cortex and marrow (`skeleton.py`), the mediastinum as organs in an envelope of fat (`mediastinum.py`), the lungs as what is
+cortex and marrow (`skeleton.py`), the mediastinum as organs in fat (`mediastinum.py`), the lungs as what is
 left of the cage above the diaphragm: parenchyma, arteries, veins, airways (`trees.py`), fissures, emphysema, nodules
 (`nodules.py`). Proportions were set by eye against chest CTs; they are no measurement of anybody.
 """
@@ -125,7 +125,7 @@ class Chest:
             share = np.clip((holes - np.interp(reach, [0.0, 0.1, 0.3, 0.6], [3.2, 1.7, 0.8, 0.1])) / 0.35, 0.0, 1.0)
             hu = hu + share * (-975.0 - hu)
         # Fissures: thin sheets that rise backwards (oblique, both) and lie level (right, front).
-        bend = 6.0 * np.sin(x / 37.0 + p.seed) + 3.0 * noise(45.0, 8)
+        bend = 9.0 * np.sin(x / 37.0 + p.seed) + 4.0 * noise(45.0, 8) + np.where(x < 0, -9.0, 9.0)
         oblique = (z - (0.44 * p.height_mm + 0.95 * (y + 10.0)) + bend) / 1.38
         sheet = np.exp(-((oblique / 0.55) ** 2))
         level = np.where((x < 0) & (oblique > 0), (z - 0.52 * p.height_mm + 0.5 * bend) / 1.0, 99.0)

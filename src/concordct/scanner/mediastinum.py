@@ -168,7 +168,7 @@ class Mediastinum:
         share = np.clip((y - front) / (back - front), 0.0, 1.0)
         half = 3.0 + (16.0 + 17.0 * u) * (1.0 - np.exp(-((share / 0.55) ** 2.5)))
         core = np.abs(x - 5.0 * (1.0 - share) - 2.0 * np.sin(y / 19.0)) - half
-        core = np.maximum(core, y - back)
+        core = np.maximum(core, y - back - 8.0)
         return smooth_union([heart, spine, core, *organs], 5.0)
 
     def diaphragm(self, y: Floats, x: Floats) -> Floats:
