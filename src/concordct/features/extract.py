@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.features.ibex import Ibex, extract_ibex
 from concordct.features.ibsi import Ibsi, extract_ibsi
 from concordct.features.pyradiomics import PyRadiomics, extract_pyradiomics
 from concordct.features.table import FeatureTable
 from concordct.volumes.volume import Volume
 
 
-def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiomics | Ibsi) -> FeatureTable:
+def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiomics | Ibsi | Ibex) -> FeatureTable:
     """Features of all ROIs of one volume.
 
     Parameters
@@ -45,4 +46,6 @@ def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiom
         raise ConcordctError(f"ROI {label} holds {int((wrong & (labels == label)).sum())} voxels that are not finite")
     if isinstance(settings, Ibsi):
         return extract_ibsi(volume, labels, settings)
+    if isinstance(settings, Ibex):
+        return extract_ibex(volume, labels, settings)
     return extract_pyradiomics(volume, labels, settings)
