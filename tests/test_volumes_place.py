@@ -145,3 +145,11 @@ def test_overlap(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "in")
     with pytest.raises(ConcordctError, match="expected another place"):
         refuse_overlap(tmp_path / "link" / "out", [source], folder=True)
+
+
+def test_long_names_fit(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / ("n" * 250)) as aside:
+        (aside / "a").write_text("1")
+    with atomic_file(tmp_path / ("é" * 120)) as aside:
+        aside.write_text("1")
+    assert len(names(tmp_path)) == 2

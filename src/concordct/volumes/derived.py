@@ -138,16 +138,19 @@ def write_derived_series(
         with writing(directory), open(waiting, "rb") as file:
             for index, ref in enumerate(series.slices):
                 source = open_dataset(ref.path)
-                dataset = derived_dataset(
-                    source,
-                    file.read(_slice_bytes(series, source)),
-                    series_uid=series_uid,
-                    sop_instance_uid=hashed_uid("instance", identity, str(index)),
-                    derivation=derivation,
-                    index=index,
-                    allowed=allowed,
-                )
-                save(dataset, aside / names[index], ref.path)
+                pixels = file.read(_slice_bytes(series, source))
+                uids = {"series_uid": series_uid, "sop_instance_uid": hashed_uid("instance", identity, str(index))}
+                try:
+                    dataset = derived_dataset(
+                        source, pixels, **uids, derivation=derivation, index=index, allowed=allowed
+                    )
+                    save(dataset, aside / names[index])
+                except (ConcordctError, OSError):
+                    raise
+                except Exception as error:
+                    # pydicom refuses to write some values that it reads, with many kinds of exceptions.
+                    said = f"header cannot be written again ({type(error).__name__})"
+                    raise ConcordctError(f"{said}: {ref.path}") from None
         with writing(directory):
             waiting.unlink()
             record = _record(series, derivation, series_uid, identity, digest, clipped, names, allowed)

@@ -17,7 +17,6 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from concordct import __version__
-from concordct.errors import ConcordctError
 from concordct.volumes.decode import declared_padding, quiet_dicom
 
 if TYPE_CHECKING:
@@ -119,13 +118,8 @@ def derived_dataset(
     return source
 
 
-def save(dataset: FileDataset, path: Path, source_path: Path) -> None:
-    """Write one derived object as Explicit VR Little Endian with our own meta header.
-
-    Raises
-    ------
-    ConcordctError : the source's header holds values that cannot be written again. OSError passes through.
-    """
+def save(dataset: FileDataset, path: Path) -> None:
+    """Write one derived object as Explicit VR Little Endian with our own meta header."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -134,14 +128,9 @@ def save(dataset: FileDataset, path: Path, source_path: Path) -> None:
     meta.ImplementationVersionName = f"CONCORDCT_{__version__}"[:16]
     result = FileDataset(str(path), dataset, preamble=b"\0" * 128, file_meta=meta)
     result.set_original_encoding(*dataset.original_encoding)
-    try:
-        with quiet_dicom():
-            # Not save_as: it refuses to turn big endian into little endian.
-            pydicom.dcmwrite(path, result, enforce_file_format=True)
-    except OSError:
-        raise
-    except Exception as error:
-        raise ConcordctError(f"header cannot be written again ({type(error).__name__}): {source_path}") from None
+    with quiet_dicom():
+        # Not save_as: it refuses to turn big endian into little endian.
+        pydicom.dcmwrite(path, result, enforce_file_format=True)
 
 
 def _drop(dataset: Dataset) -> None:

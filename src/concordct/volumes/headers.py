@@ -101,9 +101,11 @@ def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
     if dataset.get("ModalityLUTSequence"):
         raise ConcordctError(f"pixels map to HU through a lookup table, expected slope and intercept: {path}")
     frame_bytes(dataset, path)
-    if sop_class == CTImageStorage:
-        return (_slice(dataset, dataset, 0, dataset.get("ImageType"), path),)
     count = number_of_frames(dataset, path)
+    if sop_class == CTImageStorage:
+        if count != 1:
+            raise ConcordctError(f"single-frame CT object with {count} frames, expected 1: {path}")
+        return (_slice(dataset, dataset, 0, dataset.get("ImageType"), path),)
     return tuple(_enhanced(dataset, frame, path) for frame in range(count))
 
 

@@ -7,6 +7,7 @@ leaves only such a sibling; the next run to the same place removes it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -125,14 +126,14 @@ def _refuse_existing(final: Path, overwrite: bool) -> None:
 def _make_aside(final: Path) -> Path:
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{final.name}.{_host()}-{os.getpid()}-"
+        prefix = f".{_stem(final)}.{_host()}-{os.getpid()}-"
         return Path(tempfile.mkdtemp(prefix=prefix, suffix=_ASIDE, dir=final.parent))
 
 
 def _clear_leftovers(final: Path) -> None:
     """Remove what killed runs on this machine left beside `final`; give back an output they had moved away."""
     with writing(final):
-        for left in sorted(final.parent.glob(f".{_escape(final.name)}.{_host()}-*")):
+        for left in sorted(final.parent.glob(f".{_escape(_stem(final))}.{_host()}-*")):
             pid = left.name.rsplit(f".{_host()}-", 1)[1].split("-")[0]
             if not pid.isdigit() or _alive(int(pid)):
                 continue
@@ -140,6 +141,12 @@ def _clear_leftovers(final: Path) -> None:
                 os.rename(left, final)
             elif left.name.endswith((_ASIDE, _REPLACED)):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _stem(final: Path) -> str:
+    """The final name, cut where the longer name of its sibling would not fit a file system (255 bytes)."""
+    name = final.name
+    return name if len(name.encode()) <= 120 else f"{name[:24]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _host() -> str:
