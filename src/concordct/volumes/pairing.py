@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.volumes.files import VolumeFile
-from concordct.volumes.series import Series
+from concordct.volumes.series import ALLOWABLE, Series
 
 #: Reconstructions of one scan share their positions; each header rounds them to 0.1 mm at the worst.
 SAME_POSITION_MM = 0.11
@@ -177,7 +177,7 @@ def _content(source: Series | VolumeFile, target: Series | VolumeFile) -> tuple[
 
 def _all(volume: Series | VolumeFile) -> frozenset[str]:
     # The caller has checked the series; content is compared on whatever it let pass.
-    return frozenset(problem.code for problem in volume.problems)
+    return frozenset(problem.code for problem in volume.problems) & ALLOWABLE
 
 
 def _name(volume: Series | VolumeFile) -> str:
