@@ -30,7 +30,7 @@ from concordct.volumes.derived_header import hashed_uid
 from concordct.volumes.find import find_series
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
-from volumes_slices import disc_hu, write_slice, write_stack
+from volumes_slices import disc_hu, enhanced_dataset, write_slice, write_stack
 
 DERIVATION = Derivation("spectral", "5e" * 32, "Bl64", {"mode": "sample", "seed": 7}, sharpens=True)
 EVEN = [float(z) for z in range(0, 15, 3)]
@@ -421,6 +421,31 @@ def _contour_mask(structure: Dataset, series: Series) -> np.ndarray:
         assert np.abs(index[:, 0] - plane).max() < 0.05
         mask[plane] ^= polygon2mask(series.shape[1:], index[:, 1:3])
     return mask
+
+
+def test_enhanced_source_becomes_single_frame_objects(tmp_path: Path) -> None:
+    source = enhanced_dataset(4)
+    (tmp_path / "in").mkdir()
+    source.save_as(tmp_path / "in" / "e", enforce_file_format=True)
+    series = only(tmp_path / "in")
+    written = write_derived_series(series, sharpened(series, 2), tmp_path / "out", DERIVATION)
+    derived = only(written.directory)
+    assert derived.affine == pytest.approx(series.affine)
+    assert np.array_equal(derived.read().hu, np.concatenate([np.rint(slab.hu) for slab in sharpened(series)]))
+    for ref, path in zip(series.slices, written.paths, strict=True):
+        dataset = pydicom.dcmread(path)
+        assert dataset.SOPClassUID == dataset.file_meta.MediaStorageSOPClassUID == pydicom.uid.CTImageStorage
+        assert (dataset.SourceImageSequence[0].ReferencedFrameNumber, dataset.InstanceNumber) == (ref.frame + 1,) * 2
+        assert dataset.SourceImageSequence[0].ReferencedSOPClassUID == source.SOPClassUID
+        assert (dataset.RescaleIntercept, dataset.SliceThickness) == (-1000, 3)
+        for keyword in ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+            assert keyword not in dataset
+    again = write_derived_series(series, sharpened(series, 4), tmp_path / "again", DERIVATION)
+    assert same_files(written.directory, again.directory)
+    if shutil.which("dciodvfy") is not None:
+        # The little that a test slice says is not a whole IOD; the conversion adds no error to that.
+        write_slice(tmp_path / "classic")
+        assert _errors(written.paths[0]) <= _errors(tmp_path / "classic") | _errors(tmp_path / "in" / "e")
 
 
 def _errors(path: Path) -> set[str]:

@@ -11,15 +11,13 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedCTImageStorage, SecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from concordct.errors import ConcordctError
 from concordct.volumes.find import find_series
 from concordct.volumes.geometry import slice_normal, stack_step
 from concordct.volumes.series import Series
-from volumes_slices import disc_hu, slice_dataset, write_slice, write_stack
+from volumes_slices import disc_hu, enhanced_dataset, write_slice, write_stack
 
 EVEN = [float(z) for z in range(0, 30, 3)]
 
@@ -269,45 +267,8 @@ def test_file_that_changed_is_refused(tmp_path: Path) -> None:
         series.read()
 
 
-def _enhanced(frames: int, **first_frame: object) -> Dataset:
-    hu = np.stack([disc_hu(3.0 * k) for k in range(frames)])
-    dataset = slice_dataset(
-        hu=hu[0],
-        SOPClassUID=EnhancedCTImageStorage,
-        NumberOfFrames=frames,
-        PixelData=(hu + 1000).astype("<i2").tobytes(),
-        **dict.fromkeys(
-            ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "ConvolutionKernel")
-        ),
-        **dict.fromkeys(("RescaleSlope", "RescaleIntercept")),
-    )
-
-    def group(**values: object) -> Sequence:
-        item = Dataset()
-        for name, value in values.items():
-            setattr(item, name, value)
-        return Sequence([item])
-
-    shared = Dataset()
-    shared.PixelMeasuresSequence = group(PixelSpacing=[0.8, 0.7], SliceThickness=3)
-    shared.PlaneOrientationSequence = group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
-    shared.CTReconstructionSequence = group(ConvolutionKernel="B30f", ReconstructionAlgorithm="ITERATIVE")
-    kind = first_frame.get("FrameType", ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])
-    shared.CTImageFrameTypeSequence = group(FrameType=kind, VolumetricProperties="VOLUME")
-    shared.PixelValueTransformationSequence = group(RescaleSlope=1, RescaleIntercept=-1000, RescaleType="HU")
-    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
-    items = []
-    for k in range(frames):
-        item = Dataset()
-        # Frames stored head first.
-        item.PlanePositionSequence = group(ImagePositionPatient=[-10.0, -20.0, -3.0 * k])
-        items.append(item)
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(items)
-    return dataset
-
-
 def test_enhanced_multi_frame_ct_reads(tmp_path: Path) -> None:
-    _enhanced(5).save_as(tmp_path / "e", enforce_file_format=True)
+    enhanced_dataset(5).save_as(tmp_path / "e", enforce_file_format=True)
     series = only(tmp_path)
     assert series.shape == (5, 48, 48)
     assert series.problems == ()
@@ -322,8 +283,8 @@ def test_enhanced_multi_frame_ct_reads(tmp_path: Path) -> None:
 
 
 def test_enhanced_perfusion_maps_are_set_aside(tmp_path: Path) -> None:
-    kind = ["DERIVED", "PRIMARY", "PERFUSION", "RCBF"]
-    _enhanced(2, FrameType=kind).save_as(tmp_path / "e", enforce_file_format=True)
+    kind = ("DERIVED", "PRIMARY", "PERFUSION", "RCBF")
+    enhanced_dataset(2, kind).save_as(tmp_path / "e", enforce_file_format=True)
     found = find_series(tmp_path)
     assert not found.series
     assert "derived map" in found.set_aside[0].reason

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 SIDE = 48
 
@@ -79,3 +80,41 @@ def write_stack(folder: Path, positions: list[float], **tags: Any) -> Path:
         number = len(positions) - index
         write_slice(folder / f"{number:03d}", z=z, **({"InstanceNumber": 7} | tags))
     return folder
+
+
+def enhanced_dataset(
+    frames: int, frame_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "VOLUME", "NONE")
+) -> FileDataset:
+    """An enhanced multi-frame CT with the slices of `disc_hu` 3 mm apart, stored head first."""
+    hu = np.stack([disc_hu(3.0 * k) for k in range(frames)])
+    dataset = slice_dataset(
+        hu=hu[0],
+        SOPClassUID=EnhancedCTImageStorage,
+        NumberOfFrames=frames,
+        PixelData=(hu + 1000).astype("<i2").tobytes(),
+        **dict.fromkeys(
+            ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "ConvolutionKernel")
+        ),
+        **dict.fromkeys(("RescaleSlope", "RescaleIntercept")),
+    )
+
+    def group(**values: object) -> Sequence:
+        item = Dataset()
+        for name, value in values.items():
+            setattr(item, name, value)
+        return Sequence([item])
+
+    shared = Dataset()
+    shared.PixelMeasuresSequence = group(PixelSpacing=[0.8, 0.7], SliceThickness=3)
+    shared.PlaneOrientationSequence = group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared.CTReconstructionSequence = group(ConvolutionKernel="B30f", ReconstructionAlgorithm="ITERATIVE")
+    shared.CTImageFrameTypeSequence = group(FrameType=list(frame_type), VolumetricProperties="VOLUME")
+    shared.PixelValueTransformationSequence = group(RescaleSlope=1, RescaleIntercept=-1000, RescaleType="HU")
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    items = []
+    for k in range(frames):
+        item = Dataset()
+        item.PlanePositionSequence = group(ImagePositionPatient=[-10.0, -20.0, -3.0 * k])
+        items.append(item)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(items)
+    return dataset

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
@@ -54,12 +54,16 @@ class StoredSlice:
     values : [y, x] int32, stored values with the bits above BitsStored removed.
     slope, intercept : this slice's own rescale, HU = slope * value + intercept.
     padding : [y, x] bool, True where the scanner wrote padding.
+    bounds : least and greatest value that can be stored.
+    dtype : little-endian type that the values are stored in.
     """
 
     values: NDArray[np.int32]
     slope: float
     intercept: float
     padding: NDArray[np.bool_]
+    bounds: tuple[int, int]
+    dtype: np.dtype[Any]
 
     def stored_hu(self) -> NDArray[np.float32]:
         """[y, x] HU of every voxel, padding included."""
@@ -215,6 +219,8 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
             slope, intercept = rescale(dataset, frame, path)
             values = _decode(dataset, frame, path)
             declared = declared_padding(dataset)
+            bounds = stored_range(dataset)
+            dtype = np.dtype(f"<{'i' if bounds[0] < 0 else 'u'}{dataset.BitsAllocated // 8}")
     except ConcordctError:
         raise
     except Exception as error:
@@ -225,7 +231,7 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
         half = slope / 2
         hu_range = (declared[0] * slope + intercept - half, declared[1] * slope + intercept + half)
     padding = find_padding(values * slope + intercept, declared_hu=hu_range)
-    return StoredSlice(values=values, slope=slope, intercept=intercept, padding=padding)
+    return StoredSlice(values, slope, intercept, padding, bounds, dtype)
 
 
 def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[np.int32]:

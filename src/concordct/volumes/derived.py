@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from io import BufferedWriter
 from pathlib import Path
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.uid import CTImageStorage
+from pydicom.dataset import FileDataset
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.volumes.decode import StoredSlice, open_dataset, stored_range
+from concordct.volumes.classic import MULTI_FRAME, classic_frame
+from concordct.volumes.decode import StoredSlice, open_dataset
 from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
 from concordct.volumes.place import atomic_directory, refuse_overlap, writing
-from concordct.volumes.series import Problem, Series
+from concordct.volumes.series import Problem, Series, SliceRef
 from concordct.volumes.volume import Volume
 
 #: A slab may not lie elsewhere than the slices that it replaces; affines are equal but for float arithmetic.
@@ -102,7 +103,7 @@ def write_derived_series(
 
     Parameters
     ----------
-    series : the source, classic (single-frame) CT.
+    series : the source; from an enhanced multi-frame CT each frame becomes a single-frame CT object.
     slabs : consecutive Volumes that cover the whole series in order; consumed one at a time.
     directory : the output folder, made aside and moved into place whole.
     derivation : what was done.
@@ -116,17 +117,11 @@ def write_derived_series(
     Raises
     ------
     ConcordctError : output equal to, around or inside the input, output exists, slabs that do not cover the series
-        or hold values that are not finite, enhanced multi-frame source, or a place that cannot be written.
+        or hold values that are not finite, or a place that cannot be written.
     """
     allowed = series.check(allow)
     directory = Path(directory)
     refuse_overlap(directory, (ref.path for ref in series.slices), folder=True)
-    first = open_dataset(series.slices[0].path)
-    if first.SOPClassUID != CTImageStorage:
-        raise ConcordctError(
-            f"{first.SOPClassUID.name} cannot be written as a derived series, expected single-frame CT Image Storage "
-            f"(write a volume file instead): {series.slices[0].path}"
-        )
     with atomic_directory(directory, overwrite=overwrite) as aside:
         # The pixels wait here until their hash, and with it every UID, is known.
         waiting = aside / ".stored"
@@ -136,13 +131,12 @@ def write_derived_series(
         series_uid = hashed_uid("series", identity)
         names = [f"{index:0{max(4, len(str(series.shape[0])))}d}.dcm" for index in range(series.shape[0])]
         with writing(directory), open(waiting, "rb") as file:
-            for index, ref in enumerate(series.slices):
-                source = open_dataset(ref.path)
+            for index, (ref, source, sop_class) in enumerate(_sources(series)):
                 pixels = file.read(_slice_bytes(series, source))
                 uids = {"series_uid": series_uid, "sop_instance_uid": hashed_uid("instance", identity, str(index))}
                 try:
                     dataset = derived_dataset(
-                        source, pixels, **uids, derivation=derivation, index=index, allowed=allowed
+                        source, pixels, ref, sop_class, **uids, derivation=derivation, index=index, allowed=allowed
                     )
                     save(dataset, aside / names[index])
                 except (ConcordctError, OSError):
@@ -174,10 +168,9 @@ def _lay_aside(series: Series, slabs: Iterable[Volume], file: BufferedWriter) ->
     for slab in slabs:
         _check_slab(series, slab, following)
         stop = following + slab.shape[0]
-        ranges = (_range_and_type(series, index) for index in range(following, stop))
-        for hu, stored, (bounds, kind) in zip(slab.hu, series.stored(following, stop), ranges, strict=True):
-            values, below, above = _stored_values(hu, stored, bounds)
-            data = values.astype(kind).tobytes()
+        for hu, stored in zip(slab.hu, series.stored(following, stop), strict=True):
+            values, below, above = _stored_values(hu, stored)
+            data = values.astype(stored.dtype).tobytes()
             digest.update(data)
             file.write(data)
             low, high = low + below, high + above
@@ -187,26 +180,30 @@ def _lay_aside(series: Series, slabs: Iterable[Volume], file: BufferedWriter) ->
     return digest.hexdigest(), (low, high)
 
 
-def _stored_values(
-    hu: NDArray[np.float32], stored: StoredSlice, bounds: tuple[int, int]
-) -> tuple[NDArray[np.int64], int, int]:
+def _stored_values(hu: NDArray[np.float32], stored: StoredSlice) -> tuple[NDArray[np.int64], int, int]:
     """HU of one slice as stored values of its own rescale; padding gets its source's values back, bit for bit."""
     values = np.rint((hu.astype(np.float64) - stored.intercept) / stored.slope)
     image = ~stored.padding
-    below, above = int(np.sum((values < bounds[0]) & image)), int(np.sum((values > bounds[1]) & image))
-    clipped = np.clip(values, *bounds).astype(np.int64)
+    low, high = stored.bounds
+    below, above = int(np.sum((values < low) & image)), int(np.sum((values > high) & image))
+    clipped = np.clip(values, low, high).astype(np.int64)
     return np.where(stored.padding, stored.values, clipped), below, above
 
 
-def _range_and_type(series: Series, index: int) -> tuple[tuple[int, int], np.dtype[Any]]:
-    header = open_dataset(
-        series.slices[index].path, tags=("BitsAllocated", "BitsStored", "PixelRepresentation", "SpecificCharacterSet")
-    )
-    kind = "i" if header.get("PixelRepresentation", 0) else "u"
-    return stored_range(header), np.dtype(f"<{kind}{header.BitsAllocated // 8}")
+def _sources(series: Series) -> Iterator[tuple[SliceRef, FileDataset, str]]:
+    """Each slice, its whole header for the caller to change, its SOP class; a multi-frame file is parsed once."""
+    multi_frame: tuple[Path, FileDataset] | None = None
+    for ref in series.slices:
+        parsed = multi_frame is not None and multi_frame[0] == ref.path
+        dataset = multi_frame[1] if multi_frame is not None and parsed else open_dataset(ref.path)
+        sop_class = str(dataset.SOPClassUID)
+        if sop_class in MULTI_FRAME:
+            multi_frame = (ref.path, dataset)
+            dataset = classic_frame(dataset, ref.frame, ref.path)
+        yield ref, dataset, sop_class
 
 
-def _slice_bytes(series: Series, source: Any) -> int:
+def _slice_bytes(series: Series, source: FileDataset) -> int:
     return series.shape[1] * series.shape[2] * int(source.BitsAllocated) // 8
 
 
@@ -264,6 +261,7 @@ def _record(
                 "file": name,
                 "position_mm": ref.position_mm,
                 "source_sop_instance_uid": ref.sop_instance_uid,
+                "source_frame": ref.frame + 1,
                 "sop_instance_uid": hashed_uid("instance", identity, str(index)),
             }
             for index, (name, ref) in enumerate(zip(names, series.slices, strict=True))

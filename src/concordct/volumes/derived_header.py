@@ -6,6 +6,7 @@ true of the source's bytes or its creation only. Nothing here reads the clock: o
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,12 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from concordct import __version__
+from concordct.volumes.classic import MULTI_FRAME
 from concordct.volumes.decode import declared_padding, quiet_dicom
 
 if TYPE_CHECKING:
     from concordct.volumes.derived import Derivation
-    from concordct.volumes.series import Problem
+    from concordct.volumes.series import Problem, SliceRef
 
 #: SeriesNumber of a derived series is this plus the source's, so that it sorts behind everything a scanner numbers.
 SERIES_NUMBER_OFFSET = 90_000
@@ -63,6 +65,8 @@ def hashed_uid(*parts: str) -> str:
 def derived_dataset(
     source: FileDataset,
     pixels: bytes,
+    ref: SliceRef,
+    source_class: str,
     *,
     series_uid: str,
     sop_instance_uid: str,
@@ -74,15 +78,17 @@ def derived_dataset(
 
     Parameters
     ----------
-    source : the whole header of the source slice; it is changed in place and returned.
+    source : the whole header of the source slice, single-frame; it is changed in place and returned.
     pixels : stored values, little endian, as many as Rows and Columns say.
+    ref : the source slice.
+    source_class : SOP class of the object that holds it.
     series_uid, sop_instance_uid : the new UIDs.
     derivation : what was done.
     index : of the slice along the normal; stands in for a missing InstanceNumber.
     allowed : problems of the source that were let pass.
     """
     with quiet_dicom():
-        source_series, source_sop = str(source.SeriesInstanceUID), str(source.SOPInstanceUID)
+        source_series, reference = str(source.SeriesInstanceUID), _reference(ref, source_class)
         kernel = source.get("ConvolutionKernel")
         kernels = [kernel] if isinstance(kernel, str) else list(kernel or [])
         source_kernel = "\\".join(str(k) for k in kernels) or None
@@ -104,8 +110,8 @@ def derived_dataset(
         source.DerivationDescription = _description(source, source_kernel, derivation, allowed)
         codes = list(source.get("DerivationCodeSequence") or [])
         source.DerivationCodeSequence = Sequence(codes + _derivation_codes(derivation))
-        source.SourceImageSequence = Sequence([_source_image(source, source_sop)])
-        source.ReferencedSeriesSequence = Sequence([_referenced_series(source, source_series, source_sop)])
+        source.SourceImageSequence = Sequence([_source_image(reference)])
+        source.ReferencedSeriesSequence = Sequence([_referenced_series(source_series, reference)])
         equipment = list(source.get("ContributingEquipmentSequence") or [])
         source.ContributingEquipmentSequence = Sequence([*equipment, _equipment(derivation)])
         if padding is not None:
@@ -195,15 +201,17 @@ def _derivation_codes(derivation: Derivation) -> list[Dataset]:
     return codes
 
 
-def _reference(dataset: Dataset, sop_instance_uid: str) -> Dataset:
+def _reference(ref: SliceRef, source_class: str) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID = dataset.SOPClassUID
-    item.ReferencedSOPInstanceUID = sop_instance_uid
+    item.ReferencedSOPClassUID = source_class
+    item.ReferencedSOPInstanceUID = ref.sop_instance_uid
+    if source_class in MULTI_FRAME:
+        item.ReferencedFrameNumber = ref.frame + 1
     return item
 
 
-def _source_image(dataset: Dataset, sop_instance_uid: str) -> Dataset:
-    item = _reference(dataset, sop_instance_uid)
+def _source_image(reference: Dataset) -> Dataset:
+    item = copy.deepcopy(reference)
     item.SpatialLocationsPreserved = "YES"
     # CID 7202
     purpose = _code("121322", "DCM", "Source image for image processing operation")
@@ -211,10 +219,10 @@ def _source_image(dataset: Dataset, sop_instance_uid: str) -> Dataset:
     return item
 
 
-def _referenced_series(dataset: Dataset, series_uid: str, sop_instance_uid: str) -> Dataset:
+def _referenced_series(series_uid: str, reference: Dataset) -> Dataset:
     item = Dataset()
     item.SeriesInstanceUID = series_uid
-    item.ReferencedInstanceSequence = Sequence([_reference(dataset, sop_instance_uid)])
+    item.ReferencedInstanceSequence = Sequence([reference])
     return item
 
 

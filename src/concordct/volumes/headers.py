@@ -15,12 +15,11 @@ from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
 )
 
 from concordct.errors import ConcordctError
+from concordct.volumes.classic import MULTI_FRAME
 from concordct.volumes.decode import frame_bytes, frame_group, number_of_frames, open_dataset, quiet_dicom, rescale
 from concordct.volumes.geometry import slice_normal
 
@@ -36,8 +35,6 @@ _TAGS = (
     "Manufacturer",
 )
 # fmt: on
-
-_MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 #: Names under which vendors sell iterative and network reconstruction; a linear kernel model is less sure there.
 _NON_LINEAR = re.compile(
@@ -92,7 +89,7 @@ def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
     sop_class = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
     if sop_class == MediaStorageDirectoryStorage:
         raise ConcordctError(f"DICOMDIR, not an image: {path}")
-    if sop_class not in (CTImageStorage, *_MULTI_FRAME):
+    if sop_class not in (CTImageStorage, *MULTI_FRAME):
         raise ConcordctError(f"{_kind(sop_class)}, not a CT image: {path}")
     if dataset.get("Modality") != "CT":
         raise ConcordctError(f"modality {dataset.get('Modality') or 'absent'}, expected CT: {path}")

@@ -1,0 +1,75 @@
+"""One frame of an enhanced multi-frame CT as the header of a classic single-frame CT object.
+
+Only what both objects know in one meaning is carried over (DICOM PS3.3 A.38 and C.7.6.16 to A.3 and C.8.2.1); exposure
+and geometry details that enhanced CT encodes otherwise stay in the source, which the result references by frame.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+from concordct.volumes.decode import frame_group
+
+MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+
+# fmt: off
+_CARRIED = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"),
+    "CTReconstructionSequence": ("ConvolutionKernel", "ReconstructionDiameter"),
+    "CTXRayDetailsSequence": ("KVP", "FocalSpots", "FilterType"),
+    "CTTableDynamicsSequence": ("SpiralPitchFactor",),
+    "IrradiationEventIdentificationSequence": ("IrradiationEventUID",),
+}
+_OF_MULTI_FRAME = (
+    "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "DimensionOrganizationSequence", "DimensionIndexSequence", "DimensionOrganizationType", "ConcatenationUID",
+    "SOPInstanceUIDOfConcatenationSource", "InConcatenationNumber", "InConcatenationTotalNumber",
+    "ConcatenationFrameOffsetNumber", "RepresentativeFrameNumber", "PixelPresentation", "VolumetricProperties",
+    "VolumeBasedCalculationTechnique", "ContentQualification", "PresentationLUTShape", "AcquisitionContextSequence",
+    "ReferencedImageEvidenceSequence", "SourceImageEvidenceSequence", "ConversionSourceAttributesSequence",
+    "FrameOfInterestDescription", "PixelData",
+)
+# fmt: on
+
+
+def classic_frame(dataset: FileDataset, frame: int, path: Path) -> FileDataset:
+    """A classic header for one frame; the dataset stays as it is.
+
+    Parameters
+    ----------
+    dataset : the whole header of an enhanced CT.
+    frame : index of the frame.
+    path : of the file, kept as the result's name.
+
+    Returns
+    -------
+    A CT Image Storage header that still holds the source's UIDs.
+    """
+    plain = Dataset()
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset converts every element
+        plain[tag] = dataset.get_item(tag)
+    for name in _OF_MULTI_FRAME:
+        if name in plain:
+            delattr(plain, name)
+    result = FileDataset(str(path), copy.deepcopy(plain), file_meta=dataset.file_meta)
+    result.set_original_encoding(*dataset.original_encoding)
+    for group, names in _CARRIED.items():
+        item = frame_group(dataset, frame, group)
+        for name in names:
+            if item is not None and item.get(name) is not None:
+                setattr(result, name, item[name].value)
+    result.SOPClassUID = CTImageStorage
+    # Type 2 in classic CT: present, empty when unknown.
+    for name in ("KVP", "AcquisitionNumber", "PositionReferenceIndicator", "SliceThickness"):
+        if name not in result:
+            setattr(result, name, None if name != "PositionReferenceIndicator" else "")
+    result.InstanceNumber = frame + 1
+    return result
