@@ -38,6 +38,8 @@ LEVEL_WIDTH_MM = 14.0
 LEVEL_CLIP = 4.0
 #: The local level is trusted within this range of the slice's own level.
 LEVEL_RANGE = (0.2, 4.0)
+#: Slices closer than the calibrated ones by more than this factor are standardized without their neighbours.
+CLOSER_SLICES = 1.25
 #: Cosine between slice normal and patient axis below which a slice is not axial; gantries tilt by up to 30 degrees.
 AXIAL_COSINE = 0.85
 
@@ -120,19 +122,19 @@ class SpectralModel:
         return bool(np.interp(self.limits.half_lp_cm / 2, self.frequency_lp_cm, self.single) > 1)
 
     def taps_at(self, slice_spacing_mm: float) -> NDArray[np.float64]:
-        """[2, f] taps for slices at another distance, through the transfer in lp/mm along z.
+        """[2, f] taps for slices at another distance.
 
-        The taps stand for T(f, f_z) = H_0(f) + 2 H_1(f) cos(2 pi f_z d). Another distance d' sees it up to its own
-        Nyquist frequency 1/(2 d'); beyond the calibrated Nyquist frequency T is held.
+        Seen from afar, T(f, f_z) = H_0(f) + 2 H_1(f) cos(2 pi f_z d) is H_0 + 2 H_1 - (2 pi f_z)^2 H_1 d^2: a distance d'
+        keeps it with H_1 d^2 / d'^2. Closer slices than the calibrated ones would need more than two neighbours; the
+        transfer of a single slice serves them.
         """
-        if not self.uses_neighbours or np.isclose(slice_spacing_mm, self.slice_spacing_mm, rtol=1e-3):
+        ratio = self.slice_spacing_mm / slice_spacing_mm
+        if not self.uses_neighbours or abs(ratio - 1) < 1e-3:
             return self.transfer
+        if ratio > CLOSER_SLICES:
+            return np.stack([self.single, np.zeros_like(self.single)])
         own, neighbour = self.transfer
-        phase = (np.arange(64) + 0.5) / 64 * np.pi  # 2 pi f_z d' over [0, pi]
-        calibrated = np.minimum(phase * self.slice_spacing_mm / slice_spacing_mm, np.pi)
-        response = own[:, None] + 2 * neighbour[:, None] * np.cos(calibrated)  # [f, f_z]
-        side = np.mean(response * np.cos(phase), axis=1)
-        return np.stack([own + 2 * neighbour - 2 * side, side])  # the response at f_z = 0 stays
+        return np.stack([own + 2 * neighbour * (1 - ratio**2), neighbour * ratio**2])
 
     def to_bundle(self) -> Bundle:
         """The model as tensors and JSON."""
