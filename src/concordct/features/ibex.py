@@ -175,9 +175,7 @@ def _roi_features(
             window = (side if solid else 1, side, side)
             for found in (local_entropy(around, window), local_range(image, window), local_deviation(image, window)):
                 inside = found[inner][mask]
-                parts.append(
-                    np.array([inside.max(), inside.mean(), np.median(inside), inside.min(), inside.std()])
-                )
+                parts.append(np.array([inside.max(), inside.mean(), np.median(inside), inside.min(), inside.std()]))
     parts.append(_distribution(levels[mask].astype(np.float64)))
     for planar in (True, False):
         for radius in NID_RADII:

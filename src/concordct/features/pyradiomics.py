@@ -96,7 +96,7 @@ class PyRadiomics:
     resegment_range: tuple[float, ...] | None = None
     resegment_mode: str = "absolute"
     resegment_shape: bool = False
-    least_dimensions: int = 1
+    least_dimensions: int = 0
     least_voxels: int = 1
 
     def __post_init__(self) -> None:
