@@ -85,6 +85,11 @@ def _sample_nodule(body: Chest, index: int, generator: np.random.Generator) -> N
     )
 
 
+def patient_height_mm(number: int, *, seed: int) -> float:
+    """Height of a patient's chest, without drawing the rest."""
+    return sample_parameters(np.random.default_rng((seed, number, 1))).height_mm
+
+
 def digital_patient(number: int, *, seed: int) -> Chest:
     """Patient `number` of the population that a seed stands for; neighbours do not change it."""
     generator = np.random.default_rng((seed, number, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from concordct.scanner.chest import Chest, ChestParameters
 from concordct.scanner.nodules import Nodule
 
@@ -35,6 +37,12 @@ TUMOURS = (
 )
 
 
-def chest_phantom(key: str = "phantom") -> Chest:
-    """The phantom with its three tumours ("tumour-1" to "tumour-3" among its masks)."""
-    return Chest(key, PARAMETERS, TUMOURS)
+def chest_phantom(key: str = "phantom", *, variant: int = 0) -> Chest:
+    """The phantom with its three tumours ("tumour-1" to "tumour-3" among its masks).
+
+    Parameters
+    ----------
+    key : identity, by which noise is keyed.
+    variant : another number is another exemplar of the same make: other vessels and texture, the same tumours.
+    """
+    return Chest(key, dataclasses.replace(PARAMETERS, seed=PARAMETERS.seed + variant), TUMOURS)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from concordct.errors import ConcordctError
 from concordct.scanner.acquisition import Acquisition, detect, project, to_parallel
-from concordct.scanner.frame import Frame, Stack
+from concordct.scanner.frame import LENGTH_TOLERANCE_MM, Frame, Stack
 from concordct.scanner.kernels import Kernel, kernel
-from concordct.scanner.reconstruction import digitize, reconstruct
+from concordct.scanner.reconstruction import check_kernel, digitize, reconstruct
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
@@ -52,6 +54,63 @@ def drawing_frame(subject: Subject, image: Frame) -> Frame:
     return Frame((2 * math.ceil(subject.reach_mm[0] / pixel), 2 * math.ceil(subject.reach_mm[1] / pixel)), pixel)
 
 
+def scan_slabs(
+    subject: Subject,
+    acquisition: Acquisition,
+    *,
+    frame: Frame,
+    stack: Stack,
+    kernels: Sequence[str | Kernel],
+    seed: int,
+    scan: int = 0,
+) -> Iterator[dict[str, Volume]]:
+    """Scan a subject once and reconstruct the raw data with each kernel, a few slices at a time.
+
+    Parameters
+    ----------
+    frame, stack : pixels and slices of the images.
+    kernels : preset names or kernels.
+    seed : with the subject's key, `scan` and the detector row it fixes the noise, whatever the slices asked for.
+    scan : number of the raw data set; another number is a second scan of the same subject.
+
+    Yields
+    ------
+    Slabs by kernel name, whole HU, in slice order.
+
+    Raises
+    ------
+    ConcordctError : an unknown kernel, one that the detector cannot serve, a slice thinner than a detector row.
+    """
+    chosen = tuple(kernel(item) if isinstance(item, str) else item for item in kernels)
+    for item in chosen:
+        check_kernel(item, acquisition)
+    if stack.thickness_mm < acquisition.row_mm - LENGTH_TOLERANCE_MM:
+        raise ConcordctError(
+            f"slice thickness {stack.thickness_mm} mm lies under the detector row; "
+            f"at least {acquisition.row_mm} mm is allowed"
+        )
+    fine = drawing_frame(subject, frame)
+    seeds = SliceSeeds(seed, f"{subject.key}/scan-{scan}")
+    affine = stack.affine(frame)
+    for start in range(0, stack.count, LANES):
+        indices = range(start, min(start + LANES, stack.count))
+        weights = [stack.row_weights(index, acquisition.row_mm) for index in indices]
+        raw = _average_rows(subject, acquisition, fine, seeds, weights)
+        images = reconstruct(to_parallel(raw, acquisition), acquisition, frame, chosen)
+        placed = affine.copy()
+        placed[:3, 3] += start * affine[:3, 0]
+        yield {
+            item.name: Volume(
+                digitize(image),
+                placed,
+                slice_thickness_mm=stack.thickness_mm,
+                kernel=item.name,
+                first_slice=start,
+            )
+            for item, image in zip(chosen, images, strict=True)
+        }
+
+
 def simulate_pair(
     subject: Subject,
     acquisition: Acquisition,
@@ -62,33 +121,11 @@ def simulate_pair(
     seed: int,
     scan: int = 0,
 ) -> dict[str, Volume]:
-    """Scan a subject once and reconstruct the raw data with each kernel.
-
-    Parameters
-    ----------
-    frame, stack : pixels and slices of the images.
-    kernels : preset names or kernels.
-    seed : with the subject's key, `scan` and the detector row it fixes the noise.
-    scan : number of the raw data set; another number is a second scan of the same subject.
-
-    Returns
-    -------
-    Volume by kernel name, whole HU.
-    """
-    chosen = tuple(kernel(item) if isinstance(item, str) else item for item in kernels)
-    images = np.empty((len(chosen), stack.count, *frame.shape), dtype=np.float32)
-    fine = drawing_frame(subject, frame)
-    seeds = SliceSeeds(seed, f"{subject.key}/scan-{scan}")
-    for start in range(0, stack.count, LANES):
-        indices = range(start, min(start + LANES, stack.count))
-        weights = [stack.row_weights(index, acquisition.row_mm) for index in indices]
-        raw = _average_rows(subject, acquisition, fine, seeds, weights)
-        images[:, start : start + len(indices)] = reconstruct(to_parallel(raw, acquisition), acquisition, frame, chosen)
+    """`scan_slabs` as whole volumes by kernel name."""
+    slabs = list(scan_slabs(subject, acquisition, frame=frame, stack=stack, kernels=kernels, seed=seed, scan=scan))
     return {
-        item.name: Volume(
-            digitize(images[index]), stack.affine(frame), slice_thickness_mm=stack.thickness_mm, kernel=item.name
-        )
-        for index, item in enumerate(chosen)
+        name: dataclasses.replace(first, hu=np.concatenate([slab[name].hu for slab in slabs]))
+        for name, first in slabs[0].items()
     }
 
 

@@ -8,8 +8,7 @@ is fixed by the arguments: same volume, same identity, same bytes. Dates are emp
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from concordct.errors import ConcordctError
+from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
 
 MANUFACTURER = "concordct virtual scanner"
@@ -36,7 +36,8 @@ class SimulatedScan:
     Attributes
     ----------
     subject : synthetic patient name and ID, e.g. "phantom-0001".
-    scan : identity of the raw data set; series of one scan share study and frame of reference.
+    scan : identity of the raw data set and of everything it was made with (a digest); series of one scan share study
+        and frame of reference, and UIDs follow from subject, scan, series number, kernel and slice.
     description : SeriesDescription.
     series_number : as shown by viewers.
     kvp, mas : tube voltage, kV, and exposure, mAs.
@@ -62,12 +63,13 @@ def uid_of(*parts: object) -> str:
     return UUID_ROOT + str(value)
 
 
-def write_new_series(volume: Volume, directory: Path, scan: SimulatedScan) -> tuple[Path, ...]:
+def write_new_series(slabs: Volume | Iterable[Volume], directory: Path, scan: SimulatedScan) -> tuple[Path, ...]:
     """Write one file per slice into a folder that must not exist yet.
 
     Parameters
     ----------
-    volume : whole HU within [-1024, 3071]; anything else is refused, never clipped here.
+    slabs : a Volume or consecutive slabs of one; whole HU within [-1024, 3071], anything else is refused, never
+        clipped here.
     directory : made aside and moved into place when complete.
 
     Returns
@@ -79,33 +81,32 @@ def write_new_series(volume: Volume, directory: Path, scan: SimulatedScan) -> tu
     ConcordctError
         The folder exists, or the values do not fit 12 bits.
     """
-    if directory.exists():
-        raise ConcordctError(f"{directory} exists already; series are written into a new folder")
-    stored = volume.hu - INTERCEPT
-    if not np.array_equal(stored, np.rint(stored)) or stored.min() < 0 or stored.max() > 4095:
-        raise ConcordctError(
-            f"a CT series stores whole HU from {INTERCEPT} to {INTERCEPT + 4095}, "
-            f"found values from {volume.hu.min():g} to {volume.hu.max():g}"
-        )
-    pixels = stored.astype("<u2")
-    series_uid = uid_of("series", scan.subject, scan.scan, scan.series_number, volume.kernel, pixels.tobytes().hex())
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        names = []
-        for index in range(volume.shape[0]):
-            dataset = _slice(volume, index, pixels[index], scan, series_uid)
-            names.append(f"{index + 1:05d}.dcm")
-            pydicom.dcmwrite(partial / names[-1], dataset, enforce_file_format=True)
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    names: list[str] = []
+    with atomic_directory(directory) as aside:
+        for slab in [slabs] if isinstance(slabs, Volume) else slabs:
+            names += [path.name for path in write_slices(slab, aside, scan)]
     return tuple(directory / name for name in names)
 
 
-def _slice(volume: Volume, index: int, pixels: np.ndarray, scan: SimulatedScan, series_uid: str) -> Dataset:
+def write_slices(slab: Volume, directory: Path, scan: SimulatedScan) -> tuple[Path, ...]:
+    """Write a slab's slices into an existing folder; file names and instance numbers follow `first_slice`."""
+    stored = slab.hu - INTERCEPT
+    if not np.array_equal(stored, np.rint(stored)) or stored.min() < 0 or stored.max() > 4095:
+        raise ConcordctError(
+            f"a CT series stores whole HU from {INTERCEPT} to {INTERCEPT + 4095}, "
+            f"found values from {slab.hu.min():g} to {slab.hu.max():g}"
+        )
+    pixels = stored.astype("<u2")
+    paths = []
+    for index in range(slab.shape[0]):
+        paths.append(directory / f"{slab.first_slice + index + 1:05d}.dcm")
+        pydicom.dcmwrite(paths[-1], _slice(slab, index, pixels[index], scan), enforce_file_format=True)
+    return tuple(paths)
+
+
+def _slice(volume: Volume, index: int, pixels: np.ndarray, scan: SimulatedScan) -> Dataset:
     spacing = volume.spacing_mm
+    series_uid = uid_of("series", scan.subject, scan.scan, scan.series_number, volume.kernel)
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -127,14 +128,14 @@ def _slice(volume: Volume, index: int, pixels: np.ndarray, scan: SimulatedScan, 
     dataset.SliceThickness = _decimal(volume.slice_thickness_mm or spacing[0])
     dataset.KVP = _decimal(scan.kvp)
     dataset.Exposure = round(scan.mas)
-    dataset.ConvolutionKernel = volume.kernel or ""
+    dataset.ConvolutionKernel = (volume.kernel or "").split("\\")
     dataset.PatientPosition = "HFS"
     dataset.StudyInstanceUID = uid_of("study", scan.subject, scan.scan)
     dataset.SeriesInstanceUID = series_uid
     dataset.StudyID = "1"
     dataset.SeriesNumber = scan.series_number
     dataset.AcquisitionNumber = 1
-    dataset.InstanceNumber = index + 1
+    dataset.InstanceNumber = index + volume.first_slice + 1
     position = volume.affine @ (index, 0.0, 0.0, 1.0)
     dataset.ImagePositionPatient = [_decimal(value) for value in position[:3]]
     dataset.ImageOrientationPatient = [

@@ -1,0 +1,231 @@
+"""Run a cohort of simulated scans: workers, resuming, the manifest at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from concordct.errors import ConcordctError
+from concordct.scanner.acquisition import Acquisition
+from concordct.scanner.cohorts import FORMATS, SIMULATOR, Job, digest, job_rows, run_job, warnings_of
+from concordct.scanner.frame import Frame, Stack
+from concordct.scanner.kernels import kernel
+from concordct.scanner.patients import digital_patient, patient_height_mm
+from concordct.scanner.phantom import chest_phantom
+from concordct.scanner.recipes import RECIPES, sample_acquisition
+from concordct.scanner.reconstruction import check_kernel
+from concordct.volumes.manifest import write_manifest
+from concordct.volumes.place import atomic_file
+
+SUBJECTS = ("phantom", "patients")
+MANIFEST, PLAN = "pairs.csv", "cohort.json"
+#: Detector rows that a scan may be given; slices are whole numbers of them.
+THINNEST_ROW_MM, THICKEST_ROW_MM = 0.25, 1.25
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a run left behind.
+
+    Attributes
+    ----------
+    manifest : `pairs.csv`.
+    scans : raw data sets in the cohort; made : those of this run, the others stood already.
+    slices : slices per kernel in the cohort.
+    warnings : what the user should know.
+    """
+
+    manifest: Path
+    scans: int
+    made: int
+    slices: int
+    warnings: tuple[str, ...]
+
+
+def plan_simulation(
+    subjects: str,
+    *,
+    kernels: Sequence[str],
+    slice_thickness_mm: Sequence[float],
+    seed: int,
+    count: int = 1,
+    slices: int | None = None,
+    matrix: int = 512,
+    pixel_mm: float = 0.75,
+    acquisition: Acquisition | None = None,
+    split: str = "train",
+    scans: int = 1,
+) -> tuple[Job, ...]:
+    """Jobs for `simulate phantom` or `simulate patients`.
+
+    Parameters
+    ----------
+    subjects : "phantom" or "patients".
+    kernels : names; the first is the source. One alone gives images without a partner.
+    slice_thickness_mm : every scan is reconstructed at each.
+    count : subjects.
+    slices : per thickness, around the first nodule; None fills the chest.
+    acquisition : None samples one per scan (and records it).
+    scans : raw data sets per subject, equal but for their noise when `acquisition` is given.
+
+    Raises
+    ------
+    ConcordctError : impossible parameters, with the allowed range.
+    """
+    if subjects not in SUBJECTS:
+        raise ConcordctError(f"unknown subjects {subjects!r}; known are {', '.join(SUBJECTS)}")
+    if not kernels or len(set(kernels)) != len(kernels):
+        raise ConcordctError(f"expected one or more different kernels, found {', '.join(kernels) or 'none'}")
+    if not slice_thickness_mm or len(set(slice_thickness_mm)) != len(slice_thickness_mm):
+        raise ConcordctError("expected one or more different slice thicknesses")
+    for value, name in ((count, "subjects"), (scans, "scans"), (1 if slices is None else slices, "slices")):
+        if value < 1:
+            raise ConcordctError(f"{value} {name}: at least 1 is allowed")
+    frame = Frame((matrix, matrix), pixel_mm)
+    row_mm = _row_for(slice_thickness_mm)
+    jobs = []
+    for number in range(1, count + 1):
+        height, middle = _extent(subjects, number, seed, slices is not None)
+        stacks = []
+        for thickness in slice_thickness_mm:
+            fitting = max(int((height - 4.0) // thickness), 1)
+            chosen = fitting if slices is None else min(slices, fitting)
+            # Whole detector rows, so that thin and thick slices share them.
+            start = min(max(round(middle / thickness - chosen / 2), 0), fitting - chosen) * thickness
+            stacks.append(Stack(chosen, thickness, thickness, start + thickness / 2))
+        for scan in range(scans):
+            used = acquisition or sample_acquisition(np.random.default_rng((seed, number, 2, scan)), row_mm)
+            jobs.append(
+                Job(
+                    "phantom" if subjects == "phantom" else "patient",
+                    number if subjects == "patients" else number - 1,
+                    split,
+                    scan,
+                    used,
+                    frame,
+                    tuple(stacks),
+                    tuple(kernels),
+                    seed,
+                )
+            )
+    for name in kernels:
+        check_kernel(kernel(name), jobs[0].acquisition)
+    return tuple(jobs)
+
+
+def _extent(subjects: str, number: int, seed: int, around_nodule: bool) -> tuple[float, float]:
+    """(height, middle) of what is scanned, mm."""
+    if subjects == "phantom":
+        body = chest_phantom()
+        return body.height_mm, body.nodules[0].centre_mm[0] if around_nodule else body.height_mm / 2
+    height = patient_height_mm(number, seed=seed)
+    return height, digital_patient(number, seed=seed).nodules[0].centre_mm[0] if around_nodule else height / 2
+
+
+def _row_for(thicknesses_mm: Sequence[float]) -> float:
+    """The thickest detector row that every slice is a whole number of, at most `THICKEST_ROW_MM`."""
+    if min(thicknesses_mm) <= 0:
+        raise ConcordctError(f"slice thickness {min(thicknesses_mm)} mm: it must be above 0 mm")
+    common = math.gcd(*(round(thickness * 1000) for thickness in thicknesses_mm)) / 1000
+    if common < THINNEST_ROW_MM:
+        raise ConcordctError(
+            f"slice thicknesses {', '.join(f'{t:g}' for t in thicknesses_mm)} mm share no detector row of at least "
+            f"{THINNEST_ROW_MM} mm; allowed are multiples of one"
+        )
+    return common / math.ceil(common / THICKEST_ROW_MM - 1e-9)
+
+
+def plan_recipe(name: str, *, seed: int) -> tuple[Job, ...]:
+    """Jobs of a recipe by name: "ltdiffpp", "diffusionct", "small"."""
+    if name not in RECIPES:
+        raise ConcordctError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
+    return RECIPES[name](seed)
+
+
+def simulate(
+    jobs: Sequence[Job],
+    output: Path,
+    *,
+    file_format: str = "dicom",
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Simulated:
+    """Run the jobs that have no output yet, and write the manifest when all stand.
+
+    Parameters
+    ----------
+    output : the cohort's folder; a run that was killed goes on where it stopped.
+    file_format : "dicom" (a folder per series) or "nifti".
+    workers : processes; their number changes no byte.
+    progress : called with (slices done, slices in all).
+
+    Raises
+    ------
+    ConcordctError : the folder holds another cohort, or a job fails.
+    """
+    if file_format not in FORMATS:
+        raise ConcordctError(f"unknown file format {file_format!r}; known are {', '.join(FORMATS)}")
+    if workers < 1:
+        raise ConcordctError(f"{workers} workers: at least 1 is allowed")
+    output.mkdir(parents=True, exist_ok=True)
+    _claim(output, jobs, file_format)
+    waiting = [job for job in jobs if not (output / job.folder).is_dir()]
+    total, done = sum(job.slices for job in jobs), sum(job.slices for job in jobs) - sum(job.slices for job in waiting)
+
+    def report(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    report(0)
+    if workers == 1:
+        for job in waiting:
+            run_job(job, output, file_format, report)
+    else:
+        # Spawned, not forked: threads of libraries that are loaded already do not survive a fork.
+        with ProcessPoolExecutor(min(workers, max(len(waiting), 1)), multiprocessing.get_context("spawn")) as pool:
+            futures = {pool.submit(run_job, job, output, file_format): job for job in waiting}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    report(futures[future].slices)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    rows = [row for job in jobs for row in job_rows(job, output, file_format)]
+    manifest = write_manifest(output / MANIFEST, rows, overwrite=True)
+    return Simulated(manifest, len(jobs), len(waiting), total, warnings_of(jobs))
+
+
+def _claim(output: Path, jobs: Sequence[Job], file_format: str) -> None:
+    """Write the cohort's identity into its folder, or check that it is the same."""
+    identity = digest([SIMULATOR, file_format, *(dataclasses.asdict(job) for job in jobs)])
+    plan = output / PLAN
+    if plan.exists():
+        try:
+            found = json.loads(plan.read_text(encoding="utf-8")).get("identity")
+        except (OSError, ValueError, AttributeError):
+            found = None
+        if found != identity:
+            raise ConcordctError(
+                f"{output} holds another cohort (identity {found}, expected {identity}); name a new folder"
+            )
+        return
+    if any(output.iterdir()):
+        raise ConcordctError(f"{output} is not empty and holds no {PLAN}; name a new folder")
+    with atomic_file(plan) as aside:
+        text = json.dumps(
+            {"identity": identity, "format": file_format, "scans": [job.folder for job in jobs]}, indent=1
+        )
+        aside.write_text(text + "\n", encoding="utf-8")
