@@ -1,0 +1,353 @@
+"""Cohorts of real pairs: from a public archive's offline index, or from a folder of the user's own."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from concordct.errors import ConcordctError
+from concordct.pipelines.scans import find_scans, one_scan, scan_path
+from concordct.volumes.manifest import PairRow, write_manifest
+from concordct.volumes.pairing import check_pair
+from concordct.volumes.place import atomic_file
+from concordct.volumes.series import Series
+
+MANIFEST, SELECTION, FAILURES = "pairs.csv", "selection.json", "failures.csv"
+#: Collections whose SeriesDescription is "year,type,vendor,model,kernel,field,thickness,kVp,mAs,...", and its length.
+NLST_LIKE, NLST_FIELDS = ("nlst",), 11
+#: Series with fewer slices are localizers.
+LEAST_SLICES = 20
+#: Shares of the subjects, in this order.
+SPLITS = (("train", 0.7), ("validation", 0.1), ("test", 0.2))
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Two series of one acquisition, as the index describes them.
+
+    Attributes
+    ----------
+    subject : the archive's public pseudonym.
+    study, source, target : UIDs of the study and of the two series.
+    source_kernel, target_kernel : as asked for.
+    slice_thickness_mm : from the description; None when it says none.
+    slices : of each series.
+    size_mb : of both together.
+    licence : short name.
+    urls : of the two series in the archive's bucket.
+    """
+
+    subject: str
+    study: str
+    source: str
+    target: str
+    source_kernel: str
+    target_kernel: str
+    slice_thickness_mm: float | None
+    slices: int
+    size_mb: float
+    licence: str
+    urls: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What was found.
+
+    Attributes
+    ----------
+    manifest : `pairs.csv`; None while nothing has been downloaded.
+    pairs : rows in the manifest, or candidates in the selection.
+    failures : (pair, reason).
+    size_mb : to download, or downloaded.
+    licences : of what was selected.
+    """
+
+    manifest: Path | None
+    pairs: int
+    failures: tuple[tuple[str, str], ...]
+    size_mb: float = 0.0
+    licences: tuple[str, ...] = ()
+
+
+def split_of(subject: str) -> str:
+    """The split of a subject: fixed by its name, so that a larger cohort moves nobody."""
+    share = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big") / 2**64
+    for name, part in SPLITS:
+        if share < part:
+            return name
+        share -= part
+    return SPLITS[-1][0]
+
+
+_QUERY = """
+with series as (
+    select PatientID, StudyInstanceUID, SeriesInstanceUID, instanceCount, license_short_name, series_aws_url,
+           series_size_MB, string_split(SeriesDescription, ',') as f
+    from read_parquet($index)
+    where collection_id = $collection and Modality = 'CT' and instanceCount >= $least
+), kernels as (
+    select *, f[5] as kernel, [f[6], f[7], f[8], f[9]] as protocol from series where len(f) = $fields
+)
+select a.PatientID, a.StudyInstanceUID, a.SeriesInstanceUID, b.SeriesInstanceUID, a.f[7], a.instanceCount,
+       a.series_size_MB + b.series_size_MB, a.license_short_name, a.series_aws_url, b.series_aws_url
+from kernels a join kernels b
+  on a.StudyInstanceUID = b.StudyInstanceUID and a.protocol = b.protocol and a.instanceCount = b.instanceCount
+where a.kernel = $source and b.kernel = $target
+order by a.PatientID, a.StudyInstanceUID, a.SeriesInstanceUID, b.SeriesInstanceUID
+"""
+
+
+def find_candidates(collection: str, *, source_kernel: str, target_kernel: str) -> tuple[Candidate, ...]:
+    """Pairs of series in the archive's offline index: same study, field of view, thickness, kVp, mAs and slices.
+
+    A series takes part in one pair only; where a study holds a kernel twice, the first of each is taken.
+
+    Raises
+    ------
+    ConcordctError : the extra `idc` is missing, or the collection does not name its kernels.
+    """
+    if collection not in NLST_LIKE:
+        raise ConcordctError(
+            f"collection {collection!r} does not name kernels in its index; known are {', '.join(NLST_LIKE)}"
+        )
+    try:
+        import duckdb
+        import idc_index_data
+    except ImportError:
+        raise ConcordctError("the archive's index is not installed; expected: pip install concordct[idc]") from None
+    rows = duckdb.execute(
+        _QUERY,
+        {
+            "index": str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH),
+            "collection": collection,
+            "least": LEAST_SLICES,
+            "fields": NLST_FIELDS,
+            "source": source_kernel,
+            "target": target_kernel,
+        },
+    ).fetchall()
+    taken: set[str] = set()
+    found = []
+    for patient, study, source, target, thickness, slices, size, licence, first, second in rows:
+        if source in taken or target in taken:
+            continue
+        taken |= {source, target}
+        found.append(
+            Candidate(
+                subject=f"{collection}-{patient}",
+                study=study,
+                source=source,
+                target=target,
+                source_kernel=source_kernel,
+                target_kernel=target_kernel,
+                slice_thickness_mm=_number(thickness),
+                slices=slices,
+                size_mb=round(size, 3),
+                licence=licence,
+                urls=(first, second),
+            )
+        )
+    return tuple(found)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) or None
+    except ValueError:
+        return None
+
+
+def cohort_idc(
+    collection: str,
+    *,
+    source_kernel: str,
+    target_kernel: str,
+    count: int | None,
+    output: Path,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Select pairs from the archive, write the selection, and download and verify them when asked.
+
+    Parameters
+    ----------
+    count : pairs, spread evenly over the candidates; None takes all.
+    output : folder of `selection.json` and, after the download, `pairs.csv`, `failures.csv` and the series.
+    download : fetch what is not there yet (needs a network), then verify every pair's geometry and content.
+    progress : called with (pairs verified, pairs in all).
+
+    Raises
+    ------
+    ConcordctError : nothing found, the extra is missing, or no network.
+    """
+    if count is not None and count < 1:
+        raise ConcordctError(f"{count} pairs: at least 1 is allowed")
+    candidates = find_candidates(collection, source_kernel=source_kernel, target_kernel=target_kernel)
+    if not candidates:
+        raise ConcordctError(f"no pairs of {source_kernel} and {target_kernel} in {collection}")
+    if count is not None and count < len(candidates):
+        candidates = tuple(candidates[index * len(candidates) // count] for index in range(count))
+    output.mkdir(parents=True, exist_ok=True)
+    size = round(sum(item.size_mb for item in candidates), 1)
+    licences = tuple(sorted({item.licence for item in candidates}))
+    selection = {
+        "collection": collection,
+        "pairs": len(candidates),
+        "size_mb": size,
+        "licences": licences,
+        "series": [asdict(item) for item in candidates],
+    }
+    with atomic_file(output / SELECTION, overwrite=True) as aside:
+        aside.write_text(json.dumps(selection, indent=1) + "\n", encoding="utf-8")
+    if not download:
+        return Cohort(None, len(candidates), (), size, licences)
+    _download(candidates, output)
+    rows, failures = _verify(candidates, output, progress)
+    manifest = write_manifest(output / MANIFEST, rows, overwrite=True) if rows else None
+    _write_failures(output, failures)
+    return Cohort(manifest, len(rows), tuple(failures), size, licences)
+
+
+def _folder(output: Path, item: Candidate, series: str) -> Path:
+    return output / item.subject / series
+
+
+def _download(candidates: Sequence[Candidate], output: Path) -> None:
+    """Fetch the series that are not there; one interrupted is fetched again."""
+    try:
+        from idc_index import IDCClient
+    except ImportError:
+        raise ConcordctError("the archive's client is not installed; expected: pip install concordct[idc]") from None
+    try:
+        client = IDCClient()
+        for item in candidates:
+            for series in (item.source, item.target):
+                place = _folder(output, item, series)
+                if len(list(place.glob("*.dcm"))) < item.slices:
+                    place.mkdir(parents=True, exist_ok=True)
+                    client.download_dicom_series(
+                        seriesInstanceUID=series, downloadDir=str(place), dirTemplate="", quiet=True
+                    )
+    except Exception as error:
+        raise ConcordctError(
+            f"the download stopped ({type(error).__name__}); run again to go on where it did"
+        ) from None
+
+
+def _verify(
+    candidates: Sequence[Candidate], output: Path, progress: Progress | None
+) -> tuple[list[PairRow], list[tuple[str, str]]]:
+    rows, failures = [], []
+    for index, item in enumerate(candidates):
+        name = f"{item.subject}_{index + 1:05d}"
+        try:
+            source, target = (one_scan(_folder(output, item, uid)) for uid in (item.source, item.target))
+            check_pair(source, target)
+        except ConcordctError as error:
+            failures.append((name, str(error)))
+        else:
+            rows.append(
+                PairRow(
+                    pair=name,
+                    subject=item.subject,
+                    split=split_of(item.subject),
+                    source=scan_path(source),
+                    target=scan_path(target),
+                    source_kernel=item.source_kernel,
+                    target_kernel=item.target_kernel,
+                    slice_thickness_mm=item.slice_thickness_mm,
+                )
+            )
+        if progress is not None:
+            progress(index + 1, len(candidates))
+    return rows, failures
+
+
+def cohort_folder(
+    path: Path,
+    *,
+    source_kernel: str,
+    target_kernel: str,
+    output: Path,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Find the pairs that lie in a folder: series of one frame of reference in the two kernels, verified.
+
+    Parameters
+    ----------
+    path : searched to its depths. Volume files name no kernel and are not paired.
+    output : folder for `pairs.csv` and `failures.csv`.
+    progress : called with (files read, files in all).
+
+    Raises
+    ------
+    ConcordctError : no series in one of the kernels; the message names those that are there.
+    """
+    series = [scan for scan in find_scans(path, progress=progress).scans if isinstance(scan, Series)]
+    sources = [one for one in series if one.kernel == source_kernel]
+    targets = [one for one in series if one.kernel == target_kernel]
+    if not sources or not targets:
+        there = sorted({one.kernel or "unknown" for one in series})
+        raise ConcordctError(
+            f"{path}: expected series in {source_kernel} and {target_kernel}, found {', '.join(there) or 'no series'}"
+        )
+    people = {digest: f"subject-{rank:04d}" for rank, digest in enumerate(sorted({_person(s) for s in series}), 1)}
+    rows: list[PairRow] = []
+    failures: list[tuple[str, str]] = []
+    free = list(targets)
+    for number, source in enumerate(sources, start=1):
+        name = f"pair-{number:04d}"
+        reason = f"no {target_kernel} series in its frame of reference"
+        for target in [one for one in free if one.frame_of_reference_uid == source.frame_of_reference_uid]:
+            try:
+                check_pair(source, target)
+            except ConcordctError as error:
+                reason = str(error)
+                continue
+            free.remove(target)
+            subject = people[_person(source)]
+            rows.append(
+                PairRow(
+                    pair=name,
+                    subject=subject,
+                    split=split_of(_person(source)),
+                    source=scan_path(source),
+                    target=scan_path(target),
+                    source_kernel=source_kernel,
+                    target_kernel=target_kernel,
+                    slice_thickness_mm=source.slice_thickness_mm,
+                )
+            )
+            break
+        else:
+            failures.append((name, reason))
+    output.mkdir(parents=True, exist_ok=True)
+    manifest = write_manifest(output / MANIFEST, rows, overwrite=True) if rows else None
+    _write_failures(output, failures)
+    return Cohort(manifest, len(rows), tuple(failures))
+
+
+def _person(series: Series) -> str:
+    """A digest that stands for the patient; it leaves no trace of who that is."""
+    header: Any = pydicom.dcmread(series.slices[0].path, stop_before_pixels=True, specific_tags=["PatientID"])
+    return hashlib.sha256(str(header.get("PatientID") or series.frame_of_reference_uid).encode()).hexdigest()
+
+
+def _write_failures(output: Path, failures: Sequence[tuple[str, str]]) -> None:
+    with (
+        atomic_file(output / FAILURES, overwrite=True) as aside,
+        open(aside, "w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("pair", "reason"))
+        table.writerows(failures)
