@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import zlib
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.encaps import encapsulate
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from concordct.errors import ConcordctError
-from concordct.volumes.decode import MAX_HEADER_BYTES, codestream_size, open_dataset
+from concordct.volumes.decode import MAX_HEADER_BYTES, codestream_size, open_dataset, quiet_dicom
 from concordct.volumes.find import find_series
+from concordct.volumes.series import ALLOWABLE
 from volumes_slices import SIDE, disc_hu, slice_dataset, write_slice
 
 
@@ -45,6 +50,19 @@ def test_truncated_file(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "a")
     path.write_bytes(path.read_bytes()[:-1000])
     assert "expected" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["CT2_JPLL", "CT2_JLSL", "CT2_J2KR", "CT2_RLE"])
+def test_truncated_compressed_pixels(shared_data: Path, tmp_path: Path, name: str) -> None:
+    """Decoders fill in what is missing; a cut file, or a cut codestream in a whole file, is refused all the same."""
+    source = shared_data / "hostile" / "nema_wg04" / name
+    (tmp_path / "a").write_bytes(source.read_bytes()[:-20_000])
+    assert "truncated DICOM file" in refusal(tmp_path / "a")
+    dataset = pydicom.dcmread(source)
+    dataset.PixelData = encapsulate([get_frame(dataset.PixelData, 0, number_of_frames=1)[:-20_000]])
+    dataset.save_as(tmp_path / "b")
+    assert "RLE" in name or "cut short, no end marker" in refusal(tmp_path / "b")
+    assert "RLE" not in name or "cannot decode pixels in RLE" in refusal(tmp_path / "b")
 
 
 def test_missing_pixels(tmp_path: Path) -> None:
@@ -151,3 +169,39 @@ def test_declared_padding_written_as_unsigned(tmp_path: Path) -> None:
     # Declared far below air: padding wherever it stands, not only at the border.
     assert volume.padding is not None
     assert np.array_equal(volume.padding[0], hu == -3024)
+
+
+def test_header_values_cannot_break_the_line(tmp_path: Path) -> None:
+    with quiet_dicom():
+        line = refusal(write_slice(tmp_path / "a", Modality="C\nT"))
+    assert line == "modality C?T, expected CT"
+    kernel = find_series(write_slice(tmp_path / "b", ConvolutionKernel="B\n40")).series[0].kernel
+    assert kernel == "B?40"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutilated_files_are_read_or_refused_in_one_line(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(_whole())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(132, 1400))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(140, len(content)) | st.just(len(content)))]
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    found = find_series(path)
+    assert len(found.series) + len(found.set_aside) > 0
+    assert not any("\n" in aside.reason for aside in found.set_aside)
+    for series in found.series:
+        said = "one line"
+        try:
+            series.read(allow=ALLOWABLE)
+        except ConcordctError as error:
+            said = str(error)
+        assert "\n" not in said
+
+
+@cache
+def _whole() -> bytes:
+    buffer = BytesIO()
+    slice_dataset().save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

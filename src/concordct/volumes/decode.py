@@ -88,6 +88,11 @@ def quiet_dicom() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def plain(value: object, length: int = 64) -> str:
+    """A header value as one short printable line: broken headers hold line ends and worse."""
+    return "".join(c if c.isprintable() else "?" for c in str(value).strip())[:length]
+
+
 def open_dataset(path: Path, *, tags: Sequence[str] | None = None, pixels: bool = False) -> FileDataset:
     """Read a DICOM file; a deflated one is inflated within the bounds of its own header.
 
@@ -108,9 +113,13 @@ def open_dataset(path: Path, *, tags: Sequence[str] | None = None, pixels: bool 
             if head[128:136] == b"DICM\x02\x00\x00\x00" and _DEFLATED in head[:meta_end]:
                 return _inflate(file, meta_end, path, pixels=pixels)
             file.seek(0)
-            return pydicom.dcmread(
+            dataset = pydicom.dcmread(
                 file, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags)
             )
+            # A file that ends within an element comes back without any.
+            if tags is None and len(dataset) == 0:
+                raise ConcordctError(f"truncated DICOM file: {path}")
+            return dataset
     except ConcordctError:
         raise
     except InvalidDicomError:
@@ -156,8 +165,9 @@ def frame_bytes(dataset: Dataset, path: Path) -> int:
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if rows < 1 or columns < 1 or rows * columns > MAX_SLICE_PIXELS:
         raise ConcordctError(f"{rows} x {columns} pixels, expected 1 to {MAX_SLICE_PIXELS} in all: {path}")
-    samples, photometric = dataset.get("SamplesPerPixel", 1), str(dataset.get("PhotometricInterpretation", "absent"))
-    if samples != 1 or not photometric.startswith("MONOCHROME"):
+    samples = plain(dataset.get("SamplesPerPixel", 1))
+    photometric = plain(dataset.get("PhotometricInterpretation", "absent"))
+    if samples != "1" or not photometric.startswith("MONOCHROME"):
         raise ConcordctError(f"{photometric} with {samples} samples per pixel, expected MONOCHROME with 1: {path}")
     allocated, stored = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
     high = int(dataset.get("HighBit", stored - 1))
@@ -181,7 +191,7 @@ def rescale(dataset: Dataset, frame: int, path: Path) -> tuple[float, float]:
     if "RescaleSlope" not in holder or "RescaleIntercept" not in holder:
         raise ConcordctError(f"no RescaleSlope and RescaleIntercept, so no Hounsfield units: {path}")
     slope, intercept = float(holder.RescaleSlope), float(holder.RescaleIntercept)
-    kind = str(holder.get("RescaleType") or "HU").strip()
+    kind = plain(holder.get("RescaleType") or "HU")
     if kind != "HU":
         raise ConcordctError(f"pixels rescale to {kind}, expected HU: {path}")
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope <= 0:
@@ -241,13 +251,17 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[np.int32]:
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
     if not syntax.is_transfer_syntax:
-        raise ConcordctError(f"unknown transfer syntax {syntax or 'absent'} in the meta header: {path}")
+        raise ConcordctError(f"unknown transfer syntax {plain(syntax) or 'absent'} in the meta header: {path}")
     if not syntax.is_compressed and len(dataset.PixelData) < size * frames:
         raise ConcordctError(f"{len(dataset.PixelData)} bytes of pixel data, expected {size * frames}: {path}")
     try:
         decoder = get_decoder(syntax)
         if syntax.is_encapsulated:
-            found = codestream_size(get_frame(dataset.PixelData, frame, number_of_frames=frames))
+            data = get_frame(dataset.PixelData, frame, number_of_frames=frames)
+            found = codestream_size(data)
+            # Decoders fill what is missing with whatever they like; T.81 and 15444-1 end with the same marker.
+            if found is not None and not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+                raise ConcordctError(f"compressed pixels are cut short, no end marker: {path}")
             if found is not None and found != (rows, columns):
                 raise ConcordctError(f"compressed pixels of {found[0]} x {found[1]}, header {rows} x {columns}: {path}")
         array, _ = decoder.as_array(dataset, index=frame, raw=True)

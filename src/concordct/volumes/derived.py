@@ -22,7 +22,7 @@ from pydicom.dataset import FileDataset
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.volumes.classic import MULTI_FRAME, classic_frame
-from concordct.volumes.decode import StoredSlice, open_dataset
+from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom
 from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
 from concordct.volumes.place import atomic_directory, refuse_overlap, writing
 from concordct.volumes.series import Problem, Series, SliceRef
@@ -196,10 +196,11 @@ def _sources(series: Series) -> Iterator[tuple[SliceRef, FileDataset, str]]:
     for ref in series.slices:
         parsed = multi_frame is not None and multi_frame[0] == ref.path
         dataset = multi_frame[1] if multi_frame is not None and parsed else open_dataset(ref.path)
-        sop_class = str(dataset.SOPClassUID)
-        if sop_class in MULTI_FRAME:
-            multi_frame = (ref.path, dataset)
-            dataset = classic_frame(dataset, ref.frame, ref.path)
+        with quiet_dicom():
+            sop_class = str(dataset.SOPClassUID)
+            if sop_class in MULTI_FRAME:
+                multi_frame = (ref.path, dataset)
+                dataset = classic_frame(dataset, ref.frame, ref.path)
         yield ref, dataset, sop_class
 
 

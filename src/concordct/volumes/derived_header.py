@@ -127,14 +127,14 @@ def derived_dataset(
 def save(dataset: FileDataset, path: Path) -> None:
     """Write one derived object as Explicit VR Little Endian with our own meta header."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(hashed_uid("implementation"))
     meta.ImplementationVersionName = f"CONCORDCT_{__version__}"[:16]
-    result = FileDataset(str(path), dataset, preamble=b"\0" * 128, file_meta=meta)
-    result.set_original_encoding(*dataset.original_encoding)
     with quiet_dicom():
+        result = FileDataset(str(path), dataset, preamble=b"\0" * 128, file_meta=meta)
+        result.set_original_encoding(*dataset.original_encoding)
         # Not save_as: it refuses to turn big endian into little endian.
         pydicom.dcmwrite(path, result, enforce_file_format=True)
 

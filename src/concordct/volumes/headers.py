@@ -20,7 +20,15 @@ from pydicom.uid import (
 
 from concordct.errors import ConcordctError
 from concordct.volumes.classic import MULTI_FRAME
-from concordct.volumes.decode import frame_bytes, frame_group, number_of_frames, open_dataset, quiet_dicom, rescale
+from concordct.volumes.decode import (
+    frame_bytes,
+    frame_group,
+    number_of_frames,
+    open_dataset,
+    plain,
+    quiet_dicom,
+    rescale,
+)
 from concordct.volumes.geometry import slice_normal
 
 # fmt: off
@@ -75,6 +83,8 @@ def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
     ConcordctError : the file holds none; the message is the reason why it is set aside.
     """
     dataset = open_dataset(path, tags=_TAGS)
+    if len(dataset) == 0:
+        raise ConcordctError(f"truncated or empty DICOM header: {path}")
     with quiet_dicom():
         try:
             return _headers(dataset, path)
@@ -89,10 +99,12 @@ def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
     sop_class = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
     if sop_class == MediaStorageDirectoryStorage:
         raise ConcordctError(f"DICOMDIR, not an image: {path}")
+    if "SOPClassUID" not in dataset:
+        raise ConcordctError(f"no SOP class UID: {path}")
     if sop_class not in (CTImageStorage, *MULTI_FRAME):
         raise ConcordctError(f"{_kind(sop_class)}, not a CT image: {path}")
     if dataset.get("Modality") != "CT":
-        raise ConcordctError(f"modality {dataset.get('Modality') or 'absent'}, expected CT: {path}")
+        raise ConcordctError(f"modality {plain(dataset.get('Modality') or 'absent', 16)}, expected CT: {path}")
     if not dataset.get("SeriesInstanceUID") or not dataset.get("SOPInstanceUID"):
         raise ConcordctError(f"no series or SOP instance UID: {path}")
     if dataset.get("ModalityLUTSequence"):
@@ -120,7 +132,7 @@ def _enhanced(dataset: Dataset, frame: int, path: Path) -> SliceHeader:
         if item is not None:
             flat.update(item)
     frame_type = flat.get("FrameType") or dataset.get("ImageType")
-    kind = str(frame_type[3]) if frame_type and len(frame_type) > 3 else "NONE"
+    kind = plain(frame_type[3]) if frame_type and len(frame_type) > 3 else "NONE"
     if flat.get("VolumetricProperties", dataset.get("VolumetricProperties", "VOLUME")) not in ("VOLUME", "SAMPLED"):
         raise ConcordctError(f"frames of a projection or a mixture, expected a volume: {path}")
     if "PERFUSION" in (frame_type or ()) or kind not in ("NONE", "ENERGY_PROP_WT", "VIRTUAL_MONOENERGETIC", ""):
@@ -141,8 +153,9 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
     ):
         if value is None or isinstance(value, str) or len(value) != length:
             raise ConcordctError(f"missing geometry, no {name} of {length} values: {path}")
+    cosines = tuple(float(v) for v in orientation)
     try:
-        slice_normal(tuple(float(v) for v in orientation))
+        slice_normal(cosines)
     except ValueError as error:
         raise ConcordctError(f"{error}: {path}") from None
     x, y, z = (float(v) for v in position)
@@ -156,9 +169,9 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_uid=str(dataset.SeriesInstanceUID),
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or "") or None,
-        description=str(dataset.get("SeriesDescription") or "").strip(),
+        description=plain(dataset.get("SeriesDescription") or ""),
         kernel=_joined(flat.get("ConvolutionKernel")),
-        orientation=tuple(float(v) for v in orientation),
+        orientation=cosines,
         origin=(x, y, z),
         pixel_spacing=(between_rows, between_columns),
         rows=int(dataset.Rows),
@@ -176,7 +189,7 @@ def _notes(dataset: Dataset, flat: Dataset) -> tuple[str, ...]:
     kernel = _joined(flat.get("ConvolutionKernel")) or ""
     said = " ".join(str(dataset.get(name) or "") for name in ("SeriesDescription", "ProtocolName")) + " " + kernel
     words = sorted({found.group(0).lower() for found in _NON_LINEAR.finditer(said)})
-    algorithm = str(flat.get("ReconstructionAlgorithm") or "")
+    algorithm = plain(flat.get("ReconstructionAlgorithm") or "")
     if "ITERATIVE" in algorithm.upper():
         words.append(algorithm)
     # Siemens: a leading I (I31f) or a second value (Br40f\3) is the strength of SAFIRE or ADMIRE.
@@ -186,19 +199,22 @@ def _notes(dataset: Dataset, flat: Dataset) -> tuple[str, ...]:
 
 
 def _kind(sop_class: UID) -> str:
-    name = sop_class.name if sop_class else "no SOP class"
+    name = plain(sop_class.name) if sop_class else "no SOP class"
     if "Secondary Capture" in name:
         return f"secondary capture ({name})"
     if "Dose" in name:
         return f"dose report ({name})"
-    return name if name != sop_class else f"unknown SOP class {name}"
+    if name != sop_class:
+        return name
+    # What is no UID may be a piece of the next attribute, and that may name a patient.
+    return f"unknown SOP class {name if re.fullmatch(r'[0-9.]+', name) else ''}".strip()
 
 
 def _joined(value: object) -> str | None:
     if value is None:
         return None
     values = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
-    return "\\".join(str(v).strip() for v in values) or None
+    return "\\".join(plain(v) for v in values) or None
 
 
 def _greatest(value: object) -> float | None:

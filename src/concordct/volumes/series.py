@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.volumes.decode import StoredSlice, open_dataset, stored_slice
+from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom, stored_slice
 from concordct.volumes.geometry import Problem
 from concordct.volumes.volume import Volume
 
@@ -153,7 +153,9 @@ class Series:
             if opened is None or opened[0] != ref.path:
                 dataset = open_dataset(ref.path, pixels=True)
                 opened = (ref.path, dataset)
-            if str(dataset.get("SOPInstanceUID")) != ref.sop_instance_uid:
+            with quiet_dicom():
+                found = str(dataset.get("SOPInstanceUID"))
+            if found != ref.sop_instance_uid:
                 raise ConcordctError(f"the file changed since the series was found: {ref.path}")
             stored = stored_slice(dataset, ref.frame, ref.path)
             if stored.values.shape != self.shape[1:]:
