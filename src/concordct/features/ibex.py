@@ -1,8 +1,8 @@
 """IBEX's six classes, as the papers name them: GOH, GLCM, GLRLM, ID, IH and NID; 1,401 features, a reconstruction.
 
-Sources: Zhang et al. 2015, doi:10.1118/1.4908210 (IBEX), for the classes and their members; LTDiff++ and DiffusionCT for
-the count, and for GLCM and GLRLM being almost half of it (here 693 of 1,401). Directions, offsets, windows and percentiles
-are this project's choice, since neither paper prints them; `docs/features.md` lists them.
+Sources: Zhang et al. 2015, doi:10.1118/1.4908210 (IBEX), for the classes and their members; LTDiff++ and DiffusionCT
+for the count, and for GLCM and GLRLM being almost half of it (here 693 of 1,401). Directions, offsets, windows and
+percentiles are this project's choice, since neither paper prints them; `docs/features.md` lists them.
 """
 
 from __future__ import annotations

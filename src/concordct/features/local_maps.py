@@ -1,4 +1,4 @@
-"""Local entropy, range and standard deviation: each voxel against a window around it, within its slice or in the volume.
+"""Local entropy, range and standard deviation: each voxel against a window around it.
 
 Windows are cut at the border of the image, not at that of an ROI.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.volumes.place import atomic_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +96,13 @@ class FeatureRows:
 KEY_COLUMNS = ("image", "subject", "roi")
 
 
-def write_rows(path: Path, rows: FeatureRows) -> None:
-    """Write a features file (CSV, values with 17 significant digits), aside first and then moved into place."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with aside.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow([*KEY_COLUMNS, *rows.names])
-            for (image, roi), subject, values in zip(rows.keys, rows.subjects, rows.values, strict=True):
-                writer.writerow([image, subject, roi, *(repr(float(value)) for value in values)])
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise ConcordctError(f"cannot write features to {path}: {error.strerror}") from error
+def write_rows(path: Path, rows: FeatureRows, *, overwrite: bool = False) -> None:
+    """Write a features file (CSV, every value with all its digits), aside first and then moved into place."""
+    with atomic_file(path, overwrite=overwrite) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*KEY_COLUMNS, *rows.names])
+        for (image, roi), subject, values in zip(rows.keys, rows.subjects, rows.values, strict=True):
+            writer.writerow([image, subject, roi, *(repr(float(value)) for value in values)])
 
 
 def read_rows(path: Path) -> FeatureRows:

@@ -1,0 +1,271 @@
+"""Features of many images: which ROIs, which settings, in parallel, resumable, one CSV.
+
+A finished image leaves its rows in a hidden folder beside the output; a killed run goes on from there, and the file
+that results is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.features.extract import extract
+from concordct.features.masks import Region, read_regions
+from concordct.features.presets import settings_for
+from concordct.features.table import FeatureRows, class_of, write_rows
+from concordct.pipelines.scans import Scan, one_scan
+from concordct.volumes.files import VolumeFile
+from concordct.volumes.manifest import read_manifest
+from concordct.volumes.place import atomic_file, writing
+
+Role = Literal["source", "target"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to measure.
+
+    Attributes
+    ----------
+    name : what stands in the column `image`; pairs are matched by it.
+    subject : what stands in the column `subject`.
+    image : a series folder or a volume file.
+    roi : a mask, DICOM SEG or RTSTRUCT; None for the whole image as one ROI.
+    """
+
+    name: str
+    subject: str
+    image: Path
+    roi: Path | None
+
+
+def one_job(image: Path, roi: Path | None, *, name: str | None = None, subject: str | None = None) -> tuple[Job, ...]:
+    """A single image; its name is that of its file or folder unless given."""
+    found = name or image.name.split(".")[0] or "image"
+    return (Job(found, subject or found, image, roi),)
+
+
+def jobs_of_manifest(path: Path, *, role: Role, split: str | None = None) -> tuple[Job, ...]:
+    """The sources, or the targets, of a manifest of pairs.
+
+    Raises
+    ------
+    ConcordctError : the manifest is wrong, or no row of the split has such an image.
+    """
+    rows = [row for row in read_manifest(path) if split is None or row.split == split]
+    jobs = tuple(
+        Job(row.pair, row.subject, image, row.mask)
+        for row in rows
+        if (image := row.source if role == "source" else row.target) is not None
+    )
+    if not jobs:
+        raise ConcordctError(f"no {role} in split {split or 'of any name'} of {path}")
+    return jobs
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What became of one image: "done", "resumed" or "failed" with its reason, and its number of ROIs."""
+
+    image: str
+    status: str
+    rois: int
+    reason: str = ""
+
+
+def extract_features(
+    jobs: Sequence[Job],
+    settings: str,
+    output: Path,
+    *,
+    workers: int = 1,
+    allow: Collection[str] = frozenset(),
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ImageResult, ...]:
+    """Measure images and write one features file.
+
+    Parameters
+    ----------
+    jobs : images, each name once.
+    settings : a preset's name or the path of a PyRadiomics parameter file.
+    output : the CSV: columns image, subject, roi, then features; rows in the order of jobs and ROIs.
+    workers : processes.
+    allow : geometry problems that may pass, see `Series.check`.
+    overwrite : replace an existing output.
+    progress : called with (images done, images in all).
+
+    Returns
+    -------
+    One result for each job, in order. An image that fails is named with its reason and never stops the others.
+
+    Raises
+    ------
+    ConcordctError : nothing to do, a name twice, wrong settings, an output that exists, or every image failed.
+    """
+    chosen = settings_for(settings)
+    names = [job.name for job in jobs]
+    if not jobs or len(set(names)) < len(names):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        raise ConcordctError(f"image {twice} stands twice among the jobs" if twice else "no image to measure")
+    if output.exists() and not overwrite:
+        raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {output}")
+    parts = output.with_name(f".{output.name}.images")
+    with writing(output):
+        parts.mkdir(parents=True, exist_ok=True)
+    results: dict[int, ImageResult] = {}
+    for index, outcome in _run(jobs, settings, repr(chosen), parts, frozenset(allow), workers):
+        results[index] = outcome
+        if progress is not None:
+            progress(len(results), len(jobs))
+    ordered = tuple(results[index] for index in range(len(jobs)))
+    if all(result.status == "failed" for result in ordered):
+        raise ConcordctError(
+            ordered[0].reason if len(jobs) == 1 else f"all {len(jobs)} images failed: {ordered[0].reason}"
+        )
+    done = [job for job, result in zip(jobs, ordered, strict=True) if result.status != "failed"]
+    write_rows(
+        output, _joined([(job, _load(_part(job, repr(chosen), parts, allow))) for job in done]), overwrite=overwrite
+    )
+    shutil.rmtree(parts, ignore_errors=True)
+    return ordered
+
+
+def _run(
+    jobs: Sequence[Job], settings: str, digest: str, parts: Path, allow: frozenset[str], workers: int
+) -> Iterator[tuple[int, ImageResult]]:
+    if workers <= 1 or len(jobs) == 1:
+        for index, job in enumerate(jobs):
+            yield index, _one(job, settings, digest, parts, allow)
+        return
+    # Spawned, for a forked child would inherit the locks of numba's and ITK's threads.
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        waiting: dict[Future[ImageResult], int] = {
+            pool.submit(_one, job, settings, digest, parts, allow): index for index, job in enumerate(jobs)
+        }
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def _one(job: Job, settings: str, digest: str, parts: Path, allow: frozenset[str]) -> ImageResult:
+    """Measure one image into its part, unless an earlier run did."""
+    try:
+        part = _part(job, digest, parts, allow)
+        if part.exists():
+            return ImageResult(job.name, "resumed", len(_load(part)[0]))
+        rois, names, values = measure(one_scan(job.image), job.roi, settings, allow=allow)
+        with atomic_file(part, overwrite=True) as aside, aside.open("wb") as stream:
+            np.savez(stream, rois=np.array(rois), names=np.array(names), values=values)
+    except ConcordctError as error:
+        return ImageResult(job.name, "failed", 0, str(error))
+    except Exception as error:  # one image never stops the others, whatever a decoder may throw
+        return ImageResult(job.name, "failed", 0, f"{type(error).__name__} while measuring {job.image}")
+    return ImageResult(job.name, "done", len(rois))
+
+
+def measure(
+    scan: Scan, roi: Path | None, settings: str, *, allow: Collection[str] = frozenset()
+) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
+    """Names of the ROIs, names of the features and [roi, feature] of one scan.
+
+    ROIs that overlap are measured in turns, so that none takes voxels from another.
+    """
+    volume = scan.read(allow=allow)
+    if roi is None:
+        whole = Region(1, "image", np.ones(volume.shape, bool))
+        regions: tuple[Region, ...] = (whole,)
+    else:
+        regions = read_regions(roi, affine=volume.affine, shape=volume.shape)
+    chosen = settings_for(settings)
+    rows: dict[int, NDArray[np.float64]] = {}
+    names: tuple[str, ...] = ()
+    for turn in _turns(regions):
+        labels = np.zeros(volume.shape, np.int32)
+        for place in turn:
+            labels[regions[place].mask] = place + 1
+        table = extract(volume, labels, chosen)
+        names = table.names
+        rows.update((label - 1, row) for label, row in zip(table.rois, table.values, strict=True))
+    found = [region.name for region in regions]
+    unique = [
+        name if found.count(name) == 1 else f"{name} ({region.number})"
+        for name, region in zip(found, regions, strict=True)
+    ]
+    return tuple(unique), names, np.array([rows[place] for place in range(len(regions))])
+
+
+def _turns(regions: Sequence[Region]) -> list[list[int]]:
+    """Groups of regions that share no voxel, each region in the first group that it fits."""
+    groups: list[tuple[list[int], NDArray[np.bool_]]] = []
+    for place, region in enumerate(regions):
+        for members, taken in groups:
+            if not (taken & region.mask).any():
+                members.append(place)
+                taken |= region.mask
+                break
+        else:
+            groups.append(([place], region.mask.copy()))
+    return [members for members, _ in groups]
+
+
+def _part(job: Job, digest: str, parts: Path, allow: Collection[str]) -> Path:
+    """Where the rows of a job are kept: by everything that they depend on."""
+    facts = [__version__, digest, job.name, *sorted(allow), *_stamp(one_scan(job.image))]
+    if job.roi is not None:
+        if not job.roi.is_file():
+            raise ConcordctError(f"no mask file {job.roi}")
+        facts += _files((job.roi,))
+    return parts / f"{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:32]}.npz"
+
+
+def _stamp(scan: Scan) -> list[str]:
+    paths = (scan.path,) if isinstance(scan, VolumeFile) else tuple(one.path for one in scan.slices)
+    return [scan.key, *_files(paths)]
+
+
+def _files(paths: Sequence[Path]) -> list[str]:
+    found = []
+    for path in paths:
+        state = path.stat()
+        found.append(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
+    return found
+
+
+def _load(part: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
+    with np.load(part, allow_pickle=False) as found:
+        return found["rois"].tolist(), found["names"].tolist(), found["values"]
+
+
+def _joined(parts: Sequence[tuple[Job, tuple[list[str], list[str], NDArray[np.float64]]]]) -> FeatureRows:
+    names = parts[0][1][1]
+    keys: list[tuple[str, str]] = []
+    subjects: list[str] = []
+    for job, (rois, own, _) in parts:
+        if own != names:
+            raise ConcordctError(f"image {job.name} has {len(own)} features, expected the {len(names)} of the first")
+        keys += [(job.name, roi) for roi in rois]
+        subjects += [job.subject] * len(rois)
+    values = np.concatenate([found for _, (_, _, found) in parts])
+    return FeatureRows(tuple(keys), tuple(subjects), tuple(names), tuple(map(class_of, names)), values)
+
+
+def summary(results: Sequence[ImageResult], output: Path) -> dict[str, Any]:
+    """What the command line prints: counts, and every image that failed with its reason."""
+    return {
+        "output": str(output),
+        "images": len(results),
+        "rois": sum(result.rois for result in results),
+        "resumed": sum(result.status == "resumed" for result in results),
+        "failed": [{"image": one.image, "reason": one.reason} for one in results if one.status == "failed"],
+    }

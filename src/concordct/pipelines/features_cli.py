@@ -1,0 +1,190 @@
+"""The verbs of the features room as typer functions: features, agree, rois, ibsi. `cli.py` hangs them into the app."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from concordct.errors import ConcordctError
+from concordct.volumes.series import ALLOWABLE
+
+_err = Console(stderr=True)
+
+#: Exit code when some images failed.
+FAILED = 1
+
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an existing output once the new one is whole.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help=f"Let a geometry problem pass: {', '.join(sorted(ALLOWABLE))}."),
+]
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True, disable=quiet or not _err.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def features(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The features file to write, CSV.")],
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            "-p",
+            help="pyradiomics-default, pyradiomics-1401, ibex-1401, ibsi, or a PyRadiomics parameter file.",
+        ),
+    ],
+    image: Annotated[Path | None, typer.Argument(help="A series folder or a volume file.")] = None,
+    roi: Annotated[
+        Path | None, typer.Option(help="NIfTI or NRRD labels, DICOM SEG or RTSTRUCT; the whole image without it.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="A manifest of pairs instead of one image.")] = None,
+    target: Annotated[bool, typer.Option("--target", help="Measure the manifest's targets, not its sources.")] = False,
+    split: Annotated[str, typer.Option(help="Rows of the manifest to measure; 'all' for every row.")] = "all",
+    name: Annotated[
+        str | None, typer.Option(help="What stands in the column image; the file's name without it.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure radiomic features of one image or of a manifest into a CSV; a killed run goes on where it was.
+
+    Example: `concordct features exam/Br40 --roi tumour.nii.gz --preset pyradiomics-1401 -o features.csv`
+    """
+    from concordct.pipelines.features import extract_features, jobs_of_manifest, one_job, summary
+
+    if (image is None) == (pairs is None):
+        raise ConcordctError("expected either an image or --pairs, found " + ("neither" if image is None else "both"))
+    if image is not None:
+        jobs = one_job(image, roi, name=name)
+    else:
+        assert pairs is not None
+        jobs = jobs_of_manifest(pairs, role="target" if target else "source", split=None if split == "all" else split)
+    with _bar(quiet=as_json) as report:
+        results = extract_features(
+            jobs,
+            preset,
+            output,
+            workers=workers,
+            allow=frozenset(allow or ()),
+            overwrite=overwrite,
+            progress=report,
+        )
+    found = summary(results, output)
+    if as_json:
+        typer.echo(json.dumps(found, allow_nan=False))
+    else:
+        typer.echo(f"{found['rois']} ROIs of {found['images'] - len(found['failed'])} images: {output}")
+        for one in found["failed"]:
+            _err.print(f"failed: {escape(one['image'])}: {escape(one['reason'])}", style="red")
+    if found["failed"]:
+        raise typer.Exit(FAILED)
+
+
+def agree(
+    source: Annotated[Path, typer.Argument(help="Features of the images to judge.")],
+    target: Annotated[Path, typer.Argument(help="Features of the images they should agree with.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, features.csv, report.html.")],
+    before: Annotated[Path | None, typer.Option(help="Features before standardization, shown beside.")] = None,
+    repeats: Annotated[int, typer.Option(help="Bootstrap samples of subjects.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two features files of the same ROIs: CCC, relative error, ICC, Bland-Altman, by class and by feature.
+
+    Example: `concordct agree standardized.csv target.csv --before source.csv -o agreement`
+    """
+    from concordct.pipelines.agree import agree as run
+
+    results = run(source, target, output, before=before, repeats=repeats, seed=seed, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps(results, allow_nan=False))
+        return
+    table = Table(
+        "class", "features", "CCC (mean, sd)", "95% interval", "RE < 0.15, features", "... values", "papers' CCC"
+    )
+    for row in results["agreement"]["per_class"]:
+        low, high = row["standardized_ccc_interval"]
+        table.add_row(
+            row["class"],
+            f"{row['features']} ({row['standardized_ccc_undefined']} undefined)",
+            f"{_text(row['standardized_ccc_mean'])} ({_text(row['standardized_ccc_sd'])})",
+            f"{_text(low)} to {_text(high)}",
+            _text(row["standardized_re_share"]),
+            _text(row["standardized_re_share_of_values"]),
+            _text(row["standardized_papers_ccc_mean"]),
+        )
+    Console().print(table)
+    for warning in results["warnings"]:
+        _err.print(f"warning: {escape(warning)}", style="yellow")
+    typer.echo(f"report: {output / 'report.html'}")
+
+
+def rois(
+    image: Annotated[Path, typer.Argument(help="A series folder or a volume file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The labels to write: .nii.gz, .nrrd or .mha.")],
+    size: Annotated[int, typer.Option(help="Edge of a square ROI, pixels.", min=1)],
+    random: Annotated[
+        int | None, typer.Option("--random", help="So many random ROIs in each of the papers' HU ranges; else a grid.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Where ROIs may lie; everywhere without it.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random ROIs.")] = 0,
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Draw ROIs on one image, to measure them on every reconstruction of it.
+
+    Example: `concordct rois exam/Br40 --size 28 --random 25 -o rois.nii.gz`
+    """
+    from concordct.pipelines.rois import draw_rois
+
+    drawn = draw_rois(
+        image,
+        output,
+        size=size,
+        per_range=random,
+        mask=mask,
+        seed=seed,
+        allow=frozenset(allow or ()),
+        overwrite=overwrite,
+    )
+    ranges = f" ({', '.join(map(str, drawn.per_range))} by HU range)" if drawn.per_range else ""
+    typer.echo(f"{drawn.rois} ROIs{ranges}: {output}")
+
+
+def ibsi(
+    data: Annotated[Path, typer.Argument(help="IBSI-1's phantoms and reference_values.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write, Markdown.")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Run IBSI-1's benchmark and write which reference values are met.
+
+    Example: `concordct ibsi ../shared/data/ibsi_1 -o docs/ibsi.md --overwrite`
+    """
+    from concordct.pipelines.ibsi_table import write_ibsi_table
+
+    found = write_ibsi_table(data, output, overwrite=overwrite)
+    typer.echo(f"{sum(one.within for one in found)} of {len(found)} reference values met: {output}")
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

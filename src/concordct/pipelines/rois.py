@@ -1,0 +1,94 @@
+"""ROIs drawn by rule onto an image and written as a label volume, so that every reconstruction is measured alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+from concordct.features.masks import read_regions
+from concordct.features.rois import PAPER_RANGES_HU, grid_rois, random_rois
+from concordct.pipelines.scans import one_scan
+from concordct.volumes.place import atomic_file
+
+#: Share of an ROI's pixels that must lie in the HU range it is drawn for.
+LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class DrawnRois:
+    """How many ROIs were drawn, and for random ones how many in each HU range."""
+
+    rois: int
+    per_range: tuple[int, ...]
+
+
+def draw_rois(
+    image: Path,
+    output: Path,
+    *,
+    size: int,
+    per_range: int | None = None,
+    step: int | None = None,
+    mask: Path | None = None,
+    seed: int = 0,
+    allow: Collection[str] = frozenset(),
+    overwrite: bool = False,
+) -> DrawnRois:
+    """Draw square ROIs and write their labels on the image's grid.
+
+    Parameters
+    ----------
+    image : a series folder or a volume file.
+    output : the labels, NIfTI, NRRD or MetaImage by its ending.
+    size : edge of an ROI, pixels.
+    per_range : so many random ROIs in each of the papers' HU ranges; None for a grid over the mask.
+    step : of the grid, pixels; `size` when None.
+    mask : where ROIs may lie (any ROI file); everywhere when None.
+    seed : of the random ROIs.
+
+    Raises
+    ------
+    ConcordctError : no ROI fits, an unknown ending, an output that exists.
+    """
+    if not output.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
+        raise ConcordctError(f"labels are written as .nii, .nii.gz, .nrrd or .mha, found {output.name}")
+    volume = one_scan(image).read(allow=allow)
+    inside = np.ones(volume.shape, bool)
+    if mask is not None:
+        regions = read_regions(mask, affine=volume.affine, shape=volume.shape)
+        inside = np.logical_or.reduce([region.mask for region in regions])
+    counts: tuple[int, ...] = ()
+    if per_range is None:
+        labels = grid_rois(inside, size=size, step=step)
+    else:
+        drawn = random_rois(
+            volume,
+            ranges_hu=PAPER_RANGES_HU,
+            count=per_range,
+            size=size,
+            least_share=LEAST_SHARE,
+            generator=np.random.default_rng(seed),
+            mask=inside,
+        )
+        labels = drawn.labels
+        counts = tuple(drawn.of_range.count(index) for index in range(len(PAPER_RANGES_HU)))
+    with atomic_file(output, overwrite=overwrite) as aside:
+        sitk.WriteImage(_label_image(labels, volume.affine), str(aside), True)
+    return DrawnRois(int(labels.max()), counts)
+
+
+def _label_image(labels: NDArray[np.int32], affine: NDArray[np.float64]) -> sitk.Image:
+    """Labels with the geometry of an affine from the index (z, y, x) to LPS mm."""
+    found = sitk.GetImageFromArray(labels.astype(np.uint16) if labels.max() < 2**16 else labels)
+    columns = affine[:3, :3][:, ::-1]
+    spacing = np.linalg.norm(columns, axis=0)
+    found.SetSpacing(spacing.tolist())
+    found.SetDirection((columns / spacing).ravel().tolist())
+    found.SetOrigin(affine[:3, 3].tolist())
+    return found
