@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -421,6 +422,20 @@ def _contour_mask(structure: Dataset, series: Series) -> np.ndarray:
         assert np.abs(index[:, 0] - plane).max() < 0.05
         mask[plane] ^= polygon2mask(series.shape[1:], index[:, 1:3])
     return mask
+
+
+def test_memory_does_not_grow_with_the_series(tmp_path: Path) -> None:
+    peaks = []
+    for count in (10, 40):
+        positions = [3.0 * k for k in range(count)]
+        for z in positions:
+            write_slice(tmp_path / str(count) / str(z), z=z, hu=disc_hu(z, side=192))
+        series = only(tmp_path / str(count))
+        tracemalloc.start()
+        write_derived_series(series, sharpened(series, 5), tmp_path / f"out{count}", DERIVATION)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.15 * peaks[0]
 
 
 def test_enhanced_source_becomes_single_frame_objects(tmp_path: Path) -> None:

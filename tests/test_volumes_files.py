@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -244,10 +247,27 @@ def test_truncated_gzip_stream(tmp_path: Path) -> None:
 def test_truncated_nrrd_and_metaimage(tmp_path: Path, ending: str, capfd: pytest.CaptureFixture[str]) -> None:
     volume = Volume(hu=RNG.integers(-1000, 1000, (8, 64, 64)).astype(np.float32), affine=np.eye(4))
     path = write_volume_file(tmp_path / f"a{ending}", volume)
-    data = path.with_suffix(".zraw") if ending == ".mhd" else path
+    data = next(path.parent.glob("*.zraw")) if ending == ".mhd" else path
     data.write_bytes(data.read_bytes()[:-3000])
     with pytest.raises(ConcordctError, match=r"cannot read|truncated"):
         open_volume_file(path).read()
+
+
+def test_header_and_voxels_in_two_files_are_replaced_together(tmp_path: Path) -> None:
+    path = tmp_path / "a.mhd"
+    first = Volume(hu=HU.astype(np.float32), affine=np.eye(4))
+    write_volume_file(path, first)
+    old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    write_volume_file(path, first.with_hu(first.hu + 1), overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert np.array_equal(open_volume_file(path).read().hu, HU + 1)
+    # A run that died after it had placed its voxels: the old header still finds its own.
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert np.array_equal(open_volume_file(path).read().hu, HU)
+    write_volume_file(path, first.with_hu(first.hu + 1), overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_nowhere_and_unknown(tmp_path: Path) -> None:
@@ -277,3 +297,22 @@ def test_writing_refuses_and_keeps_what_stands(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii"]
     write_volume_file(file.path, file.read().with_hu(file.read().hu + 1), overwrite=True)
     assert np.array_equal(open_volume_file(file.path).read().hu, HU + 1)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, ending: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if os.geteuid() != 0 or mount is None:
+        pytest.skip("needs root to mount a small tmpfs")
+    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no tmpfs may be mounted here")
+    try:
+        volume = Volume(hu=RNG.integers(-1000, 1000, (8, 128, 128)).astype(np.float32), affine=np.eye(4))
+        with pytest.raises(ConcordctError, match="cannot write") as caught:
+            write_volume_file(disk / f"a{ending}", volume)
+        assert "\n" not in str(caught.value)
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -52,6 +52,17 @@ def test_real_chest_series(shared_data: Path) -> None:
     assert not volume.padding[:, 256].all()
 
 
+def test_slabs_are_pieces_of_the_whole(shared_data: Path) -> None:
+    series = only(shared_data / "chest_B40f")
+    whole = series.read()
+    for start, stop in [(0, 1), (1, 9), (9, 28)]:
+        slab, piece = series.read(start, stop), whole.slab(start, stop)
+        assert np.array_equal(slab.hu, piece.hu)
+        assert np.array_equal(slab.padding, piece.padding)
+        assert slab.affine == pytest.approx(piece.affine)
+        assert slab.first_slice == piece.first_slice
+
+
 def test_descending_files_and_useless_instance_numbers_are_sorted_by_position(tmp_path: Path) -> None:
     series = only(write_stack(tmp_path, EVEN))
     assert [ref.position_mm for ref in series.slices] == EVEN

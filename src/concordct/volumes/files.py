@@ -6,6 +6,7 @@ reoriented: the first axis of a Volume is the file's slowest axis. Integers come
 
 from __future__ import annotations
 
+import glob
 import gzip
 import hashlib
 import zlib
@@ -146,7 +147,7 @@ def write_volume_file(
 
     Parameters
     ----------
-    path : ending one of `ENDINGS`. MetaImage headers (.mhd) get their .zraw beside them.
+    path : ending one of `ENDINGS`. A MetaImage header (.mhd) gets its voxels beside it, named by their content.
     volumes : one Volume or consecutive slabs, the first at slice 0 of what is written.
     source : where the volume came from; its padding values come back where the Volume has padding. Without it
         padding is written as `AIR_HU`.
@@ -206,16 +207,35 @@ def _written_hu(
 def _write_image(image: sitk.Image, path: Path, overwrite: bool) -> None:
     compress = not path.name.lower().endswith(".nii")
     if path.suffix.lower() != ".mhd":
-        with atomic_file(path, overwrite=overwrite) as aside, _itk(path, "write"):
-            sitk.WriteImage(image, str(aside), useCompression=compress)
+        with atomic_file(path, overwrite=overwrite) as aside:
+            with _itk(path, "write"):
+                sitk.WriteImage(image, str(aside), useCompression=compress)
+            _check_written(aside, path)
         return
-    # Two files that name each other: written together aside, the voxels moved before the header that points to them.
-    raw = path.with_suffix(".zraw")
-    with atomic_file(path, overwrite=overwrite) as aside:
+    # Two files cannot be moved as one. The voxels are named by their content and placed first, so that a header, old or
+    # new, always finds its own; the old header's voxels go last.
+    with atomic_file(path, overwrite=overwrite) as aside, writing(path):
         with _itk(path, "write"):
             sitk.WriteImage(image, str(aside), useCompression=compress)
-        with atomic_file(raw, overwrite=overwrite) as aside_raw, writing(raw):
-            aside.with_suffix(".zraw").replace(aside_raw)
+        voxels = aside.with_suffix(".zraw")
+        digest = hashlib.sha256(voxels.read_bytes()).hexdigest()
+        placed = path.with_name(f"{path.stem}.{digest[:12]}.zraw")
+        header = aside.read_bytes().replace(voxels.name.encode(), placed.name.encode())
+        aside.write_bytes(header)
+        before = sorted(path.parent.glob(f"{glob.escape(path.stem)}.{'[0-9a-f]' * 12}.zraw"))
+        with atomic_file(placed, overwrite=True) as aside_voxels:
+            voxels.replace(aside_voxels)
+    for old in before:
+        if old.name != placed.name:
+            old.unlink(missing_ok=True)
+
+
+def _check_written(aside: Path, path: Path) -> None:
+    """ITK's NIfTI writer is silent about a full disk, so what it wrote is read through once."""
+    try:
+        _check_nifti(aside, _header(aside))
+    except ConcordctError:
+        raise ConcordctError(f"cannot write {path}: the file came out incomplete, is the disk full?") from None
 
 
 def _header(path: Path) -> sitk.ImageFileReader:

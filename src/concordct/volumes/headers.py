@@ -46,8 +46,8 @@ _TAGS = (
 
 #: Names under which vendors sell iterative and network reconstruction; a linear kernel model is less sure there.
 _NON_LINEAR = re.compile(
-    r"iDose|\bIMR\b|ASIR|\bVEO\b|SAFIRE|ADMIRE|QIR|IRIS|AIDR|\bFIRST\b|AiCE|PIQE|True ?Fidelity|DLIR|Precise Image|"
-    r"iterative|deep learning",
+    r"iDose|\bIMR\b|ASIR|\bVEO\b|SAFIRE|ADMIRE|\bQIR\b|\bIRIS\b|AIDR|\bFIRST\b|AiCE|PIQE|True ?Fidelity|DLIR|"
+    r"Precise Image|iterative|deep learning",
     re.IGNORECASE,
 )
 
