@@ -95,16 +95,20 @@ SOLOMON = "representative, ranked by Solomon et al. 2012, doi:10.1118/1.4752209"
 #: Ratio of the two kernels' transfer functions measured on one head phantom (dcm_qa_ct, UB and YA, 1 mm).
 UB_YA = "ratio YA/UB fitted to a real pair of series (dcm_qa_ct); absolute level representative"
 
+#: Ratio of D45 to B30 measured on one abdomen (AAPM/Mayo challenge, patient L067).
+B30_D45 = "ratio D45/B30 fitted to a real pair of series (AAPM/Mayo); absolute level representative"
+
 # name, family, MTF50, MTF10, cut-off (lp/cm), edge boost, its peak (lp/cm), source
 _PRESETS: tuple[tuple[str, str, float, float, float, float, float, str], ...] = (
-    ("B20f", "siemens-b", 3.2, 5.7, 7.6, 0.00, 2.5, REPRESENTATIVE),
-    ("B30f", "siemens-b", 3.7, 6.3, 8.2, 0.00, 2.5, REPRESENTATIVE),
+    ("B20f", "siemens-b", 3.1, 5.4, 7.2, 0.00, 2.5, REPRESENTATIVE),
+    ("B30f", "siemens-b", 3.5, 5.9, 7.6, 0.00, 2.5, B30_D45),
     ("B35f", "siemens-b", 3.9, 6.5, 8.4, 0.00, 2.5, SOLOMON),
     ("B40f", "siemens-b", 4.2, 6.9, 8.8, 0.00, 3.0, REPRESENTATIVE),
     ("B50f", "siemens-b", 5.7, 8.5, 10.2, 0.15, 3.5, REPRESENTATIVE),
     ("B60f", "siemens-b", 6.6, 9.6, 11.6, 0.35, 4.0, REPRESENTATIVE),
     ("B70f", "siemens-b", 7.4, 10.6, 12.6, 0.35, 4.5, REPRESENTATIVE),
     ("B80f", "siemens-b", 7.9, 11.2, 13.4, 0.55, 5.0, SOLOMON),
+    ("D45f", "siemens-b", 7.2, 10.2, 12.2, 0.00, 4.0, B30_D45),
     ("Br36", "siemens-br", 3.7, 6.2, 8.2, 0.00, 3.0, REPRESENTATIVE),
     ("Br40", "siemens-br", 4.0, 6.7, 8.6, 0.00, 3.0, REPRESENTATIVE),
     ("Br49", "siemens-br", 5.3, 8.0, 9.8, 0.10, 3.5, REPRESENTATIVE),
@@ -119,8 +123,8 @@ _PRESETS: tuple[tuple[str, str, float, float, float, float, float, str], ...] = 
     ("C", "philips", 4.6, 7.4, 9.0, 0.05, 3.0, REPRESENTATIVE),
     ("D", "philips", 5.8, 8.8, 10.6, 0.20, 4.0, REPRESENTATIVE),
     ("L", "philips", 6.9, 10.0, 12.0, 0.50, 4.5, REPRESENTATIVE),
-    ("UB", "philips", 3.6, 6.2, 8.0, 0.00, 2.5, UB_YA),
-    ("YA", "philips", 7.4, 10.8, 13.0, 0.30, 4.5, UB_YA),
+    ("UB", "philips", 3.5, 5.75, 7.4, 0.00, 2.5, UB_YA),
+    ("YA", "philips", 6.9, 8.9, 9.9, 0.40, 4.5, UB_YA),
     ("FC08", "canon", 3.9, 6.5, 8.4, 0.10, 2.5, REPRESENTATIVE),
     ("FC51", "canon", 6.8, 10.0, 12.0, 0.40, 4.5, REPRESENTATIVE),
 )
