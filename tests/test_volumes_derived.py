@@ -245,6 +245,27 @@ def test_what_is_no_longer_true_is_dropped(tmp_path: Path) -> None:
     assert "SourceApplicationEntityTitle" not in derived.file_meta
 
 
+def test_derived_of_derived_keeps_the_whole_history(shared_data: Path, tmp_path: Path) -> None:
+    source = only(shared_data / "philips_head_phantom" / "UB_1mm")
+    odd = replace(DERIVATION, target_kernel="Bé64\\3\nx", settings={"name": "ü" * 2000})
+    first = write_derived_series(source, sharpened(source), tmp_path / "first", odd)
+    middle = only(first.directory)
+    second = write_derived_series(middle, sharpened(middle), tmp_path / "second", DERIVATION)
+    dataset = pydicom.dcmread(second.paths[0])
+    assert [image.ReferencedSOPInstanceUID for image in dataset.SourceImageSequence] == [
+        pydicom.dcmread(first.paths[0], stop_before_pixels=True).SOPInstanceUID
+    ]
+    assert len(dataset.ContributingEquipmentSequence) == 2
+    assert [code.CodeValue for code in dataset.DerivationCodeSequence] == ["KERNEL", "113086"] * 2
+    assert dataset.SeriesNumber == 202 + 2 * 90_000
+    assert dataset.SeriesDescription.count("concordct toward") == 2
+    assert len(dataset.SeriesDescription) <= 64
+    assert len(dataset.DerivationDescription) <= 1024
+    assert "mode=sample, seed=7" in dataset.DerivationDescription
+    if shutil.which("dciodvfy") is not None:
+        assert _errors(second.paths[0]) <= _errors(source.slices[0].path)
+
+
 def test_allowed_problems_are_recorded(tmp_path: Path) -> None:
     series = only(write_stack(tmp_path / "in", [0, 3, 9, 12]))
     with pytest.raises(ConcordctError, match="slices missing at 6 mm"):

@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from concordct import __version__
 from concordct.volumes.classic import MULTI_FRAME
-from concordct.volumes.decode import declared_padding, quiet_dicom
+from concordct.volumes.decode import declared_padding, plain, quiet_dicom
 
 if TYPE_CHECKING:
     from concordct.volumes.derived import Derivation
@@ -161,8 +161,8 @@ def _swap_words(dataset: Dataset) -> None:
 
 
 def _series_description(source: str, derivation: Derivation) -> str:
-    target = f" toward {derivation.target_kernel}" if derivation.target_kernel else ""
-    ours = f"[concordct{target}]"[:_LO_LENGTH].replace("\\", "/")
+    # LO holds no backslash: that would part two values.
+    ours = _ascii(f"[concordct{_toward(derivation)}]", _LO_LENGTH).replace("\\", "/")
     room = _LO_LENGTH - len(ours) - 1
     return f"{source.strip()[:room].rstrip()} {ours}".strip() if room > 0 else ours
 
@@ -171,8 +171,8 @@ def _description(
     dataset: Dataset, source_kernel: str | None, derivation: Derivation, allowed: tuple[Problem, ...]
 ) -> str:
     """One text, at most 1024 characters; an earlier description goes first and is cut before ours is."""
-    target = f" toward {derivation.target_kernel}" if derivation.target_kernel else ""
-    ours = f"Reconstruction kernel {source_kernel or 'unknown'} converted{target} by concordct {__version__}"
+    ours = f"Reconstruction kernel {source_kernel or 'unknown'} converted{_toward(derivation)}"
+    ours += f" by concordct {__version__}"
     ours += f" ({derivation.method}, model sha256 {derivation.model_sha256})."
     ours += " ConvolutionKernel of the source is no longer true of these pixels."
     settings = ", ".join(f"{key}={value}" for key, value in sorted(derivation.settings.items()))
@@ -181,9 +181,18 @@ def _description(
     if allowed:
         ours += f" Let pass: {', '.join(sorted({problem.code for problem in allowed}))}."
     earlier = str(dataset.get("DerivationDescription") or "").strip()
-    ours = ours[:_ST_LENGTH]
+    ours = _ascii(ours, _ST_LENGTH)
     room = _ST_LENGTH - len(ours) - 2
     return f"{earlier[:room]}; {ours}" if earlier and room > 0 else ours
+
+
+def _toward(derivation: Derivation) -> str:
+    return f" toward {derivation.target_kernel}" if derivation.target_kernel else ""
+
+
+def _ascii(text: str, length: int) -> str:
+    """Our own text must be writable in whatever character set the source declares."""
+    return plain(text, length).encode("ascii", "replace").decode()
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -232,6 +241,7 @@ def _equipment(derivation: Derivation) -> Dataset:
     item.ManufacturerModelName = "concordct"
     # LO, 64 characters a value: the digest fits exactly.
     item.SoftwareVersions = [__version__, derivation.model_sha256]
-    item.ContributionDescription = f"Kernel standardization, method {derivation.method}; second version: model sha256"
+    said = f"Kernel standardization, method {derivation.method}; second version: model sha256"
+    item.ContributionDescription = _ascii(said, _ST_LENGTH)
     item.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "DCM", "Processing Equipment")])  # CID 7005
     return item
