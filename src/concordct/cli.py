@@ -291,6 +291,34 @@ def evaluate(
     typer.echo(f"report: {output / 'report.html'}")
 
 
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for everything the demonstration makes.")
+    ] = Path("demo"),
+    real_data: Annotated[Path | None, typer.Option(help="Folder of real CT, if there is one.")] = None,
+) -> None:
+    """Simulate a paired scan, calibrate, standardize another patient, judge it; opens nothing.
+
+    Example: `concordct demo -o demo`
+    """
+    from concordct.pipelines.demo import demonstrate
+    from concordct.pipelines.results import summary_rows
+
+    found = demonstrate(output, real_data=real_data, say=lambda text: _err.print(f"- {escape(text)}"))
+    console = Console()
+    for shown in found:
+        if shown.results is not None:
+            table = Table("against the target", "before", "after", title=shown.title, title_justify="left")
+            for row in summary_rows(shown.results):
+                table.add_row(*row)
+            console.print(table)
+            for warning in shown.results["warnings"]:
+                _err.print(f"warning: {escape(warning)}", style="yellow")
+    for shown in found:
+        typer.echo(f"{shown.title}: {shown.look_at}")
+
+
 def main() -> None:
     """Run the command line; what concordct refuses becomes one line and exit code 2."""
     try:

@@ -124,7 +124,7 @@ class SpectralModel:
     def taps_at(self, slice_spacing_mm: float) -> NDArray[np.float64]:
         """[2, f] taps for slices at another distance.
 
-        Seen from afar, T(f, f_z) = H_0(f) + 2 H_1(f) cos(2 pi f_z d) is H_0 + 2 H_1 - (2 pi f_z)^2 H_1 d^2: a distance d'
+        At low f_z, T(f, f_z) = H_0(f) + 2 H_1(f) cos(2 pi f_z d) is H_0 + 2 H_1 - (2 pi f_z)^2 H_1 d^2: a distance d'
         keeps it with H_1 d^2 / d'^2. Closer slices than the calibrated ones would need more than two neighbours; the
         transfer of a single slice serves them.
         """

@@ -105,9 +105,9 @@ def calibrate_pairs(
                 if progress is not None:
                     progress("calibrating", done, total)
 
-    bias = [check_pair(source, target).bias_hu for source, target in pairs]
+    bias: list[float] = [check_pair(source, target).bias_hu for source, target in pairs]
     info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
-    model = fit_pairs(slabs, info={**info, "bias_hu": round(max(bias, key=lambda value: abs(value)), 2)})
+    model = fit_pairs(slabs, info={**info, "bias_hu": round(max(bias, key=abs), 2)})
     return _save(model, output, overwrite)
 
 

@@ -1,0 +1,56 @@
+# Everything happens in .venv of this checkout; nothing else on the machine changes but Debian packages for tests.
+
+PYTHON ?= python3
+BIN := .venv/bin
+#: Real CT for tests and the demonstration; both do without where it is missing.
+DATA ?= $(or $(CONCORDCT_DATA),$(wildcard ../shared/data))
+#: Browser, DICOM judge and the like that some tests use; without them those tests skip and say so.
+PACKAGES := chromium dicom3tools
+
+.PHONY: demo test lint bench bench-real-pairs bench-speed bench-physics bench-features packages clean
+
+demo: .venv/installed
+	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
+
+test: .venv/installed packages
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: bench-real-pairs bench-speed bench-features
+
+bench-real-pairs: .venv/installed
+	$(BIN)/python -m benchmarks.real_pairs
+
+bench-speed: .venv/installed
+	$(BIN)/python -m benchmarks.speed
+
+bench-features: .venv/installed
+	$(BIN)/python -m benchmarks.features
+
+# About an hour on two cores; writes docs/physics.md and its figures.
+bench-physics: .venv/installed
+	$(BIN)/python -m benchmarks.physics
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+packages:
+	@for package in $(PACKAGES); do \
+	  dpkg -s $$package >/dev/null 2>&1 && continue; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing $$package"; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1 \
+	      || { apt-get update -qq >/dev/null 2>&1; \
+	           DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1; } \
+	      || echo "could not install $$package: its tests skip"; \
+	  else echo "$$package is not installed: its tests skip"; fi; \
+	done
+
+clean:
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,120 @@
+"""Seconds a slice and memory of the spectral method on one core: the method alone, and whole commands.
+
+python -m benchmarks.speed      # writes its section of docs/results.md
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.results import data_folder, table, write_section
+from concordct.methods.spectral import SpectralModel, SpectralStandardizer
+from concordct.pipelines.models import load_model
+from concordct.volumes.files import open_volume_file, write_volume_file
+from concordct.volumes.find import find_series
+from concordct.volumes.seeds import SliceSeeds
+
+REPEATS = 5
+COPIES = (1, 2, 4, 8)
+
+
+def method_seconds(model: SpectralModel, mode: str, chest: Path) -> list[float]:
+    """Seconds a slice of the method itself, one process, one core."""
+    volume = find_series(chest).series[0].read()
+    work = SpectralStandardizer(model, mode)  # type: ignore[arg-type]
+    work(volume.slab(0, 2), generator=SliceSeeds(0, "warm-up"))
+    found = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work(volume, generator=SliceSeeds(0, "speed"))
+        found.append((time.perf_counter() - start) / volume.shape[0])
+    return found
+
+
+def command(*words: str | Path) -> tuple[float, float]:
+    """Wall seconds and peak memory (MiB) of one concordct command pinned to one core."""
+    line = [sys.executable, "-c", "from concordct.cli import main; main()", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, env=environment, preexec_fn=_one_core)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(line)} ended with {status}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def _one_core() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def main() -> None:
+    """Measure and write the section."""
+    data = data_folder()
+    if data is None:
+        sys.exit("real CT data not found: set CONCORDCT_DATA or place ../shared/data beside the checkout")
+    _one_core()
+    chest = data / "chest_B40f"
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        pair = []
+        for kernel in ("smooth", "sharp"):
+            slice_ = open_volume_file(data / f"mayo_L067_kernel_pairs/{kernel}_000039.mha").read()
+            pair.append(write_volume_file(place / f"{kernel}.nii", slice_))
+        calibration, memory = command("calibrate", *pair, "-o", place / "model")
+        model = SpectralModel.from_bundle(load_model(place / "model").bundle)
+        rows = [["calibrate, one pair of slices", "", f"{calibration:.1f}", f"{memory:.0f}"]]
+        for mode in ("mean", "sample"):
+            each = method_seconds(model, mode, chest)
+            words = ("standardize", chest, "-m", place / "model", "-o", place / f"out-{mode}", "--mode", mode)
+            wall, memory = command(*words)
+            rows.append(
+                [
+                    f"standardize 28 slices of 512 x 512, `{mode}`",
+                    f"{np.median(each):.3f} ({min(each):.3f} to {max(each):.3f})",
+                    f"{wall:.1f}",
+                    f"{memory:.0f}",
+                ]
+            )
+        tree = []
+        for copies in COPIES:
+            root = place / f"tree-{copies}"
+            for index in range(copies):
+                _copy(chest, root / str(index), index)
+            wall, memory = command("standardize", root, "-m", place / "model", "-o", place / f"done-{copies}")
+            tree.append([str(copies), f"{wall:.1f}", f"{memory:.0f}"])
+    body = (
+        "## Speed and memory, one core\n\n"
+        + table(["", "method alone, s a slice (median, range)", "whole command, s", "peak, MiB"], rows)
+        + "\n\nThe whole command starts Python, reads DICOM, standardizes, writes and checks a derived series.\n\n"
+        + table(["series of 28 slices in the tree", "s", "peak, MiB"], tree)
+    )
+    write_section("speed", "make bench-speed", body, seed="0")
+    print(f"peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def _copy(chest: Path, to: Path, index: int) -> None:
+    """The same slices as another series."""
+    import pydicom
+
+    to.mkdir(parents=True)
+    for path in sorted(chest.iterdir()):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID += f".{index + 1}" if index else ""
+        dataset.SOPInstanceUID += f".{index + 1}" if index else ""
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.save_as(to / path.name)
+    shutil.copystat(chest, to)
+
+
+if __name__ == "__main__":
+    main()
