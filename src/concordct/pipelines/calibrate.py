@@ -107,7 +107,8 @@ def calibrate_pairs(
 
     bias: list[float] = [check_pair(source, target).bias_hu for source, target in pairs]
     info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
-    model = fit_pairs(slabs, info={**info, "bias_hu": round(max(bias, key=abs), 2)})
+    worst: float = max(bias, key=abs)
+    model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
     return _save(model, output, overwrite)
 
 
