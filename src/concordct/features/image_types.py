@@ -17,6 +17,10 @@ from concordct.errors import ConcordctError
 Array = NDArray[np.float64]
 Box = tuple[slice, slice, slice]
 
+#: Sigmas around a box that ITK's recursive filter still feels: its response falls as exp(-1.78 x / sigma), and at 12
+#: sigmas is under float32's last digit.
+LOG_REACH = 12.0
+
 #: Names as they stand in a parameter file.
 IMAGE_TYPES = (
     "Original",
@@ -129,7 +133,6 @@ def _log(
 
     if not sigma:
         raise ConcordctError("LoG needs at least one sigma, found none")
-    whole = _to_sitk(image, spacing_mm)
     for width in sigma:
         short = [n for n, mm in zip(image.shape, spacing_mm, strict=True) if n < max(4, np.ceil(width / mm) + 1)]
         if short:
@@ -138,14 +141,15 @@ def _log(
         run.SetNormalizeAcrossScale(True)
         run.SetSigma(width)
         name = f"log-sigma-{width}-mm-3D".replace(".", "-")
-        found = run.Execute(whole)  # named, for a view does not keep its image alive
-        yield name, sitk.GetArrayViewFromImage(found)[box].astype(np.float64)
+        wider, inside = _widen(image.shape, box, [int(np.ceil(LOG_REACH * width / mm)) for mm in spacing_mm])
+        found = run.Execute(_to_sitk(image[wider], spacing_mm))  # named: a view does not keep its image alive
+        yield name, sitk.GetArrayViewFromImage(found)[inside].astype(np.float64)
 
 
 def _gradient(image: Array, spacing_mm: tuple[float, float, float], box: Box, *, use_spacing: bool) -> Array:
     import SimpleITK as sitk
 
-    wider, inside = _widen(image.shape, box, 1)
+    wider, inside = _widen(image.shape, box, [1, 1, 1])
     run = sitk.GradientMagnitudeImageFilter()
     run.SetUseImageSpacing(use_spacing)
     found = run.Execute(_to_sitk(image[wider], spacing_mm))
@@ -156,7 +160,7 @@ def _lbp_2d(image: Array, box: Box, settings: FilterSettings) -> Array:
     from skimage.feature import local_binary_pattern
 
     axis = settings.planar_axis or 0
-    wider, inside = _widen(image.shape, box, int(np.ceil(settings.lbp_2d_radius)) + 1)
+    wider, inside = _widen(image.shape, box, [int(np.ceil(settings.lbp_2d_radius)) + 1] * 3)
     # On integers, as PyRadiomics does it on CT: scikit-image warns against comparing interpolated floats for equality.
     part = np.moveaxis(image[wider], axis, 0)
     whole = np.equal(part, np.round(part)).all()
@@ -230,9 +234,9 @@ def _wrapped(image: Array, box: Box, axes: list[int], *, reach: int) -> tuple[Ar
     return part, (inside[0], inside[1], inside[2])
 
 
-def _widen(shape: tuple[int, ...], box: Box, reach: int) -> tuple[Box, Box]:
-    """The box grown by `reach` voxels where the image goes on, and where the box lies in it."""
-    grown = [slice(max(0, b.start - reach), min(n, b.stop + reach)) for n, b in zip(shape, box, strict=True)]
+def _widen(shape: tuple[int, ...], box: Box, reach: list[int]) -> tuple[Box, Box]:
+    """The box grown by so many voxels (z, y, x) where the image goes on, and where the box lies in it."""
+    grown = [slice(max(0, b.start - more), min(n, b.stop + more)) for n, b, more in zip(shape, box, reach, strict=True)]
     inner = [slice(b.start - g.start, b.stop - g.start) for b, g in zip(box, grown, strict=True)]
     return (grown[0], grown[1], grown[2]), (inner[0], inner[1], inner[2])
 

@@ -1,0 +1,160 @@
+"""Radiomic features: concordct beside PyRadiomics 3.0.1, each in a process of its own, on the same seeded volumes.
+
+    python benchmarks/features.py [--pyradiomics PYTHON] [--rois 3] [--json OUT]
+
+PYTHON is an interpreter that has PyRadiomics (it builds on 3.11 only). PyRadiomics' time for 100 ROIs is that of
+`--rois` of them, scaled up, with and without its `preCrop`, which filters only the surroundings of each ROI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROIS = 100
+PRESETS = Path(__file__).resolve().parents[1] / "src" / "concordct" / "features" / "presets"
+
+#: Runs in PyRadiomics' interpreter: volume, parameter file, ROIs to measure, preCrop.
+RIVAL = """
+import json, logging, resource, sys, time, warnings
+import numpy as np, SimpleITK as sitk
+warnings.filterwarnings("ignore")
+import radiomics
+from radiomics import featureextractor
+radiomics.logger.setLevel(logging.ERROR)
+found = np.load(sys.argv[1])
+image, mask = sitk.GetImageFromArray(found["hu"]), sitk.GetImageFromArray(found["labels"])
+image.SetSpacing([float(mm) for mm in found["spacing"][::-1]])
+mask.CopyInformation(image)
+extractor = featureextractor.RadiomicsFeatureExtractor(sys.argv[2], preCrop=sys.argv[4] == "1")
+extractor.addProvenance(False)
+start = time.perf_counter()
+for label in json.loads(sys.argv[3]):
+    count = len(extractor.execute(image, mask, label=label))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+print(json.dumps({"seconds": time.perf_counter() - start, "features": count, "peak_gb": peak}))
+"""
+
+
+def ours(path: Path, preset_name: str, labels: list[int]) -> dict[str, float]:
+    """Measure some ROIs with concordct, in this process, after a warm-up that compiles."""
+    import resource
+
+    from concordct.features.extract import extract
+    from concordct.features.presets import preset
+    from concordct.volumes.volume import Volume
+
+    settings = preset(preset_name)
+    found = np.load(path)
+    volume = Volume(found["hu"].astype(np.float32), np.diag([*found["spacing"], 1.0]))
+    every = found["labels"].astype(np.int32)
+    small = Volume(volume.hu[:12, :12, :12].copy(), volume.affine)
+    block = np.zeros(small.shape, np.int32)
+    block[2:10, 2:10, 2:10] = 1
+    extract(small, block, settings)
+    wanted = np.where(np.isin(every, labels), every, 0) if len(labels) < every.max() else every
+    start = time.perf_counter()
+    table = extract(volume, wanted, settings)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"seconds": seconds, "features": len(table.names), "peak_gb": peak}
+
+
+def smooth_noise(shape: tuple[int, int, int], *, mean: float, seed: int) -> np.ndarray:
+    """Whole HU with a texture of about two voxels, slice by slice."""
+    from scipy import ndimage
+
+    generator = np.random.default_rng(seed)
+    out = np.empty(shape, np.int16)
+    for z in range(shape[0]):
+        out[z] = np.round(ndimage.gaussian_filter(generator.normal(0, 250, shape[1:]), 1) + mean)
+    return out
+
+
+def balls() -> dict[str, np.ndarray]:
+    """512 x 512 x 60 voxels with 100 balls of 30 mm."""
+    spacing = np.array([1.25, 0.7, 0.7])
+    labels = np.zeros((60, 512, 512), np.uint8)
+    z, y, x = np.ogrid[-12:13, -22:23, -22:23]
+    ball = (z * spacing[0]) ** 2 + (y * spacing[1]) ** 2 + (x * spacing[2]) ** 2 <= 15**2
+    places = [(cz, cy, cx) for cz in (15, 42) for cy in range(30, 490, 50) for cx in range(30, 490, 60)][:ROIS]
+    for label, (cz, cy, cx) in enumerate(places, start=1):
+        labels[cz - 12 : cz + 13, cy - 22 : cy + 23, cx - 22 : cx + 23][ball] = label
+    return {"hu": smooth_noise(labels.shape, mean=-100, seed=0), "labels": labels, "spacing": spacing}
+
+
+def lungs() -> dict[str, np.ndarray]:
+    """Two ellipsoids of together five million voxels."""
+    shape = (120, 512, 512)
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    labels = np.zeros(shape, np.uint8)
+    for centre in (150, 362):
+        labels[((z - 60) / 58) ** 2 + ((y - 256) / 130) ** 2 + ((x - centre) / 82) ** 2 < 1] = 1
+    return {"hu": smooth_noise(shape, mean=-800, seed=1), "labels": labels, "spacing": np.array([2.5, 0.7, 0.7])}
+
+
+def run(command: list[str]) -> dict[str, float]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:2])} failed: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pyradiomics", help="an interpreter that has PyRadiomics")
+    parser.add_argument("--rois", type=int, default=3, help="ROIs that PyRadiomics measures before scaling to 100")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--one", nargs=3, metavar=("VOLUME", "PRESET", "LABELS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(ours(Path(given.one[0]), given.one[1], json.loads(given.one[2]))))
+        return
+    figures: dict[str, object] = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
+    every = list(range(1, ROIS + 1))
+    with tempfile.TemporaryDirectory() as folder:
+        for case, make, preset_name, label_sets in (
+            ("balls", balls, "pyradiomics-1401", {"100 ROIs of 30 mm": every, "1 ROI of 30 mm": [50]}),
+            ("lungs", lungs, "pyradiomics-default", {"a pair of lungs": [1]}),
+        ):
+            path = Path(folder) / f"{case}.npz"
+            np.savez(path, **make())
+            for name, labels in label_sets.items():
+                here = run([sys.executable, __file__, "--one", str(path), preset_name, json.dumps(labels)])
+                row = {"features": here["features"], "concordct": here}
+                print(
+                    f"{name}, {here['features']} features: concordct {here['seconds']:.1f} s, {here['peak_gb']:.2f} GB"
+                )
+                if given.pyradiomics:
+                    some = labels[:: max(1, len(labels) // given.rois)][: given.rois]
+                    for crop in ("0", "1") if case == "balls" else ("0",):
+                        arguments = [str(path), str(PRESETS / f"{preset_name}.yaml"), json.dumps(some), crop]
+                        rival = run([given.pyradiomics, "-c", RIVAL, *arguments])
+                        rival["seconds"] *= len(labels) / len(some)
+                        label = "PyRadiomics 3.0.1" + (", preCrop" if crop == "1" else "")
+                        row[label] = rival
+                        print(
+                            f"    {label}: {rival['seconds']:.1f} s ({rival['seconds'] / here['seconds']:.1f} times), "
+                            f"{rival['peak_gb']:.2f} GB, {len(some)} of {len(labels)} ROIs measured"
+                        )
+                figures[name] = row
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
