@@ -253,6 +253,14 @@ def test_truncated_nrrd_and_metaimage(tmp_path: Path, ending: str, capfd: pytest
         open_volume_file(path).read()
 
 
+@pytest.mark.parametrize("said", ["83", "2", "4", "", "3x"])
+def test_metaimage_of_other_dimensions_never_reaches_metaio(tmp_path: Path, said: str) -> None:
+    path = write_volume_file(tmp_path / "a.mha", Volume(hu=HU.astype(np.float32), affine=np.eye(4)))
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", f"NDims = {said}".encode()))
+    with pytest.raises(ConcordctError, match=f"{said} dimensions|no dimensions|expected 3"):
+        open_volume_file(path)
+
+
 def test_header_and_voxels_in_two_files_are_replaced_together(tmp_path: Path) -> None:
     path = tmp_path / "a.mhd"
     first = Volume(hu=HU.astype(np.float32), affine=np.eye(4))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import gzip
 import hashlib
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.volumes.decode import plain
 from concordct.volumes.geometry import Problem
 from concordct.volumes.padding import find_padding
 from concordct.volumes.place import atomic_file, refuse_overlap, writing
@@ -34,6 +36,7 @@ ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 MAX_VOXELS = 2**31
 #: Two volumes are kept decoded, a source and its target; more would make memory grow with a batch.
 _KEPT = 2
+_METAIMAGE_HEADER = 2**16
 _PIECE = 2**22  # a multiple of every voxel size
 _NIFTI_LITTLE = (348).to_bytes(4, "little")
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}  # nifti1.h: NIFTI_TYPE_FLOAT32, NIFTI_TYPE_FLOAT64
@@ -239,6 +242,7 @@ def _check_written(aside: Path, path: Path) -> None:
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
+    _check_metaimage(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _itk(path, "read"):
@@ -254,6 +258,20 @@ def _header(path: Path) -> sitk.ImageFileReader:
     if not 0 < int(np.prod([float(n) for n in size])) <= MAX_VOXELS:
         raise ConcordctError(f"{' x '.join(map(str, size))} voxels, expected 1 to {MAX_VOXELS} in all: {path}")
     return reader
+
+
+def _check_metaimage(path: Path) -> None:
+    """MetaIO holds ten dimensions and writes over its own memory when a header names more."""
+    if path.suffix.lower() not in (".mha", ".mhd"):
+        return
+    try:
+        with open(path, "rb") as file:
+            said = re.search(rb"^\s*NDims\s*=\s*(\S*)", file.read(_METAIMAGE_HEADER), re.MULTILINE)
+    except OSError as error:
+        raise ConcordctError(f"cannot read {path}: {error.strerror}") from None
+    if said is None or said.group(1) != b"3":
+        found = plain(said.group(1).decode("ascii", "replace"), 16) if said else "no"
+        raise ConcordctError(f"{found} dimensions, expected 3: {path}")
 
 
 def _voxels(path: Path) -> NDArray[Any]:
