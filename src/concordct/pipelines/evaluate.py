@@ -28,6 +28,7 @@ from concordct.pipelines.results import (
     Gathered,
     agreement_results,
     bias_results,
+    case_results,
     curves,
     nps_results,
     provenance,
@@ -276,6 +277,7 @@ def _results(
         "model": None if model is None else {"method": model.bundle.method, "sha256": model.sha256, "mode": mode},
         "provenance": {**provenance(), "seed": seed, "simulated_or_real": origin},
         "image_quality": quality_results(found, region),
+        "cases": case_results(found, [case.subject for case in cases]),
         "bias_by_hu_range": bias_results(found),
     }
     if found.features:

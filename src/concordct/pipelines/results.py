@@ -112,9 +112,22 @@ def quality_results(found: Gathered, region: str) -> dict[str, Any]:
             "bias_hu": _mean([one.bias_hu for one in each], weights),
             "psnr_db": _number(20 * math.log10(data_range / rmse)) if rmse > 0 else None,
             "ssim": _mean([one.ssim for one in each], weights),
-            "per_case": [{name: _number(value) for name, value in asdict(one).items()} for one in each],
         }
     return quality
+
+
+def case_results(found: Gathered, subjects: Sequence[str]) -> list[dict[str, Any]]:
+    """Image quality of each case by itself."""
+    return [
+        {
+            "subject": subject,
+            **{
+                stage: {name: _number(value) for name, value in asdict(found.quality[stage][index]).items()}
+                for stage in STAGES
+            },
+        }
+        for index, subject in enumerate(subjects)
+    ]
 
 
 def bias_results(found: Gathered) -> list[dict[str, Any]]:

@@ -15,10 +15,11 @@ NPS_TOLERANCE = 0.15
 #: Features listed by name, the least concordant first; all of them are in results.json.
 WORST_FEATURES = 15
 
-#: Metric -> (label, decimals, smaller is better).
-METRICS = {
+#: Metric -> (label, decimals, smaller is better; None for no verdict).
+METRICS: dict[str, tuple[str, int, bool | None]] = {
     "rmse_hu": ("RMSE, HU", 2, True),
     "mae_hu": ("MAE, HU", 2, True),
+    "bias_hu": ("Bias (mean error), HU", 2, None),
     "psnr_db": ("PSNR, dB", 2, False),
     "ssim": ("SSIM", 4, False),
 }
