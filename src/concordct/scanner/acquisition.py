@@ -63,7 +63,7 @@ class Acquisition:
     field_mm: float = 500.0
     focal_spot_mm: float = 0.9
     row_mm: float = 0.625
-    electronic_noise: float = 20.0
+    electronic_noise: float = 10.0
     beam_hardening: bool = False
     source_mm: float = 595.0
     detector_mm: float = 1085.6

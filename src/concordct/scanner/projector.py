@@ -80,7 +80,7 @@ def line_integrals(
     ):
         slope = d_cross[chosen] / d_main[chosen]
         offset = cross[chosen] - slope * main[chosen] + 1.0
-        padded = np.pad(image.transpose(axes), ((0, 0), (1, 1), (0, 0)))
+        padded = np.ascontiguousarray(np.pad(image.transpose(axes), ((0, 0), (1, 1), (0, 0))))
         part = np.zeros((slope.size, lanes), dtype=np.float32)
         _joseph(padded, offset, slope, part)
         sums[chosen] = part * np.float32(pixel_mm) * np.sqrt(1.0 + slope * slope).astype(np.float32)[:, None]

@@ -32,7 +32,7 @@ def sample_acquisition(generator: np.random.Generator, row_mm: float) -> Acquisi
         kvp=float(generator.choice((100.0, 120.0, 120.0, 140.0))),
         mas=round(mas, 1),
         focal_spot_mm=float(generator.choice((0.7, 0.9, 1.1))),
-        electronic_noise=round(float(generator.uniform(12, 28)), 1),
+        electronic_noise=round(float(generator.uniform(6, 16)), 1),
         beam_hardening=True,
         row_mm=row_mm,
     )

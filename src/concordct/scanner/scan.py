@@ -23,7 +23,7 @@ LANES = 8
 #: Pixels of the drawing per pixel of the image, along each axis.
 OVERSAMPLING = 1.4
 #: Detector rows thicker than this are drawn as several planes, mm.
-PLANE_MM = 1.0
+PLANE_MM = 0.5
 
 
 class Subject(Protocol):
