@@ -3,12 +3,14 @@
     python benchmarks/features.py [--pyradiomics PYTHON] [--rois 3] [--json OUT]
 
 PYTHON is an interpreter that has PyRadiomics (it builds on 3.11 only). PyRadiomics' time for 100 ROIs is that of
-`--rois` of them, scaled up, with and without its `preCrop`, which filters only the surroundings of each ROI.
+`--rois` of them, scaled up. Both run with PyRadiomics' default, which filters the whole image, and with `preCrop`,
+which filters the surroundings of each ROI only and gives other values.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -45,7 +47,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "features": count, "pe
 """
 
 
-def ours(path: Path, preset_name: str, labels: list[int]) -> dict[str, float]:
+def ours(path: Path, preset_name: str, labels: list[int], *, crop: bool) -> dict[str, float]:
     """Measure some ROIs with concordct, in this process, after a warm-up that compiles."""
     import resource
 
@@ -53,7 +55,7 @@ def ours(path: Path, preset_name: str, labels: list[int]) -> dict[str, float]:
     from concordct.features.presets import preset
     from concordct.volumes.volume import Volume
 
-    settings = preset(preset_name)
+    settings = dataclasses.replace(preset(preset_name), pre_crop=crop)
     found = np.load(path)
     volume = Volume(found["hu"].astype(np.float32), np.diag([*found["spacing"], 1.0]))
     every = found["labels"].astype(np.int32)
@@ -110,15 +112,37 @@ def run(command: list[str]) -> dict[str, float]:
     return found
 
 
+def compare(
+    given: argparse.Namespace, path: Path, preset_name: str, labels: list[int], crop: str, title: str
+) -> dict[str, object]:
+    """One line of the table: concordct, and PyRadiomics where there is one."""
+    here = run([sys.executable, __file__, "--one", str(path), preset_name, json.dumps(labels), crop])
+    print(
+        f"{title}, {here['features']} features: concordct {here['seconds']:.1f} s, {here['peak_gb']:.2f} GB", flush=True
+    )
+    if not given.pyradiomics:
+        return {"concordct": here}
+    some = labels[:: max(1, len(labels) // given.rois)][: given.rois]
+    arguments = [str(path), str(PRESETS / f"{preset_name}.yaml"), json.dumps(some), crop]
+    rival = run([given.pyradiomics, "-c", RIVAL, *arguments])
+    rival["seconds"] *= len(labels) / len(some)
+    print(
+        f"    PyRadiomics 3.0.1: {rival['seconds']:.1f} s ({rival['seconds'] / here['seconds']:.1f} times), "
+        f"{rival['peak_gb']:.2f} GB, {len(some)} of {len(labels)} ROIs measured",
+        flush=True,
+    )
+    return {"concordct": here, "PyRadiomics 3.0.1": rival, "ROIs measured by PyRadiomics": len(some)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pyradiomics", help="an interpreter that has PyRadiomics")
     parser.add_argument("--rois", type=int, default=3, help="ROIs that PyRadiomics measures before scaling to 100")
     parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--one", nargs=3, metavar=("VOLUME", "PRESET", "LABELS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(ours(Path(given.one[0]), given.one[1], json.loads(given.one[2]))))
+        print(json.dumps(ours(Path(given.one[0]), given.one[1], json.loads(given.one[2]), crop=given.one[3] == "1")))
         return
     figures: dict[str, object] = {
         "machine": platform.processor() or platform.machine(),
@@ -134,24 +158,9 @@ def main() -> None:
             path = Path(folder) / f"{case}.npz"
             np.savez(path, **make())
             for name, labels in label_sets.items():
-                here = run([sys.executable, __file__, "--one", str(path), preset_name, json.dumps(labels)])
-                row = {"features": here["features"], "concordct": here}
-                print(
-                    f"{name}, {here['features']} features: concordct {here['seconds']:.1f} s, {here['peak_gb']:.2f} GB"
-                )
-                if given.pyradiomics:
-                    some = labels[:: max(1, len(labels) // given.rois)][: given.rois]
-                    for crop in ("0", "1") if case == "balls" else ("0",):
-                        arguments = [str(path), str(PRESETS / f"{preset_name}.yaml"), json.dumps(some), crop]
-                        rival = run([given.pyradiomics, "-c", RIVAL, *arguments])
-                        rival["seconds"] *= len(labels) / len(some)
-                        label = "PyRadiomics 3.0.1" + (", preCrop" if crop == "1" else "")
-                        row[label] = rival
-                        print(
-                            f"    {label}: {rival['seconds']:.1f} s ({rival['seconds'] / here['seconds']:.1f} times), "
-                            f"{rival['peak_gb']:.2f} GB, {len(some)} of {len(labels)} ROIs measured"
-                        )
-                figures[name] = row
+                for crop in ("0", "1") if case == "balls" else ("0",):
+                    title = f"{name}{', preCrop' if crop == '1' else ''}"
+                    figures[title] = compare(given, path, preset_name, labels, crop, title)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -15,6 +15,10 @@ from concordct.features.table import FeatureTable
 from concordct.volumes.volume import Volume
 
 
+#: Every label up to the greatest has a box looked for, so that wild numbers would fill the memory.
+MOST_LABELS = 1_000_000
+
+
 def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiomics | Ibsi | Ibex) -> FeatureTable:
     """Features of all ROIs of one volume.
 
@@ -38,6 +42,9 @@ def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiom
         raise ConcordctError(f"labels are integers, found {labels.dtype}")
     if labels.min() < 0:
         raise ConcordctError(f"labels are 0 or above, found {int(labels.min())}")
+    if labels.max() > MOST_LABELS:
+        raise ConcordctError(f"labels go up to {MOST_LABELS}, found {int(labels.max())}; number the ROIs 1, 2, ...")
+    labels = labels.astype(np.int32, copy=False)
     if not labels.any():
         raise ConcordctError("the mask is empty: no voxel carries a label above 0")
     wrong = ~np.isfinite(volume.hu) & (labels > 0)

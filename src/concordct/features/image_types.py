@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from concordct.errors import ConcordctError
 
 Array = NDArray[np.float64]
+Image = NDArray[np.floating[Any]]
 Box = tuple[slice, slice, slice]
 
-#: Sigmas around a box that ITK's recursive filter still feels: its response falls as exp(-1.78 x / sigma), and at 12
-#: sigmas is under float32's last digit.
-LOG_REACH = 12.0
+#: Sigmas around a box beyond which ITK's recursive filter feels nothing: its slowest term falls as
+#: exp(-1.37 x / sigma), and at 24 sigmas is under float64's last digit, so that an ROI has the values that it would
+#: have had in the whole image.
+LOG_REACH = 24.0
 
 #: Names as they stand in a parameter file.
 IMAGE_TYPES = (
@@ -65,13 +68,13 @@ class FilterSettings:
 
 
 def filtered(
-    image: Array, spacing_mm: tuple[float, float, float], box: Box, name: str, settings: FilterSettings
-) -> Iterator[tuple[str, Array]]:
+    image: Image, spacing_mm: tuple[float, float, float], box: Box, name: str, settings: FilterSettings
+) -> Iterator[tuple[str, Image]]:
     """The images of one type, as (column prefix, values inside the box).
 
     Parameters
     ----------
-    image : [z, y, x] float64, the whole image.
+    image : [z, y, x] float32 or float64, the whole image; filters work in float64, ITK's in float32.
     spacing_mm : (z, y, x).
     box : where values are wanted.
     name : one of `IMAGE_TYPES`.
@@ -94,7 +97,7 @@ def filtered(
         from concordct.features.lbp import lbp_3d
 
         yield from lbp_3d(
-            image,
+            image.astype(np.float64),
             box,
             levels=settings.lbp_3d_levels,
             radius=settings.lbp_3d_radius,
@@ -106,10 +109,10 @@ def filtered(
         raise ConcordctError(f"no image type {name}; known: {', '.join(IMAGE_TYPES)}")
 
 
-def _pointwise(image: Array, box: Box, name: str) -> Array:
+def _pointwise(image: Image, box: Box, name: str) -> Array:
     """Maps of single intensities, rescaled to the range of the whole image."""
-    largest = float(np.abs(image).max())
-    x = image[box]
+    largest = max(float(image.max()), -float(image.min()))
+    x = image[box].astype(np.float64)
     if largest == 0:
         raise ConcordctError(f"{name} rescales to the largest intensity, which is 0 in this image")
     size = np.abs(x)
@@ -127,7 +130,7 @@ def _pointwise(image: Array, box: Box, name: str) -> Array:
 
 
 def _log(
-    image: Array, spacing_mm: tuple[float, float, float], box: Box, sigma: tuple[float, ...]
+    image: Image, spacing_mm: tuple[float, float, float], box: Box, sigma: tuple[float, ...]
 ) -> Iterator[tuple[str, Array]]:
     import SimpleITK as sitk
 
@@ -146,7 +149,7 @@ def _log(
         yield name, sitk.GetArrayViewFromImage(found)[inside].astype(np.float64)
 
 
-def _gradient(image: Array, spacing_mm: tuple[float, float, float], box: Box, *, use_spacing: bool) -> Array:
+def _gradient(image: Image, spacing_mm: tuple[float, float, float], box: Box, *, use_spacing: bool) -> Array:
     import SimpleITK as sitk
 
     wider, inside = _widen(image.shape, box, [1, 1, 1])
@@ -156,13 +159,13 @@ def _gradient(image: Array, spacing_mm: tuple[float, float, float], box: Box, *,
     return np.asarray(sitk.GetArrayViewFromImage(found)[inside], dtype=np.float64)
 
 
-def _lbp_2d(image: Array, box: Box, settings: FilterSettings) -> Array:
+def _lbp_2d(image: Image, box: Box, settings: FilterSettings) -> Array:
     from skimage.feature import local_binary_pattern
 
     axis = settings.planar_axis or 0
     wider, inside = _widen(image.shape, box, [int(np.ceil(settings.lbp_2d_radius)) + 1] * 3)
     # On integers, as PyRadiomics does it on CT: scikit-image warns against comparing interpolated floats for equality.
-    part = np.moveaxis(image[wider], axis, 0)
+    part = np.moveaxis(image[wider].astype(np.float64), axis, 0)
     whole = np.equal(part, np.round(part)).all()
     slices = [
         local_binary_pattern(
@@ -176,7 +179,7 @@ def _lbp_2d(image: Array, box: Box, settings: FilterSettings) -> Array:
     return np.moveaxis(np.stack(slices), 0, axis)[inside].astype(np.float64)
 
 
-def _wavelet(image: Array, box: Box, settings: FilterSettings) -> Iterator[tuple[str, Array]]:
+def _wavelet(image: Image, box: Box, settings: FilterSettings) -> Iterator[tuple[str, Array]]:
     """Undecimated wavelet bands (PyWavelets' stationary transform), one level after the other on the approximation.
 
     Bands come in PyRadiomics' order, details first. An axis of odd length is continued by its first voxel, as there.
@@ -213,7 +216,7 @@ def _bands(part: Array, axes: list[int], wavelet: object, band: str = "") -> Ite
     yield from _bands(high, axes[1:], wavelet, band + "H")
 
 
-def _wrapped(image: Array, box: Box, axes: list[int], *, reach: int) -> tuple[Array, Box]:
+def _wrapped(image: Image, box: Box, axes: list[int], *, reach: int) -> tuple[Array, Box]:
     """The box with `reach` more voxels along the axes, continued periodically, of even length; and the box in it."""
     part = image
     inside = list(box)
@@ -231,7 +234,7 @@ def _wrapped(image: Array, box: Box, axes: list[int], *, reach: int) -> tuple[Ar
         places = np.arange(start, stop) % period
         part = np.take(part, np.where(places == length, 0, places), axis=axis)
         inside[axis] = slice(box[axis].start - start, box[axis].stop - start)
-    return part, (inside[0], inside[1], inside[2])
+    return part.astype(np.float64), (inside[0], inside[1], inside[2])
 
 
 def _widen(shape: tuple[int, ...], box: Box, reach: list[int]) -> tuple[Box, Box]:
@@ -241,7 +244,7 @@ def _widen(shape: tuple[int, ...], box: Box, reach: list[int]) -> tuple[Box, Box
     return (grown[0], grown[1], grown[2]), (inner[0], inner[1], inner[2])
 
 
-def _to_sitk(image: Array, spacing_mm: tuple[float, float, float]):  # type: ignore[no-untyped-def]
+def _to_sitk(image: Image, spacing_mm: tuple[float, float, float]):  # type: ignore[no-untyped-def]
     import SimpleITK as sitk
 
     # float32 in, float32 out: ITK's own precision for these filters on CT

@@ -138,9 +138,9 @@ def extract_pyradiomics(volume: Volume, labels: NDArray[np.integer[Any]], settin
 
     boxes = ndimage.find_objects(labels)
     rois = {place + 1: box for place, box in enumerate(boxes) if box is not None}
-    image = volume.hu.astype(np.float64)
+    image: NDArray[np.floating[Any]] = volume.hu
     if settings.normalize:
-        image = normalized(image, scale=settings.normalize_scale, outliers=settings.remove_outliers)
+        image = normalized(image.astype(np.float64), scale=settings.normalize_scale, outliers=settings.remove_outliers)
     whole = Frame(image, volume.spacing_mm, {label: (labels[box] == label, box) for label, box in rois.items()})
     frames: Iterator[Frame]
     if settings.resampled_spacing_mm is not None:
@@ -195,7 +195,7 @@ def _resegmented(frame: Frame, label: int, settings: PyRadiomics) -> tuple[NDArr
     mask, box = frame.rois[label]
     if settings.resegment_range is not None:
         values = frame.image[box]
-        inside = values[mask]
+        inside = values[mask].astype(np.float64)
         bounds = np.sort(np.array(settings.resegment_range, np.float64))
         if settings.resegment_mode == "relative":
             bounds = bounds * inside.max()
@@ -240,14 +240,14 @@ def _shape(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], sett
 
 
 def _texture(
-    intensities: Array,
+    intensities: NDArray[np.floating[Any]],
     mask: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float],
     settings: PyRadiomics,
     classes: Mapping[str, tuple[str, ...]],
 ) -> Array:
     """[feature] all but shape of one ROI in one image; NaN throughout for an empty mask."""
-    values = intensities[mask]
+    values = intensities[mask].astype(np.float64)
     if values.size == 0:
         return np.full(sum(len(members or CLASSES[name]) for name, members in classes.items()), np.nan)
     if settings.bin_width is not None:

@@ -24,12 +24,12 @@ class Frame:
 
     Attributes
     ----------
-    image : [z, y, x] float64.
+    image : [z, y, x], float32 as read or float64.
     spacing_mm : (z, y, x).
     rois : label -> (mask [z, y, x] bool within its box, the box).
     """
 
-    image: Array
+    image: NDArray[np.floating[Any]]
     spacing_mm: tuple[float, float, float]
     rois: dict[int, tuple[NDArray[np.bool_], Box]]
 
@@ -113,7 +113,7 @@ def resampled_frame(
     return Frame(image, (float(new[0]), float(new[1]), float(new[2])), {label: (moved[inner], inner)})
 
 
-def _pixel_type(image: Array) -> NDArray[np.generic]:
+def _pixel_type(image: NDArray[np.floating[Any]]) -> NDArray[np.generic]:
     """int16 for whole HU, as CT is stored and PyRadiomics would read it; float32 for anything else."""
     limits = np.iinfo(np.int16)
     if limits.min <= image.min() and image.max() <= limits.max and np.equal(image, np.round(image)).all():

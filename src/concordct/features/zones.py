@@ -64,10 +64,11 @@ def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
     """
     depth, height, width = levels.shape
     left = levels.copy()
-    stack = np.empty(levels.size, np.int64)
-    zone_levels = np.empty(levels.size, np.int32)
-    zone_sizes = np.empty(levels.size, np.int64)
-    zone_distances = np.empty(levels.size if distances.size else 0, np.int64)
+    voxels = np.count_nonzero(levels)
+    stack = np.empty(voxels, np.int64)
+    zone_levels = np.empty(voxels, np.int32)
+    zone_sizes = np.empty(voxels, np.int64)
+    zone_distances = np.empty(voxels if distances.size else 0, np.int64)
     reach = 0 if planar else 1
     zones = 0
     for z0 in range(depth):
