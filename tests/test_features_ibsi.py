@@ -5,7 +5,7 @@ import pytest
 
 from concordct.errors import ConcordctError
 from concordct.features.extract import extract
-from concordct.features.ibsi import Ibsi
+from concordct.features.ibsi import AGGREGATIONS, FAMILIES, Ibsi, names
 from concordct.features.ibsi_reference import CONFIGURATIONS, run_benchmark
 from concordct.features.resample import grid, resample
 from concordct.volumes.volume import Volume
@@ -59,6 +59,27 @@ def test_one_grey_level_and_one_voxel_have_defined_values():
     assert np.isnan(single["cm_contrast_3D_comb"])
     assert np.isnan(single["ngt_coarseness_3D"])
     assert single["ngl_lde_3D"] == 1
+
+
+def test_flat_thin_and_vanished_rois_have_defined_values():
+    hu = np.random.default_rng(0).integers(-50, 50, (5, 9, 9)).astype(np.float32)
+    labels = np.zeros(hu.shape, np.int32)
+    labels[0, 0, 0] = 1
+    labels[1, 1, 2:8] = 2
+    labels[3, 1:8, 1:8] = 3
+    volume = Volume(hu, np.eye(4))
+    settings = Ibsi(tuple(FAMILIES), AGGREGATIONS, bin_width=25.0, range_hu=(-60.0, 60.0))
+    rows = [dict(zip(names(settings), row, strict=True)) for row in extract(volume, labels, settings).values]
+    for row, count in zip(rows, (1, 6, 49), strict=True):
+        assert row["morph_vol_approx"] == count
+        assert np.isfinite(row["morph_area_mesh"])
+        assert np.isnan(row["morph_vol_dens_aee"])
+    assert np.isfinite(rows[2]["morph_area_dens_aee"])
+    assert np.isnan(rows[1]["morph_area_dens_aee"])
+    # A volume of one slice has only in-plane pairs, whatever the aggregation looks for
+    assert rows[2]["cm_contrast_2D_comb"] == pytest.approx(rows[2]["cm_contrast_3D_comb"])
+    nothing = Ibsi(tuple(FAMILIES), AGGREGATIONS, bin_width=25.0, range_hu=(1000.0, 2000.0))
+    assert np.isnan(extract(volume, labels, nothing).values).all()
 
 
 def test_settings_that_leave_the_science_open_are_refused():

@@ -62,6 +62,21 @@ def test_one_voxel_and_one_level_have_defined_values():
     assert undefined == {"glcm", "glrlm", "shape"}  # no neighbour, no direction, no axis to divide by
 
 
+def test_an_roi_that_resegmentation_empties_has_shape_alone(scan):
+    settings = PyRadiomics(
+        {"shape": (), "firstorder": (), "glcm": ()},
+        bin_width=25.0,
+        image_types={"Original": {}, "Square": {}},
+        resegment_range=(5000.0, 6000.0),
+    )
+    table = extract(*scan, settings)
+    defined = np.isfinite(table.values)
+    assert [name for name, known in zip(table.names, defined.all(axis=0), strict=True) if known] == [
+        name for name in table.names if "_shape_" in name
+    ]
+    assert not defined[:, 14:].any()
+
+
 def test_bad_input_is_one_clear_line(scan):
     volume, labels = scan
     settings = PyRadiomics({"firstorder": ()}, bin_width=25.0)
@@ -73,6 +88,8 @@ def test_bad_input_is_one_clear_line(scan):
         ((volume, labels.astype(float)), "integers"),
         ((volume, -labels), "0 or above"),
         ((Volume(broken, volume.affine), labels), "ROI 3 holds 1 voxels that are not finite"),
+        ((Volume(broken, volume.affine), np.where(labels == 3, 0, labels)), "outside every ROI, holds 1 voxels"),
+        ((volume, labels * 1_000_000), "labels go up to"),
     ):
         with pytest.raises(ConcordctError, match=message):
             extract(*found, settings)

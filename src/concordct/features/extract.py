@@ -14,7 +14,6 @@ from concordct.features.pyradiomics import PyRadiomics, extract_pyradiomics
 from concordct.features.table import FeatureTable
 from concordct.volumes.volume import Volume
 
-
 #: Every label up to the greatest has a box looked for, so that wild numbers would fill the memory.
 MOST_LABELS = 1_000_000
 
@@ -34,7 +33,8 @@ def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiom
 
     Raises
     ------
-    ConcordctError : labels of another shape or type, no ROI at all, a negative label, or an ROI with NaN or infinity.
+    ConcordctError : labels of another shape or type, no ROI at all, a negative label, NaN or infinity anywhere
+        (filters would carry them into the ROIs).
     """
     if labels.shape != volume.shape:
         raise ConcordctError(f"labels of shape {labels.shape} do not fit a volume of {volume.shape}")
@@ -47,10 +47,11 @@ def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiom
     labels = labels.astype(np.int32, copy=False)
     if not labels.any():
         raise ConcordctError("the mask is empty: no voxel carries a label above 0")
-    wrong = ~np.isfinite(volume.hu) & (labels > 0)
+    wrong = ~np.isfinite(volume.hu)
     if wrong.any():
-        label = int(labels[wrong].min())
-        raise ConcordctError(f"ROI {label} holds {int((wrong & (labels == label)).sum())} voxels that are not finite")
+        label = int(labels[wrong].max())
+        where = f"ROI {label}" if label else "the image, outside every ROI,"
+        raise ConcordctError(f"{where} holds {int((wrong & (labels == label)).sum())} voxels that are not finite")
     if isinstance(settings, Ibsi):
         return extract_ibsi(volume, labels, settings)
     if isinstance(settings, Ibex):

@@ -115,7 +115,7 @@ def morphology_features(
             volume / box.prod(),
             area / (2 * (box[0] * box[1] + box[0] * box[2] + box[1] * box[2])),
             volume / ellipsoid if ellipsoid else np.nan,
-            area / ellipsoid_area(major / 2, minor / 2, least / 2),
+            area / ellipsoid_area(major / 2, minor / 2, least / 2) if minor else np.nan,
             volume / hull.volume,
             area / hull.area,
             values.mean() * volume,  # 99N0
