@@ -92,7 +92,8 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
 
     Parameters
     ----------
-    pairs : yields slabs (source, target) of equal geometry, [z, y, x] HU; consecutive slices inside a slab.
+    pairs : yields slabs (source, target) of equal geometry, [z, y, x] HU; consecutive slices inside a slab. Neighbours
+        are judged on the slabs whose slices lie as far apart as the first one's.
     info : JSON that the model carries (kernels, scanners); counts and pixel size are added.
 
     Returns
@@ -153,13 +154,14 @@ def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, Volume]:
             rings, first = Rings.covering(source.spacing_mm[1:], RING_COUNT), source
             everything, inner = _Sums.zero(RING_COUNT), _Sums.zero(RING_COUNT)
         ring = rings.index(cosine_frequencies(source.shape[1:], source.spacing_mm[1:]))
+        same_distance = bool(np.isclose(source.spacing_mm[0], first.spacing_mm[0], rtol=1e-3))
         window: list[NDArray[np.float32]] = []
         pending: NDArray[np.float32] | None = None  # target coefficients of the middle of the window
         for source_image, target_image in zip(source.hu, target.hu, strict=True):
             s, t = to_cosines(source_image), to_cosines(target_image)
             _add(everything, rings, ring, s, None, t)
             window = [*window[-2:], s]
-            if len(window) == 3 and pending is not None:
+            if same_distance and len(window) == 3 and pending is not None:
                 _add(inner, rings, ring, window[1], window[0] + window[2], pending)
             pending = t
     if rings is None:

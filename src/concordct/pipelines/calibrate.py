@@ -16,7 +16,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.spectral import SpectralModel
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
-from concordct.pipelines.scans import Scan, find_scans, one_scan
+from concordct.pipelines.scans import Scan, evenly_spaced, find_scans, one_scan
 from concordct.training.bundle import save_bundle
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.pairing import check_pair, pair_series
@@ -93,13 +93,13 @@ def calibrate_pairs(
     ConcordctError : pairs that are not two reconstructions of one scan, and by how much; unreadable slices; an output
         that exists.
     """
-    total = 3 * sum(stop - start for source, _ in pairs for start, stop in _slabs(source.shape[0]))
+    total = 3 * sum(stop - start for source, _ in pairs for start, stop in _slabs(source))
     done = 0
 
     def slabs() -> Iterator[tuple[Volume, Volume]]:
         nonlocal done
         for source, target in pairs:
-            for start, stop in _slabs(source.shape[0]):
+            for start, stop in _slabs(source):
                 yield source.read(start, stop, allow=allow), target.read(start, stop, allow=allow)
                 done += stop - start
                 if progress is not None:
@@ -128,13 +128,13 @@ def calibrate_unpaired(
     ConcordctError : fewer than two scans in a folder, bad geometry, an output that exists.
     """
     found = [find_scans(path).scans for path in (sources, targets)]
-    total = 2 * sum(stop - start for scans in found for scan in scans for start, stop in _slabs(scan.shape[0]))
+    total = 2 * sum(stop - start for scans in found for scan in scans for start, stop in _slabs(scan))
     done = 0
 
     def slabs(scans: Sequence[Scan]) -> Iterator[tuple[str, Volume]]:
         nonlocal done
         for scan in scans:
-            for start, stop in _slabs(scan.shape[0]):
+            for start, stop in _slabs(scan):
                 yield scan.key, scan.read(start, stop, allow=allow)
                 done += stop - start
                 if progress is not None:
@@ -167,7 +167,11 @@ def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: boo
     return _save(model, output, overwrite)
 
 
-def _slabs(depth: int) -> list[tuple[int, int]]:
+def _slabs(scan: Scan) -> list[tuple[int, int]]:
+    """Where to read: slabs of neighbours, or single slices where neighbours are not at one distance."""
+    depth = scan.shape[0]
+    if not evenly_spaced(scan):
+        return [(start, start + 1) for start in np.linspace(0, depth - 1, min(depth, 32)).astype(int).tolist()]
     if depth <= SLABS * SLAB_SLICES:
         return [(start, min(start + SLAB_SLICES, depth)) for start in range(0, depth, SLAB_SLICES)]
     starts = np.linspace(0, depth - SLAB_SLICES, SLABS).round().astype(int)

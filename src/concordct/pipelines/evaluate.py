@@ -33,6 +33,7 @@ from concordct.pipelines.results import (
     nps_results,
     provenance,
     quality_results,
+    signal_results,
 )
 from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, standardized_slabs
 from concordct.report.evaluation import Stack, write_evaluation_report
@@ -280,6 +281,7 @@ def _results(
         "cases": case_results(found, [case.subject for case in cases]),
         "bias_by_hu_range": bias_results(found),
     }
+    results["signal"] = signal_results(found)
     if found.features:
         rois = "the mask's labels" if all(case.mask for case in cases) else f"{ROI_PIXELS} x {ROI_PIXELS} pixels"
         results["agreement"] = agreement_results(found, settings=f"ROIs: {rois}; 2D, bin width 25 HU, original image")

@@ -227,6 +227,22 @@ def nps_results(found: Gathered, warnings: list[str]) -> dict[str, Any]:
     return {"unit": "cycles/pixel", "patches": len(pooled["target"].nps_hu2_mm2), "bands": bands}
 
 
+def signal_results(found: Gathered) -> list[dict[str, Any]]:
+    """What reached the target, band by band of 1 lp/cm: Re<Y T*> / <|T|^2> and the coherence."""
+    rings, sums = found.rings, found.spectra
+    assert rings is not None
+    rows = []
+    for low in range(int(rings.centres_lp_cm[-1]) + 1):
+        band = (rings.centres_lp_cm >= low) & (rings.centres_lp_cm < low + 1)
+        tt, ss, st, yy, yt = (float(sums[name][band].sum()) for name in ("tt", "ss", "st", "yy", "yt"))
+        row: dict[str, Any] = {"low_lp_cm": low, "high_lp_cm": low + 1}
+        for stage, own, cross in (("source", ss, st), ("standardized", yy, yt)):
+            row[f"{stage}_passed"] = _number(cross / tt) if tt > 0 else None
+            row[f"{stage}_coherence"] = _number(cross**2 / (own * tt)) if own > 0 and tt > 0 else None
+        rows.append(row)
+    return rows
+
+
 def curves(found: Gathered, model: Model | None) -> list[Curve]:
     """The charts of the report: transfer and coherence of the model, noise power, and what reached the target."""
     rings = found.rings

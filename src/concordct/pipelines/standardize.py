@@ -152,20 +152,26 @@ def _output_names(root: Path, scans: Sequence[Scan]) -> list[str]:
 
 
 def run(
-    plan: Plan, model_path: Path, output: Path, settings: Settings, *, jobs: int = 1, progress: Progress | None = None
+    plan: Plan,
+    model_path: Path,
+    output: Path,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> tuple[Record, ...]:
     """Standardize what was planned. A scan that fails never stops the others.
 
     Parameters
     ----------
-    jobs : processes that share the scans; the result is the same whatever their number.
+    workers : processes that share the scans; the result is the same whatever their number.
 
     Returns
     -------
     One Record for each scan in the order of the plan, those skipped last; for a tree also written to `RECORDS`.
     """
-    if jobs > 1 and len(plan.jobs) > 1:
-        with ProcessPoolExecutor(min(jobs, len(plan.jobs)), mp_context=get_context("spawn")) as pool:
+    if workers > 1 and len(plan.jobs) > 1:
+        with ProcessPoolExecutor(min(workers, len(plan.jobs)), mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(_standardize, job, model_path, settings) for job in plan.jobs]
             records = []
             for index, future in enumerate(waiting):

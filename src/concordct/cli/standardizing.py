@@ -1,94 +1,32 @@
-"""The command line: every verb a thin call into pipelines, with its example in `--help`.
-
-Results go to standard output, progress and errors to standard error. Exit codes: 0 all done, 1 some scans failed,
-2 nothing could be done (one line says what was found and what was expected).
-"""
+"""The main job: inspect, calibrate, standardize, evaluate, and a demonstration of all of it."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from concordct import __version__
-from concordct.errors import ConcordctError
-from concordct.volumes.series import ALLOWABLE
-
-app = typer.Typer(
-    help="Bring CT scans into concord: standardize reconstruction kernels, so that radiomic features agree.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+from concordct.cli.common import (
+    FAILED,
+    REFUSED,
+    AllowOption,
+    JsonOption,
+    MethodChoice,
+    ModeChoice,
+    ModeOption,
+    OverwriteOption,
+    SeedOption,
+    WorkersOption,
+    app,
+    bar,
+    errors,
+    print_json,
 )
-_err = Console(stderr=True)
-
-FAILED, REFUSED = 1, 2
-
-
-class ModeChoice(StrEnum):
-    """How what the source kernel destroyed is treated."""
-
-    sample = "sample"
-    mean = "mean"
-
-
-class MethodChoice(StrEnum):
-    """Methods that `calibrate` fits."""
-
-    spectral = "spectral"
-
-
-AllowOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow", help=f"Let a geometry problem pass, recorded in the result: {', '.join(sorted(ALLOWABLE))}."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an existing output once the new one is whole.")
-]
-ModeOption = Annotated[ModeChoice, typer.Option(help="sample: right texture, seeded; mean: least HU error.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the sampled noise.")]
-
-
-@contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error, shown on a terminal only: report(what, done, of all)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True, disable=quiet or not _err.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, allow_nan=False))
-
-
-def _version(show: bool) -> None:
-    if show:
-        typer.echo(f"concordct {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Nothing but the version lives above the verbs."""
+from concordct.errors import ConcordctError
 
 
 @app.command()
@@ -102,10 +40,10 @@ def inspect(
     """
     from concordct.pipelines.inspect import describe
 
-    with _bar(quiet=as_json) as report:
+    with bar(quiet=as_json) as report:
         found = describe(path, progress=lambda done, total: report("reading headers", done, total))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table("scan", "kernel", "slices", "spacing z y x, mm", "thickness, mm", "problems and notes")
     for scan in found["scans"]:
@@ -160,7 +98,7 @@ def calibrate(
     if sum((pairs is not None, unpaired, tables)) > 1:
         raise ConcordctError("expected one of --pairs, --unpaired and --tables, found several")
     allowed = frozenset(allow or ())
-    with _bar(quiet=as_json) as report:
+    with bar(quiet=as_json) as report:
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
         if pairs is not None:
             found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
@@ -173,12 +111,12 @@ def calibrate(
             result = pipeline.calibrate_pairs(pipeline.pairs_of_paths(source, target), output, **common)  # type: ignore[arg-type]
     summary = pipeline.summary(result)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
     for line in pipeline.summary_lines(summary):
         typer.echo(line)
     for warning in result.warnings:
-        _err.print(f"warning: {escape(warning)}", style="yellow")
+        errors.print(f"warning: {escape(warning)}", style="yellow")
 
 
 @app.command()
@@ -188,7 +126,7 @@ def standardize(
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for a file, a folder for a series or a tree.")],
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the scans of a tree.")] = 1,
+    workers: WorkersOption = 1,
     any_kernel: Annotated[bool, typer.Option("--any-kernel", help="Standardize scans of other kernels, too.")] = False,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
@@ -202,14 +140,14 @@ def standardize(
     from concordct.pipelines.models import load_model
 
     settings = pipeline.Settings(mode.value, seed, frozenset(allow or ()), any_kernel, overwrite)
-    with _bar(quiet=as_json) as report:
+    with bar(quiet=as_json) as report:
         planned = pipeline.plan(input_path, output, load_model(model), settings)
         count = len(planned.jobs)
 
         def show(index: int, done: int, depth: int) -> None:
             report(f"scan {index + 1} of {count}, slices", done, depth)
 
-        records = pipeline.run(planned, model, output, settings, jobs=jobs, progress=show)
+        records = pipeline.run(planned, model, output, settings, workers=workers, progress=show)
     for record in records:
         if as_json:
             typer.echo(record.line())
@@ -217,9 +155,9 @@ def standardize(
             clipped = f", {record.clipped_voxels} voxels clipped at the stored range" if record.clipped_voxels else ""
             typer.echo(f"done: {record.input} -> {record.output}, {record.slices} slices{clipped}")
             for note in record.notes:
-                _err.print(f"note: {escape(note)}", style="yellow")
+                errors.print(f"note: {escape(note)}", style="yellow")
         else:
-            _err.print(f"{record.status}: {escape(record.input)}: {escape(record.reason or '')}", style="yellow")
+            errors.print(f"{record.status}: {escape(record.input)}: {escape(record.reason or '')}", style="yellow")
     statuses = [record.status for record in records]
     if "failed" in statuses:
         raise typer.Exit(REFUSED if not planned.tree else FAILED)
@@ -267,7 +205,7 @@ def evaluate(
         cases = pipeline.cases_of_manifest(pairs, split=None if split == "all" else split)
     else:
         raise ConcordctError("expected --source, --standardized and --target, or --pairs with --model")
-    with _bar(quiet=as_json) as report:
+    with bar(quiet=as_json) as report:
         results = pipeline.evaluate(
             cases,
             output,
@@ -280,14 +218,14 @@ def evaluate(
             progress=lambda done, total: report("evaluating", done, total),
         )
     if as_json:
-        _print_json(results)
+        print_json(results)
         return
     table = Table("against the target", "before", "after")
     for row in summary_rows(results):
         table.add_row(*row)
     Console().print(table)
     for warning in results["warnings"]:
-        _err.print(f"warning: {escape(warning)}", style="yellow")
+        errors.print(f"warning: {escape(warning)}", style="yellow")
     typer.echo(f"report: {output / 'report.html'}")
 
 
@@ -305,7 +243,7 @@ def demo(
     from concordct.pipelines.demo import demonstrate
     from concordct.pipelines.results import summary_rows
 
-    found = demonstrate(output, real_data=real_data, say=lambda text: _err.print(f"- {escape(text)}"))
+    found = demonstrate(output, real_data=real_data, say=lambda text: errors.print(f"- {escape(text)}"))
     console = Console()
     for shown in found:
         if shown.results is not None:
@@ -314,15 +252,6 @@ def demo(
                 table.add_row(*row)
             console.print(table)
             for warning in shown.results["warnings"]:
-                _err.print(f"warning: {escape(warning)}", style="yellow")
+                errors.print(f"warning: {escape(warning)}", style="yellow")
     for shown in found:
         typer.echo(f"{shown.title}: {shown.look_at}")
-
-
-def main() -> None:
-    """Run the command line; what concordct refuses becomes one line and exit code 2."""
-    try:
-        app()
-    except ConcordctError as error:
-        _err.print(f"error: {escape(' '.join(str(error).split()))}", style="red", soft_wrap=True, highlight=False)
-        sys.exit(REFUSED)

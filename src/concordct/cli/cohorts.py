@@ -1,0 +1,177 @@
+"""Paired data: simulated cohorts, the public archive, and folders of one's own."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from concordct.cli.common import FAILED, JsonOption, SeedOption, WorkersOption, app, bar, errors, print_json
+from concordct.errors import ConcordctError
+
+cohort_app = typer.Typer(help="Find pairs of real series: in the public archive, or in a folder.", no_args_is_help=True)
+app.add_typer(cohort_app, name="cohort")
+
+
+class SubjectChoice(StrEnum):
+    """Who is scanned."""
+
+    phantom = "phantom"
+    patients = "patients"
+
+
+class FormatChoice(StrEnum):
+    """What simulated scans are written as."""
+
+    dicom = "dicom"
+    nifti = "nifti"
+
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder of the cohort.")]
+
+
+@app.command()
+def simulate(
+    output: OutputOption,
+    subjects: Annotated[SubjectChoice | None, typer.Argument(help="Who is scanned; or name a --recipe.")] = None,
+    kernel: Annotated[list[str] | None, typer.Option(help="Kernels, the source first; once for each.")] = None,
+    slice_thickness: Annotated[list[float] | None, typer.Option(help="mm; once for each.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A cohort by name: ltdiffpp, diffusionct or small.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Subjects.")] = 1,
+    slices: Annotated[
+        int | None, typer.Option(min=1, help="Slices around the first nodule; the whole chest without.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the subjects in the manifest.")] = "train",
+    scans: Annotated[int, typer.Option(min=1, help="Raw data sets of each subject, each with its own noise.")] = 1,
+    file_format: Annotated[FormatChoice, typer.Option("--format", help="How scans are written.")] = FormatChoice.dicom,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Scan digital patients or the chest phantom, reconstruct with several kernels, write pairs.csv. Resumes.
+
+    Example: `concordct simulate patients -n 3 --kernel Br40 --kernel Bl64 --slice-thickness 1 --seed 7 -o cohort`
+    """
+    from concordct.pipelines import simulate as pipeline
+
+    if (subjects is None) == (recipe is None):
+        raise ConcordctError("expected either subjects or --recipe, found " + ("both" if recipe else "neither"))
+    if recipe is not None:
+        jobs = pipeline.plan_recipe(recipe, seed=seed)
+    else:
+        assert subjects is not None
+        jobs = pipeline.plan_simulation(
+            subjects.value,
+            kernels=kernel or (),
+            slice_thickness_mm=slice_thickness or (),
+            seed=seed,
+            count=count,
+            slices=slices,
+            split=split,
+            scans=scans,
+        )
+    with bar(quiet=as_json) as report:
+        found = pipeline.simulate(
+            jobs,
+            output,
+            file_format=file_format.value,
+            workers=workers,
+            progress=lambda done, total: report("slices", done, total),
+        )
+    if as_json:
+        print_json(
+            {
+                "manifest": str(found.manifest),
+                "scans": found.scans,
+                "made": found.made,
+                "slices": found.slices,
+                "warnings": list(found.warnings),
+            }
+        )
+        return
+    for warning in found.warnings:
+        errors.print(f"note: {escape(warning)}", style="yellow")
+    typer.echo(f"{found.scans} scans ({found.made} made now), {found.slices} slices a kernel: {found.manifest}")
+
+
+def _kernels(kernel: list[str]) -> tuple[str, str]:
+    if len(kernel) != 2 or kernel[0] == kernel[1]:
+        raise ConcordctError(f"expected two different kernels, source first, found {', '.join(kernel) or 'none'}")
+    return kernel[0], kernel[1]
+
+
+@cohort_app.command()
+def idc(
+    output: OutputOption,
+    kernel: Annotated[list[str], typer.Option(help="Two kernels as the archive names them, the source first.")],
+    collection: Annotated[str, typer.Option(help="Collection of the Imaging Data Commons.")] = "nlst",
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Pairs; all of them without.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing and verify it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Select pairs from the Imaging Data Commons by its offline index; download them where there is a network.
+
+    Example: `concordct cohort idc --collection nlst --kernel B30f --kernel B50f -n 100 -o nlst`
+    """
+    from concordct.pipelines.cohort import cohort_idc
+
+    source, target = _kernels(kernel)
+    with bar(quiet=as_json) as report:
+        found = cohort_idc(
+            collection,
+            source_kernel=source,
+            target_kernel=target,
+            count=count,
+            output=output,
+            download=download,
+            progress=lambda done, total: report("verifying", done, total),
+        )
+    _print_cohort(found, output, as_json)
+
+
+@cohort_app.command()
+def folder(
+    path: Annotated[Path, typer.Argument(help="Searched to its depths.")],
+    output: OutputOption,
+    kernel: Annotated[list[str], typer.Option(help="Two kernels as the headers name them, the source first.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Find the pairs that lie in a folder: one acquisition in two kernels, geometry and content verified.
+
+    Example: `concordct cohort folder /data/exams --kernel B30f --kernel B70f -o pairs`
+    """
+    from concordct.pipelines.cohort import cohort_folder
+
+    source, target = _kernels(kernel)
+    with bar(quiet=as_json) as report:
+        found = cohort_folder(
+            path,
+            source_kernel=source,
+            target_kernel=target,
+            output=output,
+            progress=lambda done, total: report("reading headers", done, total),
+        )
+    _print_cohort(found, output, as_json)
+
+
+def _print_cohort(found: Any, output: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "manifest": None if found.manifest is None else str(found.manifest),
+                "pairs": found.pairs,
+                "failures": [{"pair": pair, "reason": reason} for pair, reason in found.failures],
+                "size_mb": found.size_mb,
+                "licences": list(found.licences),
+            }
+        )
+    else:
+        for pair, reason in found.failures:
+            errors.print(f"left out: {escape(pair)}: {escape(reason)}", style="yellow")
+        size = f", {found.size_mb:,.0f} MB, licence {', '.join(found.licences)}" if found.size_mb else ""
+        typer.echo(f"{found.pairs} pairs{size}: {found.manifest or output / 'selection.json'}")
+    if found.failures and not found.pairs:
+        raise typer.Exit(FAILED)
