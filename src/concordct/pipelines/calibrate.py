@@ -16,9 +16,8 @@ from concordct.errors import ConcordctError
 from concordct.methods.spectral import SpectralModel
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
-from concordct.pipelines.scans import Scan, evenly_spaced, find_scans, one_scan
+from concordct.pipelines.scans import Scan, evenly_spaced, find_scans, one_scan, paired_scans
 from concordct.training.bundle import save_bundle
-from concordct.volumes.manifest import read_manifest
 from concordct.volumes.pairing import check_pair, pair_series
 from concordct.volumes.volume import Volume
 
@@ -68,10 +67,7 @@ def pairs_of_manifest(path: Path, *, split: str | None = "train") -> tuple[Pair,
     ------
     ConcordctError : a bad manifest, or no pair in the split.
     """
-    rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
-    if not rows:
-        raise ConcordctError(f"{path}: expected pairs in split {split!r}, found none")
-    return tuple((one_scan(row.source), one_scan(row.target)) for row in rows if row.target is not None)
+    return tuple((pair.source, pair.target) for pair in paired_scans(path, split=split))
 
 
 def calibrate_pairs(

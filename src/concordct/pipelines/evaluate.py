@@ -35,10 +35,9 @@ from concordct.pipelines.results import (
     quality_results,
     signal_results,
 )
-from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, standardized_slabs
+from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, paired_scans, standardized_slabs
 from concordct.report.evaluation import Stack, write_evaluation_report
 from concordct.volumes.files import open_volume_file
-from concordct.volumes.manifest import read_manifest
 from concordct.volumes.pairing import SAME_POSITION_MM
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
@@ -151,14 +150,7 @@ def cases_of_manifest(path: Path, *, split: str | None = "test") -> tuple[Case, 
     ------
     ConcordctError : a bad manifest, or no pair in the split.
     """
-    rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
-    if not rows:
-        raise ConcordctError(f"{path}: expected pairs in split {split!r}, found none")
-    return tuple(
-        Case(row.subject, one_scan(row.source), None, one_scan(row.target), row.mask)
-        for row in rows
-        if row.target is not None
-    )
+    return tuple(Case(p.subject, p.source, None, p.target, p.mask) for p in paired_scans(path, split=split))
 
 
 def _title(case: Case) -> str:

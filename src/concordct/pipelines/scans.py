@@ -10,6 +10,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.standardizer import Standardizer
 from concordct.volumes.files import VolumeFile, is_volume_file, open_volume_file
 from concordct.volumes.find import Progress, SetAside, find_series
+from concordct.volumes.manifest import read_manifest
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
@@ -69,6 +70,38 @@ def one_scan(path: Path) -> Scan:
         why = f" ({reasons[0]})" if len(reasons) == 1 else ""
         raise ConcordctError(f"{path}: expected one CT series or volume, found {len(found.scans)}{why}")
     return found.scans[0]
+
+
+@dataclass(frozen=True, eq=False)
+class PairedScans:
+    """One row of a manifest whose source has a partner."""
+
+    subject: str
+    source: Scan
+    target: Scan
+    mask: Path | None
+
+
+def paired_scans(manifest: Path, *, split: str | None) -> tuple[PairedScans, ...]:
+    """The pairs of a manifest.
+
+    Parameters
+    ----------
+    split : rows of this split only; None for all of them.
+
+    Raises
+    ------
+    ConcordctError : a bad manifest, or no pair in the split.
+    """
+    rows = [row for row in read_manifest(manifest) if split in (None, row.split)]
+    found = tuple(
+        PairedScans(row.subject, one_scan(row.source), one_scan(row.target), row.mask)
+        for row in rows
+        if row.target is not None
+    )
+    if not found:
+        raise ConcordctError(f"{manifest}: expected pairs in split {split or 'of any name'}, found none")
+    return found
 
 
 def scan_path(scan: Scan) -> Path:
