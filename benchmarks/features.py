@@ -131,10 +131,11 @@ def compare(
     rival = run([given.pyradiomics, "-c", RIVAL, *arguments])
     for clock in ("seconds", "cpu_seconds"):
         rival[clock] *= len(labels) / len(some)
+    times, cpu_times = (rival[clock] / here[clock] for clock in ("seconds", "cpu_seconds"))
     print(
         f"    PyRadiomics 3.0.1: {rival['seconds']:.1f} s ({rival['cpu_seconds']:.1f} s of CPU), "
-        f"{rival['peak_gb']:.2f} GB, {len(some)} of {len(labels)} ROIs measured: {rival['seconds'] / here['seconds']:.1f} times the time, "
-        f"{rival['cpu_seconds'] / here['cpu_seconds']:.1f} times the CPU time",
+        f"{rival['peak_gb']:.2f} GB, {len(some)} of {len(labels)} ROIs measured: "
+        f"{times:.1f} times the time, {cpu_times:.1f} times the CPU time",
         flush=True,
     )
     return {"concordct": here, "PyRadiomics 3.0.1": rival, "ROIs measured by PyRadiomics": len(some)}
