@@ -305,6 +305,15 @@ line integral.
 """
 
 
+def section_memory(out: dict[str, float]) -> str:
+    return f"""## Memory
+
+A process that simulates one patient peaks at {out["1"]:.0f} MiB, one that simulates four at {out["4"]:.0f} MiB
+(512 x 512, two kernels, DICOM): memory does not grow with the number of subjects. Two runs with one seed write
+identical bytes, whatever the number of workers, and a killed run resumes (`tests/test_scanner_cohorts.py`).
+"""
+
+
 def section_pictures(out: dict[str, list[str]]) -> str:
     return f"""## Pictures
 
@@ -368,6 +377,7 @@ def main() -> None:
         parts.append(section_real(cached("real", lambda: measures.measure_real_pairs(data))))
     parts.append(section_ceiling(cached("ceiling", measures.measure_ceiling)))
     parts.append(section_speed(cached("speed", measures.measure_speed)))
+    parts.append(section_memory(cached("memory", measures.measure_memory)))
     made = provenance()
     parts.append(f"*`python -m benchmarks.physics`, {made['software']}, commit {made['commit']}, {made['machine']}.*\n")
     (DOCS / "physics.md").write_text("\n".join(parts), encoding="utf-8")
