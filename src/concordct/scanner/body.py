@@ -80,7 +80,7 @@ class Body:
             "width": PchipInterpolator(u, [1.02, 1.02, 1.0, 0.97, 0.91, 0.8, 0.66, 0.5, 0.2]),
             "depth": PchipInterpolator(u, [1.0, 1.0, 1.0, 0.97, 0.9, 0.78, 0.64, 0.48, 0.2]),
             "shift": PchipInterpolator(u, [0.0, 0.0, 0.0, 2.0, 8.0, 18.0, 27.0, 34.0, 45.0]),
-            "shoulder": PchipInterpolator(u, [0.5, 0.6, 0.9, 1.2, 1.6, 2.2, 2.9, 3.4, 3.8]),
+            "shoulder": PchipInterpolator(u, [0.5, 0.6, 0.9, 1.2, 1.6, 2.5, 3.9, 4.9, 5.6]),
         }
 
     def wall(self, z: float) -> dict[str, Floats]:
