@@ -60,7 +60,9 @@ def features(
     name: Annotated[
         str | None, typer.Option(help="What stands in the column image; the file's name without it.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", min=1, help="Processes; the result is the same whatever their number.")
+    ] = 1,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
