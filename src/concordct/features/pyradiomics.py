@@ -193,7 +193,7 @@ def _frame_features(frame: Frame, settings: PyRadiomics) -> tuple[dict[int, Arra
 def _resegmented(frame: Frame, label: int, settings: PyRadiomics) -> tuple[NDArray[np.bool_], tuple[slice, ...]]:
     """The mask of an ROI after resegmentation, cut to its box; empty when too small to be measured."""
     mask, box = frame.rois[label]
-    if settings.resegment_range is not None:
+    if settings.resegment_range is not None and mask.any():
         values = frame.image[box]
         inside = values[mask].astype(np.float64)
         bounds = np.sort(np.array(settings.resegment_range, np.float64))

@@ -106,9 +106,8 @@ def resampled_frame(
     whole[box] = mask
     moved = run(whole, sitk.sitkNearestNeighbor) > 0
     image = run(_pixel_type(frame.image), kind).astype(np.float64)
-    if not moved.any():
-        raise ConcordctError(f"ROI {label} vanishes when resampled to {tuple(float(mm) for mm in new)} mm (z, y, x)")
-    ends = [(int(k.min()), int(k.max()) + 1) for k in np.nonzero(moved)]
+    # An ROI between the new voxels' centres vanishes: an empty mask, which has no features
+    ends = [(int(k.min()), int(k.max()) + 1) for k in np.nonzero(moved)] if moved.any() else [(0, 1)] * 3
     inner = tuple(slice(low, high) for low, high in ends)
     return Frame(image, (float(new[0]), float(new[1]), float(new[2])), {label: (moved[inner], inner)})
 
