@@ -39,7 +39,7 @@ def window(hu: np.ndarray, centre: float, width: float) -> np.ndarray:
 
 
 def draw_pictures() -> dict[str, list[str]]:
-    """Phantom and three patients in both kernels, lung and soft-tissue window; and the real chest beside them."""
+    """Phantom and three patients in both kernels, lung and soft-tissue window."""
     columns = []
     subjects = (
         ("phantom", chest_phantom(), 150.5),
@@ -240,15 +240,13 @@ slice and applied to the others.
 
 {body}
 
-The first presets were unlike the real kernels: their sharp kernel ended too early and their soft one too late,
-so that little
-noise beyond the pixel's Nyquist frequency folded back and coherence stayed at 0.99 up to 4 lp/cm where the
-real abdomen has
-0.96. UB, YA, B30f and D45f now follow the real pairs' ratios. What is left: the real Siemens pair is less coherent
-between 2 and 4 lp/cm than the virtual one, the real ratio dips to 0.95 at 0.5 to 1 lp/cm where this family of
-curves starts
-at 1, and the anatomy is not the same. The dip belongs to a kernel that also scales low frequencies, which the family
-cannot do.
+The first presets were unlike the real kernels: their sharp kernel ended too early and their soft one too late, so that
+little noise from beyond the pixel's Nyquist frequency folded back, and coherence stayed at 0.99 up to 4 lp/cm where the
+real abdomen has 0.96. UB, YA, B30f and D45f now follow the real pairs' ratios, and the rest follows: aliasing and
+rounding explain the loss of coherence, and the closed-form filter leaves about as much as on real scans. What is
+left: the real Siemens pair is less coherent between 2 and 4 lp/cm and more above 5 than the virtual one (its pixel size
+is not recorded, so the fold may lie elsewhere), its ratio dips to 0.95 at 0.5 to 1 lp/cm where this family of curves
+starts at 1 (a kernel that also scales low frequencies, which the family cannot do), and the anatomy is not the same.
 """
 
 
