@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ def plot(name: str, draw: Callable[[Any], None], width: float = 7.0, panels: int
     draw(axes)
     figure.savefig(FIGURES / f"{name}.png", dpi=100, metadata={"Software": None})
     plt.close(figure)
+
+
+def reflow(text: str) -> str:
+    """Paragraphs filled anew, since numbers change their length; tables, headings and pictures as they are."""
+    blocks = text.split("\n\n")
+    return "\n\n".join(
+        block if block.lstrip()[:1] in ("#", "|", "!", "*") else textwrap.fill(" ".join(block.split()), 118)
+        for block in blocks
+    )
 
 
 def section_mtf(rows: list[dict[str, Any]]) -> str:
@@ -378,7 +388,7 @@ def main() -> None:
     parts.append(section_memory(cached("memory", measures.measure_memory)))
     made = provenance()
     parts.append(f"*`python -m benchmarks.physics`, {made['software']}, commit {made['commit']}, {made['machine']}.*\n")
-    (DOCS / "physics.md").write_text("\n".join(parts), encoding="utf-8")
+    (DOCS / "physics.md").write_text(reflow("\n".join(parts)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -445,13 +445,15 @@ def _fine_grid(parallel: NDArray[np.float32], acquisition: Acquisition, frame: F
 def measure_memory() -> dict[str, float]:
     """Peak memory, MiB, of a process that simulates one subject and of one that simulates four."""
     script = (
-        "import resource, sys, tempfile, pathlib\n"
+        "import re, sys, tempfile, pathlib\n"
         "from concordct.pipelines.simulate import plan_simulation, simulate\n"
         "jobs = plan_simulation('patients', kernels=('Br40', 'Bl64'), slice_thickness_mm=(1.0,), seed=1, "
         "count=int(sys.argv[1]), slices=2)\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    simulate(jobs, pathlib.Path(folder) / 'cohort')\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        # Not ru_maxrss: a child inherits its parent's.
+        "status = pathlib.Path('/proc/self/status').read_text()\n"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', status).group(1)) / 1024)\n"
     )
     found = {}
     for count in (1, 4):
