@@ -16,7 +16,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.spectral import SpectralModel
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
-from concordct.pipelines.scans import Scan, evenly_spaced, find_scans, one_scan, paired_scans
+from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans
 from concordct.training.bundle import save_bundle
 from concordct.volumes.pairing import check_pair, pair_series
 from concordct.volumes.volume import Volume
@@ -175,7 +175,7 @@ def _slabs(scan: Scan) -> list[tuple[int, int]]:
 
 
 def _info(sources: Sequence[Scan], targets: Sequence[Scan], *, pairs: int, allow: Collection[str]) -> dict[str, Any]:
-    problems = {p.code for scan in (*sources, *targets) for p in scan.problems}
+    allowed = {p.code for scan in (*sources, *targets) for p in checked(scan, allow)}
     warnings = sorted(
         {
             f"{side}: {note}"
@@ -189,7 +189,7 @@ def _info(sources: Sequence[Scan], targets: Sequence[Scan], *, pairs: int, allow
         "source_kernels": sorted({scan.kernel for scan in sources if scan.kernel}),
         "target_kernels": sorted({scan.kernel for scan in targets if scan.kernel}),
         "pairs": pairs,
-        "allowed": sorted(problems & set(allow)),
+        "allowed": sorted(allowed),
         "warnings": warnings,
     }
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from concordct.errors import ConcordctError
 from concordct.features.body import body_mask
 from concordct.features.extract import extract
+from concordct.features.masks import read_regions, to_labels
 from concordct.features.pyradiomics import PyRadiomics
 from concordct.features.quality import bias_by_range, compare_images
 from concordct.features.rois import grid_rois
@@ -37,7 +38,6 @@ from concordct.pipelines.results import (
 )
 from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, paired_scans, standardized_slabs
 from concordct.report.evaluation import Stack, write_evaluation_report
-from concordct.volumes.files import open_volume_file
 from concordct.volumes.pairing import SAME_POSITION_MM
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
@@ -64,7 +64,8 @@ class Case:
     ----------
     subject : pseudonym; intervals are over subjects.
     standardized : a scan, or None to standardize the source now with the model.
-    mask : labels on the same grid, 0 outside; each label is an ROI. None for a grid over the body.
+    mask : ROIs on the same grid, as `features.masks.read_regions` reads them: labels in a volume file, DICOM SEG or
+        RTSTRUCT. None for a grid over the body.
     """
 
     subject: str
@@ -180,7 +181,10 @@ def _volumes(case: Case, model: Model | None, mode: Mode, seed: int, allow: froz
 
 
 def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], warnings: list[str]) -> None:
-    source, _, target = volumes
+    source, standardized, target = volumes
+    for name, volume in (("standardized scan", standardized), ("target", target)):
+        if np.array_equal(volume.hu, source.hu):
+            warnings.append(f"the {name} equals the source, voxel for voxel")
     region, rois = _regions(case, source, warnings)
     in_plane = source.spacing_mm[1:]
     for stage, volume in zip(STAGES, volumes, strict=False):
@@ -207,13 +211,7 @@ def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], warnings: 
 def _regions(case: Case, source: Volume, warnings: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.int32] | None]:
     """Where HU are compared, and the ROIs (None where none fits)."""
     if case.mask is not None:
-        labels = np.rint(open_volume_file(case.mask).stored_hu(0, open_volume_file(case.mask).shape[0])).astype(
-            np.int32
-        )
-        if labels.shape != source.shape:
-            raise ConcordctError(f"{case.mask}: expected a mask of shape {source.shape}, found {labels.shape}")
-        if not (labels > 0).any():
-            raise ConcordctError(f"{case.mask}: expected labels above 0, found an empty mask")
+        labels = to_labels(read_regions(case.mask, affine=source.affine, shape=source.shape))
         return labels > 0, labels
     region = body_mask(source.hu)
     if source.padding is not None:

@@ -85,7 +85,7 @@ def load_bundle(path: Path) -> Bundle:
     ConcordctError : no bundle there, a newer schema, damaged JSON or tensors, or tensors that were changed.
     """
     try:
-        metadata = json.loads((path / _METADATA).read_text())
+        metadata = json.loads((path / _METADATA).read_text(), parse_constant=lambda name: name)
         raw = (path / _TENSORS).read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise ConcordctError(
@@ -104,6 +104,8 @@ def load_bundle(path: Path) -> Bundle:
             f"{path / _TENSORS}: expected SHA-256 {str(metadata.get('tensors_sha256'))[:12]}, found {digest[:12]}: "
             "the file was changed or damaged"
         )
+    if not isinstance(metadata.get("info"), dict):
+        raise ConcordctError(f"{path / _METADATA}: expected an object 'info', found {metadata.get('info')!r:.40}")
     if not isinstance(metadata.get("method"), str):
         raise ConcordctError(f"{path / _METADATA}: expected the name of a method, found {metadata.get('method')!r}")
     try:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.volumes.decode import plain
-from concordct.volumes.geometry import Problem
+from concordct.volumes.geometry import Problem, units_problem
 from concordct.volumes.padding import find_padding
 from concordct.volumes.place import atomic_file, refuse_overlap, writing
 from concordct.volumes.series import Series
@@ -83,8 +83,26 @@ class VolumeFile:
         return digest.hexdigest()
 
     def check(self, allow: Iterable[str] = frozenset()) -> tuple[Problem, ...]:
-        """A volume file has one grid: nothing to refuse, nothing to let pass."""
-        return ()
+        """Refuse voxels that cannot be HU; a file says nothing of its unit, and its one grid has no gaps.
+
+        Parameters
+        ----------
+        allow : "units" lets them pass.
+
+        Returns
+        -------
+        What was let pass; the caller records it.
+
+        Raises
+        ------
+        ConcordctError : voxels that cannot be HU, see `units_problem`, or that cannot be read.
+        """
+        problem = units_problem(_voxels(self.path))
+        if problem is None:
+            return ()
+        if problem.code not in allow:
+            raise ConcordctError(f"{problem.message} [{problem.code}]: {self.path}")
+        return (problem,)
 
     def read(self, start: int = 0, stop: int | None = None, *, allow: Iterable[str] = frozenset()) -> Volume:
         """Slices [start, stop) as a Volume; padding is found as in DICOM without a declared padding value."""

@@ -220,6 +220,7 @@ def _one_line(error: OSError, path: Path) -> ConcordctError:
         errno.EACCES: "no permission to write there",
         errno.EPERM: "no permission to write there",
         errno.ENOTDIR: "a part of the path is not a folder",
+        errno.EEXIST: "a part of the path is not a folder",
     }
     reason = reasons.get(error.errno or 0, error.strerror or type(error).__name__)
     return ConcordctError(f"cannot write {path}: {reason}")
