@@ -78,7 +78,9 @@ def reflow(text: str) -> str:
     """Paragraphs filled anew, since numbers change their length; tables, headings and pictures as they are."""
     blocks = text.split("\n\n")
     return "\n\n".join(
-        block if block.lstrip()[:1] in ("#", "|", "!", "*") else textwrap.fill(" ".join(block.split()), 118)
+        block
+        if block.lstrip()[:1] in ("#", "|", "!", "*")
+        else textwrap.fill(" ".join(block.split()), 118, break_on_hyphens=False)
         for block in blocks
     )
 
@@ -335,21 +337,18 @@ window; 1 mm,
 
 INTRODUCTION = """# The virtual scanner's physics
 
-Subjects are drawn in three dimensions at any height, projected in fan beam (numba, Joseph's method), given
-photon and read-out
-noise, rebinned, filtered with a named kernel and back-projected. Noise texture comes from the projections;
-nothing is added to
-images. Cone angle, scatter, motion, tube-current modulation and detector cross-talk are left out. Kernels are
-parametric: their
-figures are the vendors' only where a source is named, and representative otherwise.
+Subjects are drawn in three dimensions at any height, projected in fan beam (numba, Joseph's method), given photon
+and read-out noise, rebinned, filtered with a named kernel and back-projected. Noise texture comes from the
+projections; nothing is added to images. Cone angle, scatter, motion, tube-current modulation and detector
+cross-talk are left out. Kernels are parametric: their figures are representative. No vendor's table of MTF50 and
+MTF10 was found; where a source is named, a kernel was ranked by it or fitted to a real pair.
 
-Against the inverse crime: kernels end abruptly, sharp ones alias at the pixel, images are whole HU clipped to
-12 bits, beams
-harden, "Br40\\\\3" adds a step that no linear filter inverts, and the recipes hold kernel families back for testing.
+Against the inverse crime: kernels end abruptly, sharp ones alias at the pixel, images are whole HU clipped to 12
+bits, beams harden, `Br40\\3` adds a step that no linear filter inverts, and the recipes hold kernel families back
+for testing.
 
-A real volume can be scanned again (`scanner/real.py`); its own noise and kernel stay in it and are stated. The
-two scans of an
-IPF patient that `progression/` predicts between enter by the same door.
+A real volume can be scanned again (`scanner/real.py`); its own noise and kernel stay in it and are stated. The two
+scans of an IPF patient that `progression/` predicts between enter by the same door.
 """
 
 
