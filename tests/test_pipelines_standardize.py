@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate, one_case
 from concordct.pipelines.models import load_model
 from concordct.pipelines.scans import find_scans
-from concordct.pipelines.standardize import Record, Settings, plan, run
+from concordct.pipelines.standardize import Record, Settings, _result, plan, run
 from concordct.training.bundle import Bundle, load_bundle, save_bundle
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.new_series import SimulatedScan, write_new_series
@@ -226,6 +228,15 @@ def test_a_part_of_the_path_that_is_a_file_is_named(exam: Path, model: Path, tmp
     record = standardize(exam / "Br40", model, tmp_path / "file" / "out")[0]
     assert record.status == "failed"
     assert "a part of the path is not a folder" in str(record.reason)
+
+
+def test_a_killed_worker_fails_its_scans_by_name(exam: Path, model: Path, tmp_path: Path) -> None:
+    job = plan(exam / "Br40", tmp_path / "out", load_model(model), MEAN).jobs[0]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        record = _result(pool.submit(os._exit, 9), job)
+    assert record.status == "failed"
+    assert "killed" in str(record.reason)
+    assert record.input == job.input_name
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

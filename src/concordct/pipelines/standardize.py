@@ -13,7 +13,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -197,7 +197,7 @@ def run(
             waiting = [pool.submit(_standardize, job, model_path, settings) for job in plan.jobs]
             records = []
             for index, future in enumerate(waiting):
-                records.append(future.result())
+                records.append(_result(future, plan.jobs[index]))
                 if progress is not None:
                     progress(index, plan.jobs[index].scan.shape[0], plan.jobs[index].scan.shape[0])
     else:
@@ -213,6 +213,15 @@ def run(
         with atomic_file(output / RECORDS, overwrite=True) as aside:
             aside.write_text("".join(record.line() + "\n" for record in everything))
     return everything
+
+
+def _result(future: Future[Record], job: Job) -> Record:
+    """What a worker returns; one that was killed takes the pool with it, and those that wait are failed by name."""
+    try:
+        return future.result()
+    except BrokenExecutor:
+        reason = "a worker process was killed (out of memory?); run again to resume"
+        return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
 
 
 def _end_with_parent() -> None:
