@@ -10,13 +10,19 @@ import sys
 
 from rich.markup import escape
 
-from concordct.cli import cohorts, common, standardizing
+from concordct.cli import common
 from concordct.errors import ConcordctError
+
+# Their import hangs the verbs into the application, in the order in which --help lists them.
+# isort: off
+from concordct.cli import standardizing
+from concordct.cli import measuring
+from concordct.cli import cohorts
+# isort: on
 
 __all__ = ["main"]
 
-#: Modules whose import hangs their verbs into the application.
-VERBS = (standardizing, cohorts)
+VERBS = (standardizing, measuring, cohorts)
 
 
 def main() -> None:

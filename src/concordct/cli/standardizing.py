@@ -183,6 +183,10 @@ def evaluate(
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Its curves are shown in the report.")] = None,
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Features to compare: a preset or a PyRadiomics parameter file; 2D textures without."),
+    ] = None,
     origin: Annotated[str, typer.Option(help="What was simulated and what was real, for the report.")] = "",
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
@@ -212,6 +216,7 @@ def evaluate(
             model=None if model is None else load_model(model),
             mode=mode.value,
             seed=seed,
+            preset=preset,
             origin=origin,
             allow=frozenset(allow or ()),
             overwrite=overwrite,

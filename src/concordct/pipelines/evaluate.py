@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.features.body import body_mask
-from concordct.features.extract import extract
+from concordct.features.extract import Settings, extract
 from concordct.features.masks import read_regions, to_labels
+from concordct.features.presets import settings_for
 from concordct.features.pyradiomics import PyRadiomics
 from concordct.features.quality import bias_by_range, compare_images
 from concordct.features.rois import grid_rois
@@ -27,10 +28,10 @@ from concordct.pipelines.models import Model
 from concordct.pipelines.results import (
     STAGES,
     Gathered,
-    agreement_results,
     bias_results,
     case_results,
     curves,
+    features_results,
     nps_results,
     provenance,
     quality_results,
@@ -86,6 +87,7 @@ def evaluate(
     model: Model | None = None,
     mode: Mode = "sample",
     seed: int = 0,
+    preset: str | None = None,
     origin: str = "",
     allow: frozenset[str] = frozenset(),
     overwrite: bool = False,
@@ -97,6 +99,7 @@ def evaluate(
     ----------
     model : needed where a case has no standardized scan; its curves are shown.
     mode, seed : how such a case is standardized.
+    preset : features to compare, a name of `features.presets` or a PyRadiomics parameter file; None for 2D textures.
     origin : what was simulated and what was real, in words, for the report.
     allow : geometry problems that may pass.
 
@@ -110,16 +113,17 @@ def evaluate(
     """
     if not cases:
         raise ConcordctError("expected at least one case to evaluate, found none")
+    settings = FEATURES if preset is None else settings_for(preset)
     gathered = Gathered()
     warnings: list[str] = []
     shown: tuple[Volume, ...] = ()
     for index, case in enumerate(cases):
         volumes = _volumes(case, model, mode, seed, allow)
-        _gather(gathered, case, volumes, warnings)
+        _gather(gathered, case, volumes, settings, warnings)
         shown = shown or volumes
         if progress is not None:
             progress(index + 1, len(cases))
-    results = _results(gathered, cases, warnings, model=model, mode=mode, seed=seed, origin=origin)
+    results = _results(gathered, cases, warnings, model=model, mode=mode, seed=seed, preset=preset, origin=origin)
     positions = [float(shown[0].affine[2, 3] + i * shown[0].affine[2, 0]) for i in range(shown[0].shape[0])]
     with atomic_directory(output, overwrite=overwrite) as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -180,7 +184,7 @@ def _volumes(case: Case, model: Model | None, mode: Mode, seed: int, allow: froz
     return source, standardized, target
 
 
-def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], warnings: list[str]) -> None:
+def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], settings: Settings, warnings: list[str]) -> None:
     source, standardized, target = volumes
     for name, volume in (("standardized scan", standardized), ("target", target)):
         if np.array_equal(volume.hu, source.hu):
@@ -192,7 +196,7 @@ def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], warnings: 
         found.bias[stage].append(bias_by_range(volume.hu, target.hu, region))
     if rois is not None:
         for stage, volume in zip((*STAGES, "target"), volumes, strict=True):
-            table = extract(volume, rois, FEATURES)
+            table = extract(volume, rois, settings)
             found.features.setdefault(stage, []).append(table.values)
             found.names, found.classes = table.names, table.classes
         found.roi_subjects += [case.subject] * len(table.rois)
@@ -253,6 +257,7 @@ def _results(
     model: Model | None,
     mode: Mode,
     seed: int,
+    preset: str | None,
     origin: str,
 ) -> dict[str, Any]:
     region = "inside the given masks" if all(case.mask for case in cases) else "inside the body"
@@ -274,7 +279,8 @@ def _results(
     results["signal"] = signal_results(found)
     if found.features:
         rois = "the mask's labels" if all(case.mask for case in cases) else f"{ROI_PIXELS} x {ROI_PIXELS} pixels"
-        results["agreement"] = agreement_results(found, settings=f"ROIs: {rois}; 2D, bin width 25 HU, original image")
+        what = "2D, bin width 25 HU, original image" if preset is None else Path(preset).name
+        results["agreement"] = features_results(found, settings=f"ROIs: {rois}; {what}")
     if found.noise:
         results["nps"] = nps_results(found, warnings)
     results["warnings"] = [*warnings, *sorted({note for case in cases for note in case.source.notes})]
