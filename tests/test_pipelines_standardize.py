@@ -230,6 +230,23 @@ def test_a_part_of_the_path_that_is_a_file_is_named(exam: Path, model: Path, tmp
     assert "a part of the path is not a folder" in str(record.reason)
 
 
+def test_overwriting_spares_what_no_run_made(exam: Path, model: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "data" / "kept.txt"
+    kept.parent.mkdir()
+    kept.write_text("not ours")
+    record = standardize(exam / "Br40", model, kept.parent, Settings(mode="mean", overwrite=True))[0]
+    assert record.status == "failed"
+    assert "no earlier run made it" in str(record.reason)
+    with pytest.raises(ConcordctError, match="no earlier run made it"):
+        calibrate_pairs(pairs_of_paths(exam / "Br40", exam / "Bl64"), kept.parent, overwrite=True)
+    assert kept.read_text() == "not ours"
+
+
+def test_a_scan_is_no_pair_with_itself(exam: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConcordctError, match="found the same twice"):
+        calibrate_pairs(pairs_of_paths(exam / "Br40", exam / "Br40"), tmp_path / "model")
+
+
 def test_a_killed_worker_fails_its_scans_by_name(exam: Path, model: Path, tmp_path: Path) -> None:
     job = plan(exam / "Br40", tmp_path / "out", load_model(model), MEAN).jobs[0]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

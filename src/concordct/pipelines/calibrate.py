@@ -16,7 +16,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.spectral import SpectralModel
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
-from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans
+from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
 from concordct.training.bundle import save_bundle
 from concordct.volumes.pairing import check_pair, pair_series
 from concordct.volumes.volume import Volume
@@ -101,6 +101,9 @@ def calibrate_pairs(
                 if progress is not None:
                     progress("calibrating", done, total)
 
+    for source, target in pairs:
+        if source.key == target.key:
+            raise ConcordctError(f"{scan_path(source)}: expected two reconstructions of one scan, found the same twice")
     bias: list[float] = [check_pair(source, target).bias_hu for source, target in pairs]
     info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
     worst: float = max(bias, key=abs)

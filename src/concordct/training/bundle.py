@@ -69,7 +69,7 @@ def save_bundle(bundle: Bundle, path: Path, *, card: str, overwrite: bool = Fals
     """
     tensors = save({name: np.ascontiguousarray(array) for name, array in bundle.tensors.items()})
     metadata = {**bundle.metadata, "schema": SCHEMA, "tensors_sha256": hashlib.sha256(tensors).hexdigest()}
-    with atomic_directory(path, overwrite=overwrite) as aside:
+    with atomic_directory(path, overwrite=overwrite, ours=str(_METADATA)) as aside:
         for part in (_TENSORS, _METADATA, _CARD):
             (aside / part).parent.mkdir(parents=True, exist_ok=True)
         (aside / _TENSORS).write_bytes(tensors)

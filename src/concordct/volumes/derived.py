@@ -122,7 +122,7 @@ def write_derived_series(
     allowed = series.check(allow)
     directory = Path(directory)
     refuse_overlap(directory, (ref.path for ref in series.slices), folder=True)
-    with atomic_directory(directory, overwrite=overwrite) as aside:
+    with atomic_directory(directory, overwrite=overwrite, ours=RECORD) as aside:
         # The pixels wait here until their hash, and with it every UID, is known.
         waiting = aside / ".stored"
         with writing(directory), open(waiting, "wb") as file:
