@@ -30,6 +30,13 @@ class FormatChoice(StrEnum):
     nifti = "nifti"
 
 
+class GeometryChoice(StrEnum):
+    """Geometry of the projections."""
+
+    fan = "fan"
+    parallel = "parallel"
+
+
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder of the cohort.")]
 
 
@@ -44,6 +51,11 @@ def simulate(
     slices: Annotated[
         int | None, typer.Option(min=1, help="Slices around the first nodule; the whole chest without.")
     ] = None,
+    matrix: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
+    pixel_mm: Annotated[float, typer.Option(help="Edge of a pixel, mm.")] = 0.75,
+    mas: Annotated[float | None, typer.Option(help="Exposure, mAs; drawn for each scan without.")] = None,
+    kvp: Annotated[float | None, typer.Option(help="Tube voltage, kV; drawn for each scan without.")] = None,
+    geometry: Annotated[GeometryChoice, typer.Option(help="How rays run.")] = GeometryChoice.fan,
     split: Annotated[str, typer.Option(help="Split of the subjects in the manifest.")] = "train",
     scans: Annotated[int, typer.Option(min=1, help="Raw data sets of each subject, each with its own noise.")] = 1,
     file_format: Annotated[FormatChoice, typer.Option("--format", help="How scans are written.")] = FormatChoice.dicom,
@@ -70,6 +82,11 @@ def simulate(
             seed=seed,
             count=count,
             slices=slices,
+            matrix=matrix,
+            pixel_mm=pixel_mm,
+            mas=mas,
+            kvp=kvp,
+            geometry=geometry.value,
             split=split,
             scans=scans,
         )
