@@ -6,7 +6,9 @@ Results go to standard output, progress and errors to standard error. Exit codes
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 from rich.markup import escape
 
@@ -25,8 +27,14 @@ __all__ = ["main"]
 VERBS = (standardizing, measuring, cohorts)
 
 
+def _terminated(number: int, frame: FrameType | None) -> None:
+    # As an exception, so that what was built aside is cleared.
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Run the command line; what concordct refuses becomes one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         common.app()
     except ConcordctError as error:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from concordct.cli.common import FAILED, JsonOption, SeedOption, WorkersOption, app, bar, errors, print_json
+from concordct.cli.common import FAILED, JsonOption, SeedOption, WorkersOption, app, bar, print_json, warn
 from concordct.errors import ConcordctError
 
 cohort_app = typer.Typer(help="Find pairs of real series: in the public archive, or in a folder.", no_args_is_help=True)
@@ -110,7 +109,7 @@ def simulate(
         )
         return
     for warning in found.warnings:
-        errors.print(f"note: {escape(warning)}", style="yellow")
+        warn("note", warning)
     typer.echo(f"{found.scans} scans ({found.made} made now), {found.slices} slices a kernel: {found.manifest}")
 
 
@@ -187,7 +186,7 @@ def _print_cohort(found: Any, output: Path, as_json: bool) -> None:
         )
     else:
         for pair, reason in found.failures:
-            errors.print(f"left out: {escape(pair)}: {escape(reason)}", style="yellow")
+            warn("left out", f"{pair}: {reason}")
         size = f", {found.size_mb:,.0f} MB, licence {', '.join(found.licences)}" if found.size_mb else ""
         typer.echo(f"{found.pairs} pairs{size}: {found.manifest or output / 'selection.json'}")
     if found.failures and not found.pairs:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from concordct.cli.common import (
@@ -19,8 +17,9 @@ from concordct.cli.common import (
     WorkersOption,
     app,
     bar,
-    errors,
     print_json,
+    tables,
+    warn,
 )
 from concordct.errors import ConcordctError
 
@@ -80,7 +79,7 @@ def features(
     else:
         typer.echo(f"{found['rois']} ROIs of {found['images'] - len(found['failed'])} images: {output}")
         for one in found["failed"]:
-            errors.print(f"failed: {escape(one['image'])}: {escape(one['reason'])}", style="red")
+            warn("failed", f"{one['image']}: {one['reason']}")
     if found["failed"]:
         raise typer.Exit(FAILED)
 
@@ -120,9 +119,9 @@ def agree(
             _text(row["standardized_re_share_of_values"]),
             _text(row["standardized_papers_ccc_mean"]),
         )
-    Console().print(table)
+    tables().print(table)
     for warning in results["warnings"]:
-        errors.print(f"warning: {escape(warning)}", style="yellow")
+        warn("warning", warning)
     typer.echo(f"report: {output / 'report.html'}")
 
 

@@ -62,7 +62,7 @@ def agree(
             matched, names=names, classes=classes, subjects=subjects, repeats=repeats, seed=seed
         ),
     }
-    with atomic_directory(output, overwrite=overwrite) as aside:
+    with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
         text = json.dumps(results, indent=1, allow_nan=False)
         (aside / "results.json").write_text(text + "\n", encoding="utf-8")
         _write_features(aside / "features.csv", results["agreement"]["features"])

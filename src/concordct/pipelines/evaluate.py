@@ -39,6 +39,7 @@ from concordct.pipelines.results import (
 )
 from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, paired_scans, standardized_slabs
 from concordct.report.evaluation import Stack, write_evaluation_report
+from concordct.volumes.ct_range import ct_range
 from concordct.volumes.pairing import SAME_POSITION_MM
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
@@ -125,7 +126,7 @@ def evaluate(
             progress(index + 1, len(cases))
     results = _results(gathered, cases, warnings, model=model, mode=mode, seed=seed, preset=preset, origin=origin)
     positions = [float(shown[0].affine[2, 3] + i * shown[0].affine[2, 0]) for i in range(shown[0].shape[0])]
-    with atomic_directory(output, overwrite=overwrite) as aside:
+    with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
         write_evaluation_report(
             aside / "report.html",
@@ -170,9 +171,10 @@ def _volumes(case: Case, model: Model | None, mode: Mode, seed: int, allow: froz
     elif model is not None:
         standardizer = model.standardizer(mode=mode, use_neighbours=evenly_spaced(case.source))
         slabs = standardized_slabs(case.source, standardizer, seed=seed, allow=allow)
-        # As a scanner would have stored it: whole HU inside the range of 12 bits.
-        hu = np.concatenate([slab.hu for slab in slabs])
-        standardized = source.with_hu(np.clip(np.rint(hu), min(-1024, target.hu.min()), max(3071, target.hu.max())))
+        # As it would have been stored: whole HU inside the range of a CT image.
+        planes = (plane for slab in slabs for plane in slab.hu)
+        stored = [np.clip(np.rint(new), *ct_range(old, None)) for new, old in zip(planes, source.hu, strict=True)]
+        standardized = source.with_hu(np.stack(stored))
     else:
         raise ConcordctError("expected a standardized scan or a model to make it with, found neither")
     for name, volume in (("standardized", standardized), ("target", target)):

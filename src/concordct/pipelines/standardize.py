@@ -189,7 +189,8 @@ def run(
 
     Returns
     -------
-    One Record for each scan in the order of the plan, those skipped last; for a tree also written to `RECORDS`.
+    One Record for each scan in the order of the plan, those skipped last; for a tree in which any is done also written
+    to `RECORDS`.
     """
     if workers > 1 and len(plan.jobs) > 1:
         count = min(workers, len(plan.jobs))
@@ -209,7 +210,7 @@ def run(
             if progress is not None:
                 progress(index, depth, depth)
     everything = (*records, *plan.skipped)
-    if plan.tree:
+    if plan.tree and any(record.status == "done" for record in everything):
         with atomic_file(output / RECORDS, overwrite=True) as aside:
             aside.write_text("".join(record.line() + "\n" for record in everything))
     return everything

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from io import BufferedWriter
@@ -22,6 +23,7 @@ from pydicom.dataset import FileDataset
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.volumes.classic import MULTI_FRAME, classic_frame
+from concordct.volumes.ct_range import ct_range
 from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom
 from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
 from concordct.volumes.place import atomic_directory, refuse_overlap, writing
@@ -71,7 +73,7 @@ class Written:
     ----------
     directory, paths : where it stands; one DICOM object for each slice, and the record beside them.
     series_uid : its SeriesInstanceUID.
-    clipped_low, clipped_high : voxels that lay below or above what the source's stored values can hold.
+    clipped_low, clipped_high : voxels that lay below or above what is stored, see `ct_range` and the source's bits.
     pixels_sha256 : SHA-256 of all stored values, little endian, in slice order.
     allowed : problems of the source that the caller let pass.
     """
@@ -183,8 +185,9 @@ def _lay_aside(series: Series, slabs: Iterable[Volume], file: BufferedWriter) ->
 def _stored_values(hu: NDArray[np.float32], stored: StoredSlice) -> tuple[NDArray[np.int64], int, int]:
     """HU of one slice as stored values of its own rescale; padding gets its source's values back, bit for bit."""
     values = np.rint((hu.astype(np.float64) - stored.intercept) / stored.slope)
+    ends = sorted((end - stored.intercept) / stored.slope for end in ct_range(stored.hu(), stored.padding))
+    low, high = max(stored.bounds[0], math.ceil(ends[0])), min(stored.bounds[1], math.floor(ends[1]))
     image = ~stored.padding
-    low, high = stored.bounds
     below, above = int(np.sum((values < low) & image)), int(np.sum((values > high) & image))
     clipped = np.clip(values, low, high).astype(np.int64)
     return np.where(stored.padding, stored.values, clipped), below, above
