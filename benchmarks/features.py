@@ -1,11 +1,12 @@
-"""Radiomic features: concordct beside PyRadiomics 3.0.1, each in a process of its own, on the same seeded volumes.
+"""Radiomic features: concordct beside PyRadiomics 3.0.1, the values and the time, each in a process of its own.
 
-    python benchmarks/features.py [--pyradiomics PYTHON] [--rois 3] [--json OUT]
+    python -m benchmarks.features [--pyradiomics PYTHON] [--rois 2] [--json OUT]
 
-PYTHON is an interpreter that has PyRadiomics (it builds on 3.11 only). PyRadiomics' time for 100 ROIs is that of
-`--rois` of them, scaled up. Both run with PyRadiomics' default, which filters the whole image, and with `preCrop`,
-which filters the surroundings of each ROI only and gives other values. CPU time is what a busy machine leaves
-comparable.
+Writes its section of docs/results.md. PYTHON is an interpreter that has PyRadiomics: by default that of
+`make reference`; without one, concordct's figures are printed and the section stays. PyRadiomics' time for 100 ROIs is
+that of `--rois` of them, scaled up. Both run with PyRadiomics' default, which filters the whole image, and with
+`preCrop`, which filters the surroundings of each ROI only and gives other values. CPU time is what a busy machine
+leaves comparable.
 """
 
 from __future__ import annotations
@@ -20,11 +21,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.results import ROOT, data_folder, table, write_section
+
 ROIS = 100
-PRESETS = Path(__file__).resolve().parents[1] / "src" / "concordct" / "features" / "presets"
+PRESETS = ROOT / "src" / "concordct" / "features" / "presets"
+#: What `make reference` installs.
+REFERENCE = ROOT / ".venv" / "pyradiomics"
 
 #: Runs in PyRadiomics' interpreter: volume, parameter file, ROIs to measure, preCrop.
 RIVAL = """
@@ -107,7 +113,7 @@ def lungs() -> dict[str, np.ndarray]:
 
 
 def run(command: list[str]) -> dict[str, float]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:2])} failed: {done.stderr.strip().splitlines()[-1]}")
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -116,9 +122,9 @@ def run(command: list[str]) -> dict[str, float]:
 
 def compare(
     given: argparse.Namespace, path: Path, preset_name: str, labels: list[int], crop: str, title: str
-) -> dict[str, object]:
-    """One line of the table: concordct, and PyRadiomics where there is one."""
-    here = run([sys.executable, __file__, "--one", str(path), preset_name, json.dumps(labels), crop])
+) -> dict[str, Any]:
+    """One task: concordct, and PyRadiomics where there is one."""
+    here = run([sys.executable, "-m", "benchmarks.features", "--one", str(path), preset_name, json.dumps(labels), crop])
     print(
         f"{title}, {here['features']} features\n    concordct: {here['seconds']:.1f} s "
         f"({here['cpu_seconds']:.1f} s of CPU), {here['peak_gb']:.2f} GB",
@@ -141,21 +147,25 @@ def compare(
     return {"concordct": here, "PyRadiomics 3.0.1": rival, "ROIs measured by PyRadiomics": len(some)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pyradiomics", help="an interpreter that has PyRadiomics")
-    parser.add_argument("--rois", type=int, default=3, help="ROIs that PyRadiomics measures before scaling to 100")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(ours(Path(given.one[0]), given.one[1], json.loads(given.one[2]), crop=given.one[3] == "1")))
-        return
-    figures: dict[str, object] = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
+def parity(data: Path, python: Path) -> str:
+    """Values of both on real ROIs, as a table; the cases are the tests'."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from parity_pyradiomics import CLOSE, compare, digital_phantom, random_chest, tumour
+
+    rows = []
+    for case in (digital_phantom(data), tumour(data, "pat_2"), tumour(data, "pat_3"), random_chest(data)):
+        with tempfile.TemporaryDirectory() as folder:
+            found = compare(case, Path(folder), python=python)
+        same = "yes" if found.names == found.reference_names else "no"
+        rois, columns = found.reference.shape
+        rows.append([case.title, f"{rois}", f"{columns:,}", same, f"{len(found.far)}", f"{found.largest:.0e}"])
+    header = ["what", "ROIs", "columns each", "same order", f"values beyond {CLOSE:.0e}", "largest relative difference"]
+    return table(header, rows)
+
+
+def speed(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Time and memory of every task, by its title."""
+    figures = {}
     every = list(range(1, ROIS + 1))
     with tempfile.TemporaryDirectory() as folder:
         for case, make, preset_name, label_sets in (
@@ -166,10 +176,70 @@ def main() -> None:
             np.savez(path, **make())
             for name, labels in label_sets.items():
                 for crop in ("0", "1") if case == "balls" else ("0",):
-                    title = f"{name}{', preCrop' if crop == '1' else ''}"
+                    title = f"{name}{', `preCrop`' if crop == '1' else ''}"
                     figures[title] = compare(given, path, preset_name, labels, crop, title)
+    return figures
+
+
+def speed_table(figures: dict[str, dict[str, Any]]) -> str:
+    """One line for each task."""
+
+    def shown(found: dict[str, float]) -> str:
+        return f"{found['seconds']:,.3g} s, {found['cpu_seconds']:,.3g} s, {found['peak_gb']:.2f} GB"
+
+    rows = []
+    for title, found in figures.items():
+        here, rival = found["concordct"], found["PyRadiomics 3.0.1"]
+        times = [f"{rival[clock] / here[clock]:.2g} times" for clock in ("seconds", "cpu_seconds")]
+        rows.append([title, f"{here['features']:,}", shown(here), shown(rival), *times])
+    header = ["what", "columns", "concordct: clock, CPU, peak", "PyRadiomics: clock, CPU, peak", "clock", "CPU"]
+    return table(header, rows)
+
+
+def main() -> None:
+    """Measure and write the section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = str(REFERENCE / "bin" / "python") if (REFERENCE / "installed").exists() else None
+    parser.add_argument("--pyradiomics", default=found, help="an interpreter that has PyRadiomics")
+    parser.add_argument("--rois", type=int, default=2, help="ROIs that PyRadiomics measures before scaling to 100")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(ours(Path(given.one[0]), given.one[1], json.loads(given.one[2]), crop=given.one[3] == "1")))
+        return
+    load = os.getloadavg()[0]
+    figures = speed(given)
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+        machine = platform.processor() or platform.machine()
+        whole = {"machine": machine, "cores": os.cpu_count(), "load": load, **figures}
+        given.json.write_text(json.dumps(whole, indent=1) + "\n")
+    if not given.pyradiomics:
+        print("no PyRadiomics 3.0.1 (see `make reference`): docs/results.md is left as it is")
+        return
+    data = data_folder()
+    values = parity(data, Path(given.pyradiomics)) if data else "Not measured: real CT data not found."
+    beside = (
+        f"Other work ran on the same cores (load average {load:.1f} before it began), so that CPU time is what\n"
+        "can be compared."
+        if load > 0.5
+        else ""
+    )
+    write_section(
+        "features",
+        "make bench-features",
+        "## Radiomic features beside PyRadiomics 3.0.1\n\n"
+        "Values: every class and feature of the image types of `pyradiomics-1401` and of LBP in 2D. The tumours are\n"
+        "filtered as whole images, the random ROIs (the papers' HU ranges; squares of 24 pixels, balls of 20 mm) with\n"
+        "`preCrop`. Below 1e-9 in both, a value is zero.\n\n"
+        f"{values}\n\n"
+        "Time: volume of 512 x 512 x 60 at 0.7 x 0.7 x 1.25 mm with balls of 30 mm under `pyradiomics-1401`; lungs of\n"
+        "5.2 million voxels in 512 x 512 x 120 under `pyradiomics-default`. Compiled code was in numba's cache.\n"
+        f"PyRadiomics measured {given.rois} of the 100 ROIs, scaled up. nyxus is absent: it has no LoG or wavelet\n"
+        f"images, so it cannot measure these columns. {beside}\n\n"
+        f"{speed_table(figures)}",
+        seed="0, 1",
+    )
 
 
 if __name__ == "__main__":

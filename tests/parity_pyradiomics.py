@@ -118,13 +118,14 @@ def random_chest(data: Path) -> Case:
     return Case("random ROIs of chest", volume, labels, {**EVERYTHING, "setting": {"binWidth": 25, "preCrop": True}})
 
 
-def compare(case: Case, place: Path) -> Parity:
+def compare(case: Case, place: Path, *, python: Path = PYTHON) -> Parity:
     """Measure a case with both, PyRadiomics in two processes when there are many ROIs.
 
     Parameters
     ----------
     case : what to measure.
     place : an empty folder for what passes between the processes.
+    python : an interpreter that has PyRadiomics.
     """
     parameters = place / "parameters.json"
     parameters.write_text(json.dumps(case.parameters))
@@ -135,7 +136,7 @@ def compare(case: Case, place: Path) -> Parity:
         np.savez(
             place / f"in-{number}.npz", hu=stored(case.volume.hu), labels=labels, spacing_mm=case.volume.spacing_mm
         )
-        command = [PYTHON, "-W", "ignore", SCRIPT, place / f"in-{number}.npz", parameters, place / f"out-{number}.npz"]
+        command = [python, "-W", "ignore", SCRIPT, place / f"in-{number}.npz", parameters, place / f"out-{number}.npz"]
         running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     table = extract(case.volume, case.labels, from_parameters(case.parameters, origin=case.title))
     for process in running:
