@@ -26,7 +26,8 @@ from skimage.draw import polygon2mask
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.volumes.derived import Derivation, Written, write_derived_series
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.derived import Written, write_derived_series
 from concordct.volumes.derived_header import hashed_uid
 from concordct.volumes.find import find_series
 from concordct.volumes.series import Series

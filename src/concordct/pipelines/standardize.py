@@ -24,7 +24,8 @@ from concordct.errors import ConcordctError
 from concordct.methods.spectral import Mode
 from concordct.pipelines.models import Model, kernel_mismatch, load_model
 from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, scan_path, standardized_slabs
-from concordct.volumes.derived import RECORD, Derivation, write_derived_series
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.derived import RECORD, write_derived_series
 from concordct.volumes.files import VolumeFile, is_volume_file, write_volume_file
 from concordct.volumes.find import SetAside
 from concordct.volumes.geometry import Problem

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from concordct.errors import ConcordctError
 from concordct.volumes.classic import MULTI_FRAME, classic_frame
 from concordct.volumes.ct_range import ct_range
 from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom
+from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
 from concordct.volumes.place import atomic_directory, refuse_overlap, writing
 from concordct.volumes.series import Problem, Series, SliceRef
@@ -34,35 +35,6 @@ from concordct.volumes.volume import Volume
 SAME_PLACE_MM = 1e-3
 #: The record that lies beside the DICOM objects.
 RECORD = "derivation.json"
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """What was done, as the derived objects record it.
-
-    Attributes
-    ----------
-    method : the Standardizer's name ("spectral").
-    model_sha256 : hexadecimal SHA-256 of the model bundle.
-    target_kernel : the kernel that the model was calibrated toward, as its own data named it; None when unknown.
-    settings : whatever else decided the pixels (mode, seed, ...), JSON values only.
-    sharpens : True when the target is sharper than the source, False when smoother, None when unknown; it picks the
-        standard's derivation code (edge enhancement or smoothing) beside our own.
-    """
-
-    method: str
-    model_sha256: str
-    target_kernel: str | None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sharpens: bool | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.model_sha256) != 64 or set(self.model_sha256) - set("0123456789abcdef"):
-            raise ConcordctError(f"model digest of {len(self.model_sha256)} characters, expected 64 hexadecimal ones")
-
-    def canonical(self) -> str:
-        """One JSON text for one derivation: sorted keys, no spaces."""
-        return json.dumps({**asdict(self), "settings": dict(self.settings)}, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
@@ -20,10 +19,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from concordct import __version__
 from concordct.volumes.classic import MULTI_FRAME
 from concordct.volumes.decode import declared_padding, plain, quiet_dicom
-
-if TYPE_CHECKING:
-    from concordct.volumes.derived import Derivation
-    from concordct.volumes.series import Problem, SliceRef
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.series import Problem, SliceRef
 
 #: SeriesNumber of a derived series is this plus the source's, so that it sorts behind everything a scanner numbers.
 SERIES_NUMBER_OFFSET = 90_000
