@@ -33,7 +33,7 @@ bench-speed: .venv/installed
 bench-features: .venv/installed reference
 	$(BIN)/python -m benchmarks.features
 
-# About an hour on two cores; writes docs/physics.md and its figures.
+# About a quarter of an hour; writes docs/physics.md and its figures.
 bench-physics: .venv/installed
 	$(BIN)/python -m benchmarks.physics
 
