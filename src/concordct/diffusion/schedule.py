@@ -85,78 +85,14 @@ def respaced(schedule: Schedule, keep: Sequence[int]) -> Schedule:
 
 
 def trailing(total: int, count: int) -> tuple[int, ...]:
-    """`count` steps that end at T, so that sampling starts where the noise is whole (Lin et al.
-    2024, arXiv:2305.08891)."""
+    """`count` steps that end at T, where the noise is whole (Lin et al. 2024, arXiv:2305.08891)."""
+    if not 1 <= count <= total:
+        raise ValueError(f"expected 1 to {total} sampling steps, found {count}")
+    return tuple(sorted({total - round(index * total / count) for index in range(count)}))
 
 
-    if
-
-
-     not
-
-    1
-
-
-
-
-
-
-
-                <=
-
-    count
-    <=
-    total: raise ValueError(f"expected 1 to {total} sampling steps,
-    found {count}")
-    return tuple(sorted({total
-    - round(index * total /
-    count)
-
-    for index
-
-
-
-
-                in range(count)}))
-
-
-def q_sample(schedule: Schedule, x0: Tensor, t:
-Tensor, noise: Tensor
-T
-Te Te
-Ten Ten Ten
-Tens Tens Tens Tens
-Tenso Tens Ten Te T
-Te Ten Tens Tenso Tensor Tensor)
-
-
-
-
-
-
-
-
-
-
-
--
-
-
-
-
--
-
-
--
-->
-Tenso Tenso
-Tenso Tenso
-Tenso Tenso
-Tenso Tenso
-Tensor Tensor:
-    """x_t from x_0, Ho et al. 2020, eq.
-    4: sqrt(alpha_bar_t) x_0 + sqrt(1
-    - alpha_bar_t) noise.
+def q_sample(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """x_t from x_0, Ho et al. 2020, eq. 4: sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Conditional diffusion of a state (latents at one or several scales, or an image) given the source's.
 
 Ho et al. 2020 (arXiv:2006.11239) for predicting the noise, as both papers print it; Salimans & Ho 2022
-(arXiv:2202.00512) for v, here of the *residual* target - source in units of its own spread: the source already says most
-of the target, and a network that predicts the noise must first learn to copy it. The target enters `loss` alone.
+(arXiv:2202.00512) for v, here of the *residual* target - source in units of its own spread: the source already says
+most of the target, and a network that predicts the noise must first learn to copy it. The target enters `loss` alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """DiffusionCT: a ResNet-18 autoencoder with a one-dimensional latent, and a conditional latent DDPM.
 
-Selim et al. 2023, arXiv:2301.08815. Two phases: the autoencoder on every image (L2 and an anatomic loss), then a 1-D U-Net
-that predicts the noise in Z_B given Z_A (mean square and L1). At inference Z_A' is drawn given Z_A and decoded. The text
-names an "anatomic loss" without a formula: here it is the L1 difference of the images' gradients, which weighs edges.
+Selim et al. 2023, arXiv:2301.08815. Two phases: the autoencoder on every image (L2 and an anatomic loss), then a 1-D
+U-Net that predicts the noise in Z_B given Z_A (mean square and L1). At inference Z_A' is drawn given Z_A and
+decoded. The text names an "anatomic loss" without a formula: here it is the L1 difference of the images' gradients,
+which weighs edges.
 """
 
 from __future__ import annotations

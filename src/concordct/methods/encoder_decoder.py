@@ -1,7 +1,7 @@
 """Regression from source to target: the papers' "encoder-decoder" row and LTDiff++'s "UNet++" row.
 
-One network with or without UNet++'s nested skips, trained by mean square error on pairs; what it cannot know it averages
-away. Zhou et al. 2018, arXiv:1807.10165.
+One network with or without UNet++'s nested skips, trained by mean square error on pairs; what it cannot know it
+averages away. Zhou et al. 2018, arXiv:1807.10165.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ METHOD = "encoder-decoder"
 
 @dataclass(frozen=True)
 class Config:
-    """The network: `dense` False leaves out every skip; `fold` x `fold` pixels become channels; `tile` None for slices."""
+    """The network: `dense` False leaves out every skip; `fold` x `fold` pixels become channels; `tile` None for
+    slices."""
 
     widths: tuple[int, ...]
     dense: bool

@@ -1,7 +1,7 @@
 """Histogram matching, the papers' classical rival: one monotone map from the source's HU to the target's.
 
-Gonzalez & Woods, as scikit-image's `match_histograms` does it; the histograms are those of the training pairs, since the
-target of a new scan is not known. It changes how often a value occurs and nothing of the texture's frequencies.
+Gonzalez & Woods, as scikit-image's `match_histograms` does it; the histograms are those of the training pairs, since
+the target of a new scan is not known. It changes how often a value occurs and nothing of the texture's frequencies.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """LTDiff++: a multiscale UNet++ autoencoder, and conditional diffusion of its latents from source to target.
 
-Sadia, Zhang & Chen 2024, arXiv:2410.04000. Three phases: the autoencoder on every image, standard or not; the diffusion on
-pairs with the autoencoder frozen; both together. Where the paper is silent or contradicts itself `docs/equations.md` says
-what was decided: the target is never a condition; every scale's latent is standardized, since raw skips carry the source
-past it; recipe `paper` keeps the paper's one-dimensional latent and raw skips.
+Sadia, Zhang & Chen 2024, arXiv:2410.04000. Three phases: the autoencoder on every image, standard or not; the
+diffusion on pairs with the autoencoder frozen; both together. Where the paper is silent or contradicts itself
+`docs/equations.md` says what was decided: the target is never a condition; every scale's latent is standardized,
+since raw skips carry the source past it; recipe `paper` keeps the paper's one-dimensional latent and raw skips.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ _SMALL = Config(
     fold=4,
 )
 
-#: The paper: 400 + 400 epochs, Adam at 1e-4; neither widths, T, schedule, latent size nor batch are printed (ours). Phase 3
-#: has no length printed; a tenth of the others.
+#: The paper: 400 + 400 epochs, Adam at 1e-4; neither widths, T, schedule, latent size nor batch are printed (ours).
+#: Phase 3 has no length printed; a tenth of the others.
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
         config=Config(
@@ -191,8 +191,8 @@ def supervised(outputs: Sequence[Tensor], wanted: Tensor, config: Config) -> Ten
 def bce_dice(output: Tensor, wanted: Tensor) -> Tensor:
     """Zhou 2018, eq. 3, as LTDiff++ prints it: -1/N sum_b (1/2 Y log Y^ + 2 Y Y^ / (Y + Y^)), Y in [0, 1].
 
-    Its logarithm has no (1 - Y) log(1 - Y^) beside it, so it does not determine intensities by itself; nor is it least at
-    Y^ = Y. Offered as printed, recommended for nothing.
+    Its logarithm has no (1 - Y) log(1 - Y^) beside it, so it does not determine intensities by itself; nor is it
+    least at Y^ = Y. Offered as printed, recommended for nothing.
     """
     y, found = (wanted + 1) / 2, ((output + 1) / 2).clamp(1e-4, 1.0)
     y = y.clamp(0.0, 1.0)

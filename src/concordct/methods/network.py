@@ -1,7 +1,7 @@
 """What the trained methods share: the HU window, the recipe, the slice-by-slice Standardizer, the bundle.
 
-A *system* is a torch module with `divisor`, perhaps a `tile`, and `translate`: source slices in, standardized slices out.
-It never sees a target. `docs/equations.md` lists the symbols.
+A *system* is a torch module with `divisor`, perhaps a `tile`, and `translate`: source slices in, standardized slices
+out. It never sees a target. `docs/equations.md` lists the symbols.
 """
 
 from __future__ import annotations

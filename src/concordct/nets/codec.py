@@ -1,8 +1,8 @@
 """UNet++ as a codec: image to latents and back, with the statistics that make latents unit-normal.
 
-LTDiff++ replaces the deepest feature map by its standardized version while the skips carry the source past it. Here each
-scale says what passes: a latent of so many channels (standardized like any other), nothing, or, as the paper has it,
-the raw feature map (`leak`). `docs/equations.md`, trap 1.
+LTDiff++ replaces the deepest feature map by its standardized version while the skips carry the source past it. Here
+each scale says what passes: a latent of so many channels (standardized like any other), nothing, or, as the paper
+has it, the raw feature map (`leak`). `docs/equations.md`, trap 1.
 """
 
 from __future__ import annotations
