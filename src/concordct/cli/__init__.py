@@ -10,13 +10,13 @@ import sys
 
 from rich.markup import escape
 
-from concordct.cli import cohorts, common, standardizing
+from concordct.cli import cohorts, common, standardizing, training
 from concordct.errors import ConcordctError
 
 __all__ = ["main"]
 
 #: Modules whose import hangs their verbs into the application.
-VERBS = (standardizing, cohorts)
+VERBS = (standardizing, cohorts, training)
 
 
 def main() -> None:

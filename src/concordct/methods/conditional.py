@@ -98,11 +98,8 @@ class ConditionalDiffusion(nn.Module):
         x = q_sample(self.schedule, b, t, noise)
         alpha, sigma = self._levels(t, x)
         found = self._predict(x, t.to(x.dtype) / self.chain.steps, source, alpha)
-        if self.chain.predicts == "noise":
-            wanted = noise
-        else:
-            # Salimans & Ho 2022, appendix D: v = alpha eps - sigma x_0, of the residual.
-            wanted = alpha * noise - sigma * (b - a)
+        # Salimans & Ho 2022, appendix D: v = alpha eps - sigma x_0, of the residual.
+        wanted = noise if self.chain.predicts == "noise" else alpha * noise - sigma * (b - a)
         square = (found - wanted).square().mean()
         losses = {"loss": square, "square": square}
         if self.chain.l1:

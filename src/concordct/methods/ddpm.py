@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from concordct.methods.network import (
     NetworkStandardizer,
     Recipe,
     TrainingData,
+    sample_picture,
     seeded,
     standardizer,
     to_bundle,
@@ -29,7 +29,7 @@ from concordct.methods.spectral import Mode
 from concordct.nets.denoisers import ScalesUNet
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
-from concordct.training.engine import Phase, Progress, Team, train_phase
+from concordct.training.engine import Phase, Run, train_phase
 
 METHOD = "ddpm"
 
@@ -96,8 +96,8 @@ class _Diffusion(nn.Module):
         return self.system.diffusion.loss([to_unit(source)], [to_unit(target)], seeds)[0]
 
 
-def fit(data: TrainingData, recipe: Recipe, folder: Path, *, team: Team, progress: Progress | None = None) -> Bundle:
-    """Train the diffusion from where it stands; `folder` takes checkpoints and metrics."""
+def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
+    """Train the diffusion from where it stands."""
     system = seeded(lambda: ImageDDPM(recipe.config), recipe.seed)
     assert isinstance(system, ImageDDPM)
     pairs = Patches(data.pairs, recipe.patch, recipe.seed + 1)
@@ -109,7 +109,8 @@ def fit(data: TrainingData, recipe: Recipe, folder: Path, *, team: Team, progres
             states.append(([a], [b]))
         system.diffusion.set_spread(residual_spread(states))
     phase = recipe.phase("diffusion")
-    train_phase("diffusion", _Diffusion(system), pairs, phase, folder, team=team, progress=progress)
+    picture = sample_picture(system, pairs, recipe.sampling)
+    train_phase("diffusion", _Diffusion(system), pairs, phase, run, picture=picture)
     return to_bundle(METHOD, system, recipe, data.info)
 
 

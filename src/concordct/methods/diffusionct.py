@@ -25,6 +25,7 @@ from concordct.methods.network import (
     NetworkStandardizer,
     Recipe,
     TrainingData,
+    sample_picture,
     seeded,
     standardizer,
     to_bundle,
@@ -36,7 +37,7 @@ from concordct.nets.denoisers import LatentUNet1d
 from concordct.nets.resnet import WIDTHS, ResNetAutoencoder
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
-from concordct.training.engine import Phase, Progress, Team, train_phase
+from concordct.training.engine import Phase, Run, Team, train_phase
 
 METHOD = "diffusionct"
 
@@ -158,17 +159,14 @@ class _Diffusion(nn.Module):
 def fit(
     data: TrainingData,
     recipe: Recipe,
-    folder: Path,
+    run: Run,
     *,
-    team: Team,
-    progress: Progress | None = None,
     imagenet: Path | None = None,
 ) -> Bundle:
     """Train both phases, each from where it stands.
 
     Parameters
     ----------
-    folder : checkpoints, metrics and pictures.
     imagenet : torchvision's ResNet-18 weights (safetensors, or a `.pth` of plain tensors); random weights without.
     """
     system = seeded(lambda: DiffusionCT(recipe.config), recipe.seed)
@@ -180,16 +178,17 @@ def fit(
     phase = dict(recipe.phases)
     system.requires_grad_(False)
     system.autoencoder.requires_grad_(True)
-    train_phase("autoencoder", _Autoencoder(system), every, phase["autoencoder"], folder, team=team, progress=progress)
+    train_phase("autoencoder", _Autoencoder(system), every, phase["autoencoder"], run)
     system.autoencoder.requires_grad_(False)
     with torch.no_grad():
-        batches = [_latents(system, every, step, team) for step in range(STATISTICS_BATCHES)]
+        batches = [_latents(system, every, step, run.team) for step in range(STATISTICS_BATCHES)]
         system.autoencoder.set_statistics(latent_statistics([b for _, b in batches]))
         if recipe.config.chain.predicts == "residual":
-            paired = [_latents(system, pairs, step, team) for step in range(STATISTICS_BATCHES)]
+            paired = [_latents(system, pairs, step, run.team) for step in range(STATISTICS_BATCHES)]
             system.diffusion.set_spread(residual_spread(paired))
     system.diffusion.requires_grad_(True)
-    train_phase("diffusion", _Diffusion(system), pairs, phase["diffusion"], folder, team=team, progress=progress)
+    picture = sample_picture(system, pairs, recipe.sampling)
+    train_phase("diffusion", _Diffusion(system), pairs, phase["diffusion"], run, picture=picture)
     return to_bundle(METHOD, system, recipe, data.info)
 
 

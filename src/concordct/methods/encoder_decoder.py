@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from concordct.methods.network import (
     NetworkStandardizer,
     Recipe,
     TrainingData,
+    sample_picture,
     seeded,
     standardizer,
     to_bundle,
@@ -29,7 +29,7 @@ from concordct.methods.spectral import Mode
 from concordct.nets.unetpp import UNetPlusPlus, shallow_first
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
-from concordct.training.engine import Phase, Progress, Team, train_phase
+from concordct.training.engine import Phase, Run, train_phase
 
 METHOD = "encoder-decoder"
 
@@ -114,13 +114,14 @@ class _Regression(nn.Module):
         return {"loss": total, "square": squares[-1]}
 
 
-def fit(data: TrainingData, recipe: Recipe, folder: Path, *, team: Team, progress: Progress | None = None) -> Bundle:
-    """Train the regression from where it stands; `folder` takes checkpoints and metrics."""
+def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
+    """Train the regression from where it stands."""
     system = seeded(lambda: Regressor(recipe.config), recipe.seed)
     assert isinstance(system, Regressor)
     pairs = Patches(data.pairs, recipe.patch, recipe.seed)
     phase = recipe.phase("regression")
-    train_phase("regression", _Regression(system), pairs, phase, folder, team=team, progress=progress)
+    picture = sample_picture(system, pairs, recipe.sampling)
+    train_phase("regression", _Regression(system), pairs, phase, run, picture=picture)
     return to_bundle(METHOD, system, recipe, data.info)
 
 

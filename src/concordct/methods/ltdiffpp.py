@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +21,7 @@ from concordct.methods.network import (
     NetworkStandardizer,
     Recipe,
     TrainingData,
+    sample_picture,
     seeded,
     standardizer,
     to_bundle,
@@ -33,7 +33,7 @@ from concordct.nets.denoisers import LatentUNet1d, ScalesUNet
 from concordct.nets.unetpp import shallow_first
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
-from concordct.training.engine import Phase, Progress, Team, train_phase
+from concordct.training.engine import Phase, Run, Team, train_phase
 
 METHOD = "ltdiffpp"
 
@@ -240,13 +240,8 @@ class _Diffusion(nn.Module):
         return {**losses, "loss": total, "latent": latent, "decoded": decoded}
 
 
-def fit(data: TrainingData, recipe: Recipe, folder: Path, *, team: Team, progress: Progress | None = None) -> Bundle:
-    """Train all phases, each from where it stands.
-
-    Parameters
-    ----------
-    folder : checkpoints, metrics and pictures.
-    """
+def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
+    """Train all phases, each from where it stands."""
     config: Config = recipe.config
     system = seeded(lambda: LTDiffPlusPlus(config), recipe.seed)
     assert isinstance(system, LTDiffPlusPlus)
@@ -260,19 +255,20 @@ def fit(data: TrainingData, recipe: Recipe, folder: Path, *, team: Team, progres
         for head in system.codec.net.heads[:-1]:
             head.requires_grad_(False)
     phase = dict(recipe.phases)
-    train_phase("autoencoder", _Autoencoder(system), every, phase["autoencoder"], folder, team=team, progress=progress)
+    train_phase("autoencoder", _Autoencoder(system), every, phase["autoencoder"], run)
     system.codec.requires_grad_(False)
     with torch.no_grad():
-        batches = [_latents(system, every, step, team) for step in range(STATISTICS_BATCHES)]
+        batches = [_latents(system, every, step, run.team) for step in range(STATISTICS_BATCHES)]
         system.codec.set_statistics(latent_statistics([b for _, b in batches]))
         if config.chain.predicts == "residual":
-            paired = [_latents(system, pairs, step, team) for step in range(STATISTICS_BATCHES)]
+            paired = [_latents(system, pairs, step, run.team) for step in range(STATISTICS_BATCHES)]
             system.diffusion.set_spread(residual_spread(paired))
 
     # Phase 2: pairs, the autoencoder frozen.
     system.diffusion.requires_grad_(True)
     task = _Diffusion(system, integrate=False)
-    train_phase("diffusion", task, pairs, phase["diffusion"], folder, team=team, progress=progress)
+    picture = sample_picture(system, pairs, recipe.sampling)
+    train_phase("diffusion", task, pairs, phase["diffusion"], run, picture=picture)
 
     # Phase 3: the decoder learns to use what the diffusion makes; the encoder stays, so that Z_B keeps its meaning.
     if "integration" in phase:
@@ -281,7 +277,7 @@ def fit(data: TrainingData, recipe: Recipe, folder: Path, *, team: Team, progres
         if not config.deep:
             system.codec.net.heads[-1].requires_grad_(True)
         task = _Diffusion(system, integrate=True)
-        train_phase("integration", task, pairs, phase["integration"], folder, team=team, progress=progress)
+        train_phase("integration", task, pairs, phase["integration"], run, picture=picture)
     return to_bundle(METHOD, system, recipe, data.info)
 
 

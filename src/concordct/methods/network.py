@@ -20,13 +20,13 @@ from concordct.errors import ConcordctError
 from concordct.methods.conditional import Sampling
 from concordct.methods.spectral import Mode
 from concordct.training.bundle import Bundle
-from concordct.training.data import Images
-from concordct.training.engine import Phase
+from concordct.training.data import Images, Patches
+from concordct.training.engine import Phase, Picture
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
-#: What networks see, HU: air to dense bone. A fixed map onto [-1, 1], the same for every scan.
-LOW_HU, HIGH_HU = -1024.0, 1500.0
+#: What networks see, HU: air with its noise to dense bone. A fixed map onto [-1, 1], the same for every scan.
+LOW_HU, HIGH_HU = -1200.0, 1500.0
 #: Below the upper end of the window the result fades into the source over this many HU; beyond it the source stands.
 FADE_HU = 100.0
 #: Pixels of each tile that are thrown away at its border, where the network saw no neighbours.
@@ -174,6 +174,24 @@ class NetworkStandardizer:
 
 def _padded(image: NDArray[np.float32], down: int, right: int, *, before: int) -> NDArray[np.float32]:
     return np.pad(image, ((before, down), (before, right)), mode="symmetric")
+
+
+def sample_picture(system: Any, patches: Patches, sampling: Sampling) -> Picture:
+    """Source, result and target of one fixed patch side by side, in the papers' window [-800, 600] HU."""
+
+    def draw() -> NDArray[np.float32]:
+        batch = patches.batch(0, (0,))
+        device = next(system.parameters()).device
+        random = torch.Generator().manual_seed(0)
+        with torch.inference_mode():
+            unit = to_unit(torch.from_numpy(batch.source).to(device))
+            made = system.translate(unit, sampling, lambda shape: torch.randn(shape, generator=random), mean=False)
+        row = np.concatenate(
+            [batch.source[0, 0], np.asarray(from_unit(made.float())[0, 0].cpu().numpy()), batch.target[0, 0]], axis=1
+        )
+        return np.asarray((row + 800) / 1400, np.float32)
+
+    return draw
 
 
 def to_bundle(method: str, system: nn.Module, recipe: Recipe, info: Mapping[str, Any]) -> Bundle:

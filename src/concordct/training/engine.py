@@ -3,7 +3,7 @@
 It knows a loss, not a method. Everything random follows from (seed, step, place in the batch), so a run that was killed
 and resumed ends with the same weights, bit for bit (on a CPU), and processes under `torchrun` share the global batch:
 
-    torchrun --nproc-per-node 2 -m concordct train ltdiffpp pairs.csv -o model --recipe small
+    torchrun --nproc-per-node 2 -m concordct.cli train ltdiffpp pairs.csv -o model --recipe small
 """
 
 from __future__ import annotations
@@ -73,6 +73,30 @@ class Team:
 
 #: Called with (phase, step, steps in all).
 Progress = Callable[[str, int, int], None]
+
+
+class Paused(Exception):
+    """A run that was asked to stop: its checkpoint is written, the next run goes on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and with whom a method is trained.
+
+    Attributes
+    ----------
+    folder : checkpoints, metrics and pictures.
+    team : who trains together.
+    progress : called after each step.
+    stop : asked after each step whether to write a checkpoint and pause.
+    """
+
+    folder: Path
+    team: Team = Team()
+    progress: Progress | None = None
+    stop: Callable[[], bool] | None = None
+
+
 #: Draws what the phase makes of a fixed patch: [y, x], 0 to 1.
 Picture = Callable[[], NDArray[np.floating[Any]]]
 
@@ -99,10 +123,8 @@ def train_phase(
     task: nn.Module,
     patches: Patches,
     phase: Phase,
-    folder: Path,
+    run: Run,
     *,
-    team: Team,
-    progress: Progress | None = None,
     picture: Picture | None = None,
 ) -> None:
     """Train the parameters of `task` that require gradients; leave their moving average in it.
@@ -110,14 +132,16 @@ def train_phase(
     Parameters
     ----------
     task : its forward takes (source, target [b, 1, y, x] HU, seeds [b]) and gives {"loss": scalar, ...}.
-    folder : checkpoints, metrics and pictures of the run; a phase goes on from its last checkpoint.
-    picture : called once an epoch (or at each checkpoint) on the first process.
+    run : a phase goes on from its last checkpoint in the run's folder.
+    picture : called at each checkpoint on the first process.
 
     Raises
     ------
     ConcordctError : a loss that is not finite (step, batch and last good checkpoint), a batch that the processes
         cannot share evenly, a checkpoint of another network.
+    Paused : `run.stop` said so.
     """
+    team, folder = run.team, run.folder
     if phase.batch % team.size:
         raise ConcordctError(f"a global batch of {phase.batch} does not divide among {team.size} processes")
     total = phase.length(patches.slices)
@@ -152,7 +176,9 @@ def train_phase(
                     raise ConcordctError(_not_finite(name, step, values["loss"], batch, place))
                 optimizer.zero_grad(set_to_none=True)
                 losses["loss"].backward()
-                norm = nn.utils.clip_grad_norm_(parameters.values(), phase.clip)
+                norm = float(nn.utils.clip_grad_norm_(parameters.values(), phase.clip))
+                if not math.isfinite(norm):
+                    raise ConcordctError(_not_finite(name, step, norm, batch, place, what="gradient"))
 
                 # Update, and the moving average
                 rate = _rate(phase, step, total)
@@ -167,15 +193,18 @@ def train_phase(
                 # What a run leaves behind
                 done = step + 1
                 if team.rank == 0:
-                    line = {"phase": name, "step": done, "rate": rate, "gradient": float(norm), **values}
+                    line = {"phase": name, "step": done, "rate": rate, "gradient": norm, **values}
                     line["seconds"] = round(time.monotonic() - began, 3)
                     _log(folder / METRICS, line, board)
-                    if done % phase.every == 0 or done == total:
-                        _save(place, done, parameters, optimizer, average)
-                        if picture is not None:
-                            _picture(folder / "pictures" / f"{name}-{done:08d}.png", parameters, average, picture)
-                if progress is not None:
-                    progress(name, done, total)
+                pausing = run.stop is not None and _any(run.stop(), team)
+                if team.rank == 0 and (pausing or done % phase.every == 0 or done == total):
+                    _save(place, done, parameters, optimizer, average)
+                    if picture is not None:
+                        _picture(folder / "pictures" / f"{name}-{done:08d}.png", parameters, average, picture)
+                if run.progress is not None:
+                    run.progress(name, done, total)
+                if pausing and done < total:
+                    raise Paused
         if board is not None:
             board.close()
         if team.size > 1:
@@ -204,11 +233,19 @@ def _gathered(losses: dict[str, Tensor], team: Team) -> dict[str, float]:
     return dict(zip(losses, stacked.tolist(), strict=True))
 
 
-def _not_finite(name: str, step: int, loss: float, batch: Batch, place: Path) -> str:
+def _any(flag: bool, team: Team) -> bool:
+    if team.size == 1:
+        return flag
+    shared = torch.tensor(float(flag), device=team.device)
+    distributed.all_reduce(shared)
+    return bool(shared > 0)
+
+
+def _not_finite(name: str, step: int, value: float, batch: Batch, place: Path, *, what: str = "loss") -> str:
     good = checkpoints(place)
     where = str(good[-1]) if good else "none yet"
     return (
-        f"{name}, step {step + 1}: expected a finite loss, found {loss}; batch: {'; '.join(batch.places)}; "
+        f"{name}, step {step + 1}: expected a finite {what}, found {value}; batch: {'; '.join(batch.places)}; "
         f"last good checkpoint: {where}"
     )
 
