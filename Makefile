@@ -7,7 +7,7 @@ DATA ?= $(or $(CONCORDCT_DATA),$(wildcard ../shared/data))
 #: Browser, DICOM judge and the like that some tests use; without them those tests skip and say so.
 PACKAGES := chromium dicom3tools
 
-.PHONY: demo test lint bench bench-real-pairs bench-speed bench-physics bench-features packages clean
+.PHONY: demo test lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -34,6 +34,10 @@ bench-features: .venv/installed
 # About an hour on two cores; writes docs/physics.md and its figures.
 bench-physics: .venv/installed
 	$(BIN)/python -m benchmarks.physics
+
+# Hours on two cores; stops and resumes where it was. `--minutes 9` makes pieces of it.
+bench-papers: .venv/installed
+	$(BIN)/python -m benchmarks.papers
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
