@@ -44,6 +44,19 @@ def test_pruned_unetpp_is_the_sub_network(depth: int, residual: bool) -> None:
     assert (small.depth == net.depth) == (depth == 3)
 
 
+def test_untrained_networks_hand_the_image_on() -> None:
+    """Both UNet++ and a codec whose finest latent has room: texture passes before anything is learned."""
+    image = _image()
+    for output in UNetPlusPlus(1, 1, (4, 6, 8))(image):
+        torch.testing.assert_close(output, image)
+    codec = LatentCodec((8, 8, 8), (4, 2, 2), fold=2)
+    for output in codec.decode(*codec.encode(image)):
+        torch.testing.assert_close(output, image)
+    # Without room nothing of the kind can be.
+    small = LatentCodec((8, 8, 8), (2, 2, 2), fold=2)
+    assert (small.decode(*small.encode(image))[-1] - image).abs().mean() > 0.1
+
+
 def test_every_node_holds_all_nodes_before_it() -> None:
     # Zhou 2018, Fig. 1a: X(0, 3) takes X(0, 0), X(0, 1), X(0, 2) and U(X(1, 2)).
     net = UNetPlusPlus(1, 1, (4, 6, 8, 10), residual=False)

@@ -107,7 +107,7 @@ RECIPES: dict[str, Recipe] = {
         config=_SMALL,
         patch=64,
         phases=(
-            ("autoencoder", Phase(steps=1500, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
+            ("autoencoder", Phase(steps=500, batch=8, learning_rate=2e-4, final_rate=0.05, every=250)),
             ("diffusion", Phase(steps=6000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
             ("integration", Phase(steps=600, batch=8, learning_rate=2e-4, final_rate=0.05, every=200)),
         ),
@@ -117,7 +117,7 @@ RECIPES: dict[str, Recipe] = {
         config=replace(_SMALL, widths=(64, 96, 128), denoiser=(128, 192, 256), blocks=2, fold=2, latents=(8, 8, 8)),
         patch=128,
         phases=(
-            ("autoencoder", Phase(steps=4000, batch=32, learning_rate=5e-4, final_rate=0.05)),
+            ("autoencoder", Phase(steps=2000, batch=32, learning_rate=2e-4, final_rate=0.05)),
             ("diffusion", Phase(steps=20000, batch=32, learning_rate=5e-4, final_rate=0.05)),
             ("integration", Phase(steps=2000, batch=32, learning_rate=1e-4, final_rate=0.05)),
         ),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordct.nets.blocks import ResidualBlock, convolution
+from concordct.nets.blocks import ResidualBlock, convolution, copy_first
 from concordct.nets.unetpp import UNetPlusPlus
 
 #: Least spread of a latent channel: what a channel that says nothing is divided by.
@@ -60,6 +60,10 @@ class LatentCodec(nn.Module):
                 self.out_of[str(i)] = convolution(channels, widths[i], 1)
                 self.register_buffer(f"mean_{i}", torch.zeros(channels))
                 self.register_buffer(f"spread_{i}", torch.ones(channels))
+        if latents[0] >= fold**2 <= widths[0]:
+            # The finest latent can hold the image, so it starts by holding it.
+            copy_first(self.into["0"], fold**2)
+            copy_first(self.out_of["0"], fold**2)
         if vector:
             self.before = ResidualBlock(latents[-1], latents[-1], dims=1)
             self.after = ResidualBlock(latents[-1], latents[-1], dims=1)

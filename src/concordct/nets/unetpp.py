@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordct.nets.blocks import ChannelNorm, ResidualBlock, convolution
+from concordct.nets.blocks import ChannelNorm, ResidualBlock, convolution, copy_first
 
 
 class Plain(nn.Module):
@@ -66,6 +66,12 @@ class UNetPlusPlus(nn.Module):
             for j in range(1, self.depth - i + 1):
                 self.nodes[f"{i}_{j}"] = block((j * width if dense else 0) + widths[i + 1], width)
         self.heads = nn.ModuleList(convolution(widths[0], outputs, 1) for _ in range(self.depth))
+        if residual and dense and inputs == outputs <= widths[0]:
+            # Untrained, every output is the input: X(0, 0) runs through the shortcuts of X(0, j).
+            copy_first(self.stem, inputs)
+            for j in range(1, self.depth + 1):
+                copy_first(self.nodes[f"0_{j}"].get_submodule("shortcut"), widths[0])
+                copy_first(self.heads[j - 1], outputs)
 
     def encode(self, x: Tensor, *, depth: int | None = None) -> list[Tensor]:
         """[b, inputs, y, x] to X(0, 0) ... X(depth, 0), each half the size of the one before."""
