@@ -6,13 +6,15 @@ BIN := .venv/bin
 DATA ?= $(or $(CONCORDCT_DATA),$(wildcard ../shared/data))
 #: Browser, DICOM judge and the like that some tests use; without them those tests skip and say so.
 PACKAGES := chromium dicom3tools
+#: PyRadiomics, beside the project's own environment because it needs an older NumPy.
+REFERENCE := .venv/pyradiomics
 
-.PHONY: demo test lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers packages clean
+.PHONY: demo test reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
 
-test: .venv/installed packages
+test: .venv/installed packages reference
 	$(BIN)/pytest
 
 lint: .venv/installed
@@ -28,10 +30,10 @@ bench-real-pairs: .venv/installed
 bench-speed: .venv/installed
 	$(BIN)/python -m benchmarks.speed
 
-bench-features: .venv/installed
+bench-features: .venv/installed reference
 	$(BIN)/python -m benchmarks.features
 
-# About an hour on two cores; writes docs/physics.md and its figures.
+# About a quarter of an hour; writes docs/physics.md and its figures.
 bench-physics: .venv/installed
 	$(BIN)/python -m benchmarks.physics
 
@@ -43,6 +45,25 @@ bench-papers: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+# PyRadiomics 3.0.1, for comparison in tests and benchmarks only: an environment of its own, tried once. It is compiled
+# from source, which takes Python 3.11 and a C compiler.
+reference: $(REFERENCE)/tried
+	@test -e $(REFERENCE)/installed \
+	  || echo "no PyRadiomics 3.0.1 ($$(cat $(REFERENCE)/tried)): its tests skip; rm -r $(REFERENCE) to try again"
+
+$(REFERENCE)/tried: tests/reference_pyradiomics.txt
+	@rm -rf $(REFERENCE); mkdir -p $(REFERENCE); \
+	for python in $(PYTHON) python3.11 none; do \
+	  $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && break; \
+	done; \
+	limit=$$(command -v timeout >/dev/null && echo timeout 150); \
+	pip="$$limit $(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check --timeout 15 --retries 1"; \
+	if [ $$python = none ]; then echo "it needs Python 3.11" >$@; \
+	elif $$python -m venv $(REFERENCE) && $$pip -r $< && $$pip --no-build-isolation --no-deps pyradiomics==3.0.1 \
+	  && $(REFERENCE)/bin/python -c 'from radiomics import featureextractor'; then \
+	  echo installed >$@; touch $(REFERENCE)/installed; \
+	else echo "see $(REFERENCE)/log" >$@; fi >$(REFERENCE)/log 2>&1
 
 packages:
 	@for package in $(PACKAGES); do \

@@ -6,6 +6,8 @@ Each function returns plain numbers and lists, ready for JSON.
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -438,6 +440,26 @@ def _fine_grid(parallel: NDArray[np.float32], acquisition: Acquisition, frame: F
         "fine_grid_rms_Bl64": float(difference[1].std()),
         "noise_like_Bl64": float((direct[1] - direct[0])[..., inside].std()),
     }
+
+
+def measure_memory() -> dict[str, float]:
+    """Peak memory, MiB, of a process that simulates one subject and of one that simulates four."""
+    script = (
+        "import re, sys, tempfile, pathlib\n"
+        "from concordct.pipelines.simulate import plan_simulation, simulate\n"
+        "jobs = plan_simulation('patients', kernels=('Br40', 'Bl64'), slice_thickness_mm=(1.0,), seed=1, "
+        "count=int(sys.argv[1]), slices=2)\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    simulate(jobs, pathlib.Path(folder) / 'cohort')\n"
+        # Not ru_maxrss: a child inherits its parent's.
+        "status = pathlib.Path('/proc/self/status').read_text()\n"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', status).group(1)) / 1024)\n"
+    )
+    found = {}
+    for count in (1, 4):
+        run = subprocess.run([sys.executable, "-c", script, str(count)], capture_output=True, text=True, check=True)
+        found[str(count)] = float(run.stdout)
+    return found
 
 
 def _skimage(plane: NDArray[np.float32], frame: Frame, acquisition: Acquisition) -> dict[str, float]:

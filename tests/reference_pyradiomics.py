@@ -1,7 +1,8 @@
-"""The phantom and the settings of the PyRadiomics fixture, and how to make the fixture again.
+"""What runs in PyRadiomics' own environment, and the phantom and the settings of its fixture.
 
-PyRadiomics 3.0.1 builds on Python 3.11 only (`pip install --no-build-isolation pyradiomics==3.0.1` after numpy<2 and
-setuptools<70). In such an environment: `python tests/reference_pyradiomics.py tests/data/pyradiomics_3.0.1.json`.
+PyRadiomics 3.0.1 builds on Python 3.11 only; `make reference` makes the environment (tests/reference_pyradiomics.txt).
+There, `python tests/reference_pyradiomics.py tests/data/pyradiomics_3.0.1.json` makes the fixture again, and
+`python tests/reference_pyradiomics.py IN.npz PARAMETERS OUT.npz` measures the ROIs of any image.
 """
 
 import json
@@ -83,33 +84,52 @@ def phantom():
     return hu.astype(np.int16), labels
 
 
-def main(target):
+def rows(hu, labels, spacing_mm, parameters):
+    """Columns, and their values [roi, column] for every label, as PyRadiomics gives them."""
     import logging
 
-    import radiomics
     import SimpleITK as sitk
-    from radiomics import featureextractor
+    from radiomics import featureextractor, logger
 
-    radiomics.logger.setLevel(logging.ERROR)
-    hu, labels = phantom()
+    logger.setLevel(logging.ERROR)
     image, mask = sitk.GetImageFromArray(hu), sitk.GetImageFromArray(labels)
-    image.SetSpacing(SPACING[::-1])
+    image.SetSpacing([float(mm) for mm in spacing_mm[::-1]])
     mask.CopyInformation(image)
+    extractor = featureextractor.RadiomicsFeatureExtractor(parameters)
+    extractor.addProvenance(False)
+    found = [extractor.execute(image, mask, label=int(label)) for label in np.unique(labels[labels > 0])]
+    columns = list(found[0])
+    if any(list(row) != columns for row in found):
+        raise SystemExit("PyRadiomics gives other columns from ROI to ROI")
+    return columns, np.array([[float(row[column]) for column in columns] for row in found])
+
+
+def make_fixture(target):
+    """The fixture of tests/test_features_pyradiomics.py."""
+    import radiomics
+
     fixture = {"origin": f"PyRadiomics {radiomics.__version__}, tests/reference_pyradiomics.py", "cases": {}}
     for name, parameters in CASES.items():
-        extractor = featureextractor.RadiomicsFeatureExtractor(parameters)
-        extractor.addProvenance(False)
-        rows = [extractor.execute(image, mask, label=label) for label in (1, 2, 3)]
-        columns = list(rows[0])
+        columns, values = rows(*phantom(), SPACING, parameters)
         prefixes = list(dict.fromkeys("_".join(column.split("_")[:2]) for column in columns))
         fixture["cases"][name] = {
             "columns": {
                 prefix: [c.split("_")[2] for c in columns if c.startswith(f"{prefix}_")] for prefix in prefixes
             },
-            "values": [[float(f"{float(row[column]):.10g}") for column in columns] for row in rows],
+            "values": [[float(f"{value:.10g}") for value in row] for row in values],
         }
     target.write_text(json.dumps(fixture, separators=(",", ":")))
 
 
+def measure(source, parameters, target):
+    """An image (npz: hu, labels, spacing_mm) under a parameter file, to columns and values in another npz."""
+    found = np.load(source)
+    columns, values = rows(found["hu"], found["labels"], found["spacing_mm"], parameters)
+    np.savez(target, columns=columns, values=values)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) == 2:
+        make_fixture(Path(sys.argv[1]))
+    else:
+        measure(*sys.argv[1:])

@@ -61,11 +61,13 @@ def model(exams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_shows_an_example_for_every_verb() -> None:
-    verbs = ("inspect", "calibrate", "standardize", "evaluate")
+    verbs = ("inspect", "calibrate", "standardize", "evaluate", "demo", "features", "agree", "rois", "ibsi", "simulate")
     top = run("--help").stdout
     for verb in verbs:
         assert verb in top
         assert f"concordct {verb}" in run(verb, "--help").stdout
+    assert "concordct cohort folder" in run("cohort", "folder", "--help").stdout
+    assert "concordct cohort idc" in run("cohort", "idc", "--help").stdout
     assert run("--version").stdout.startswith("concordct ")
 
 
@@ -235,6 +237,32 @@ def test_pairs_of_a_manifest_calibrate_and_are_judged(exams: Path, tmp_path: Pat
     row = next(r for r in results["agreement"]["per_class"] if r["class"] == "glcm")
     low, high = row["standardized_ccc_interval"]
     assert low <= row["standardized_ccc_mean"] <= high
+
+
+def test_features_of_a_manifest_are_measured_and_agree(exams: Path, model: Path, tmp_path: Path) -> None:
+    found = run("cohort", "folder", exams, "--kernel", "Br40", "--kernel", "Bl64", "-o", tmp_path / "cohort", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["pairs"] == 3
+    manifest = tmp_path / "cohort" / "pairs.csv"
+    assert "Secret" not in manifest.read_text()
+    for name, more in (("source", ()), ("target", ("--target",))):
+        words = ("features", "--pairs", manifest, "--preset", "pyradiomics-default", "-o", tmp_path / f"{name}.csv")
+        done = run(*words, *more)
+        assert done.returncode == 0, done.stderr
+        assert "3 ROIs of 3 images" in done.stdout
+    agreed = run("agree", tmp_path / "source.csv", tmp_path / "target.csv", "-o", tmp_path / "report", "--json")
+    assert agreed.returncode == 0, agreed.stderr
+    classes = {row["class"]: row for row in json.loads(agreed.stdout)["agreement"]["per_class"]}
+    assert classes["shape"]["standardized_ccc_undefined"] == classes["shape"]["features"]  # one box, three times
+    assert classes["glcm"]["standardized_ccc_mean"] < 0.9
+    drawn = run("rois", exams / "beta" / "Br40", "--size", "12", "--random", "3", "-o", tmp_path / "rois.nii.gz")
+    assert drawn.returncode == 0, drawn.stderr
+    judged = run(
+        "evaluate", "--source", exams / "beta" / "Br40", "--standardized", exams / "beta" / "Br40",
+        "--target", exams / "beta" / "Bl64", "--mask", tmp_path / "rois.nii.gz", "-o", tmp_path / "masked", "--json",
+    )  # fmt: skip
+    assert judged.returncode == 0, judged.stderr
+    assert json.loads(judged.stdout)["image_quality"]["region"] == "inside the given masks"
 
 
 def test_calibration_without_pairs(exams: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_runs_cover_every_voxel_once(levels):
                 length += 1
             expected[level, length] += 1
         found = np.zeros((4, 8))
-        glrlm.count_runs(levels, *step, 1.0, found)
+        glrlm.count_runs(np.pad(levels, 1), *step, 1.0, found)
         assert Counter({(i + 1, j + 1): int(found[i, j]) for i, j in np.argwhere(found)}) == expected
         assert (found * np.arange(1, 9)).sum() == len(voxels)
 

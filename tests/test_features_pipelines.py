@@ -6,21 +6,16 @@ import re
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import typer
 from typer.testing import CliRunner
 
+from concordct import cli  # hangs the verbs into the application
 from concordct.errors import ConcordctError
 from concordct.features.presets import preset_names
 from concordct.features.table import read_rows
-from concordct.pipelines import features_cli
 from concordct.pipelines.agree import agree
 from concordct.pipelines.features import extract_features, jobs_of_manifest, one_job
 from concordct.pipelines.ibsi_table import ibsi_page, write_ibsi_table
 from concordct.volumes.manifest import PairRow, write_manifest
-
-app = typer.Typer()
-for verb in (features_cli.features, features_cli.agree, features_cli.rois, features_cli.ibsi):
-    app.command()(verb)
 
 
 def _write(path, values):
@@ -95,7 +90,8 @@ def test_other_settings_never_resume_from_these(study):
 def test_one_image_that_fails_is_named_and_stops_no_other(study):
     (study / "mask2.nii.gz").write_bytes(b"no volume")
     run = CliRunner().invoke(
-        app, ["features", "--pairs", str(study / "pairs.csv"), "-p", "ibsi", "-o", str(study / "f.csv"), "--json"]
+        cli.common.app,
+        ["features", "--pairs", str(study / "pairs.csv"), "-p", "ibsi", "-o", str(study / "f.csv"), "--json"],
     )
     found = json.loads(run.stdout)
     assert run.exit_code == 1
@@ -114,7 +110,7 @@ def test_agreement_of_files_is_what_the_noise_leaves(study):
     for role in ((), ("--target",)):
         output = study / ("target.csv" if role else "source.csv")
         command = ["features", "--pairs", str(study / "pairs.csv"), "-p", "pyradiomics-default", "-o", str(output)]
-        run = runner.invoke(app, [*command, *role])
+        run = runner.invoke(cli.common.app, [*command, *role])
         assert run.exit_code == 0, run.output
     same = agree(study / "target.csv", study / "target.csv", study / "same", repeats=50)
     for row in same["agreement"]["per_class"]:
@@ -124,7 +120,7 @@ def test_agreement_of_files_is_what_the_noise_leaves(study):
     constant = [one for one in same["agreement"]["undefined"] if one.startswith("original_shape_")]
     assert "original_shape_VoxelVolume: constant" in constant  # all ROIs are one box
     files = [str(study / "target.csv"), str(study / "target.csv"), "--before", str(study / "source.csv")]
-    run = runner.invoke(app, ["agree", *files, "-o", str(study / "report"), "--repeats", "50"])
+    run = runner.invoke(cli.common.app, ["agree", *files, "-o", str(study / "report"), "--repeats", "50"])
     assert run.exit_code == 0, run.output
     results = json.loads((study / "report" / "results.json").read_text())
     classes = {row["class"]: row for row in results["agreement"]["per_class"]}
@@ -150,7 +146,9 @@ def test_drawn_rois_are_measured_where_they_lie(study):
     hu[:, :, :20], hu[:, :, 20:44], hu[:, :, 44:] = -500, 60, 500
     image = _write(study / "bands.nii.gz", hu)
     runner = CliRunner()
-    run = runner.invoke(app, ["rois", str(image), "-o", str(study / "rois.nii.gz"), "--size", "8", "--random", "3"])
+    run = runner.invoke(
+        cli.common.app, ["rois", str(image), "-o", str(study / "rois.nii.gz"), "--size", "8", "--random", "3"]
+    )
     assert run.exit_code == 0, run.output
     assert "12 ROIs (3, 3, 3, 3 by HU range)" in run.output
     (study / "mean.yaml").write_text("featureClass: {firstorder: [Mean]}\n")

@@ -77,6 +77,22 @@ def test_an_roi_that_resegmentation_empties_has_shape_alone(scan):
     assert not defined[:, 14:].any()
 
 
+def test_an_roi_between_the_new_voxels_vanishes_alone(scan):
+    volume, labels = scan
+    labels = np.where(labels == 3, 3, 0)
+    labels[5, 0:2, 0:2] = 4
+    settings = PyRadiomics(
+        {"shape": (), "firstorder": ()},
+        bin_width=25.0,
+        resampled_spacing_mm=(0.0, 9.0, 9.0),
+        resegment_range=(0.0, 1.0),
+        resegment_mode="relative",
+    )
+    table = extract(volume, labels, settings)
+    assert np.isfinite(table.values[0]).any()
+    assert np.isnan(table.values[1]).all()
+
+
 def test_bad_input_is_one_clear_line(scan):
     volume, labels = scan
     settings = PyRadiomics({"firstorder": ()}, bin_width=25.0)

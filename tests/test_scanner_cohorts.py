@@ -207,6 +207,9 @@ def test_new_series_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
         ({"kernels": ("Br40", "Br40")}, "different kernels"),
         ({"kernels": ("Nope",)}, "unknown kernel"),
         ({"count": 0}, "at least 1"),
+        ({"mas": -20.0}, "allowed 1 to 2000 mAs"),
+        ({"kvp": 20.0}, "allowed 70 to 150 kV"),
+        ({"geometry": "cone"}, "known are fan, parallel"),
     ],
 )
 def test_impossible_plans_name_the_range(change: dict, message: str) -> None:

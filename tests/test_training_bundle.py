@@ -49,13 +49,14 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
         load_bundle(tmp_path / "nowhere")
 
 
-def test_metadata_edited_by_hand_is_another_model(tmp_path: Path) -> None:
+def test_metadata_edited_by_hand_is_found_out(tmp_path: Path) -> None:
     save_bundle(BUNDLE, tmp_path / "m", card="")
     path = tmp_path / "m" / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     metadata["info"]["kernels"] = ["Bl64"]
     path.write_text(json.dumps(metadata))
-    assert load_bundle(tmp_path / "m").sha256 != BUNDLE.sha256
+    with pytest.raises(ConcordctError, match="the file was changed"):
+        load_bundle(tmp_path / "m")
 
 
 def test_an_existing_model_is_kept_unless_told_otherwise(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pydicom
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.volumes.derived import Derivation, write_derived_series
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.derived import write_derived_series
 from concordct.volumes.find import find_series
 
 CORNERSTONE, NEMA = "cornerstone_testImages", "nema_wg04"

@@ -6,21 +6,36 @@ Results go to standard output, progress and errors to standard error. Exit codes
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 from rich.markup import escape
 
-from concordct.cli import cohorts, common, standardizing, training
+from concordct.cli import common
 from concordct.errors import ConcordctError
+
+# Their import hangs the verbs into the application, in the order in which --help lists them.
+# isort: off
+from concordct.cli import standardizing
+from concordct.cli import training
+from concordct.cli import measuring
+from concordct.cli import cohorts
+# isort: on
 
 __all__ = ["main"]
 
-#: Modules whose import hangs their verbs into the application.
-VERBS = (standardizing, cohorts, training)
+VERBS = (standardizing, training, measuring, cohorts)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    # As an exception, so that what was built aside is cleared.
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Run the command line; what concordct refuses becomes one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         common.app()
     except ConcordctError as error:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from concordct.cli.common import FAILED, JsonOption, SeedOption, WorkersOption, app, bar, errors, print_json
+from concordct.cli.common import FAILED, JsonOption, SeedOption, WorkersOption, app, bar, print_json, warn
 from concordct.errors import ConcordctError
 
 cohort_app = typer.Typer(help="Find pairs of real series: in the public archive, or in a folder.", no_args_is_help=True)
@@ -30,6 +29,13 @@ class FormatChoice(StrEnum):
     nifti = "nifti"
 
 
+class GeometryChoice(StrEnum):
+    """Geometry of the projections."""
+
+    fan = "fan"
+    parallel = "parallel"
+
+
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder of the cohort.")]
 
 
@@ -44,6 +50,11 @@ def simulate(
     slices: Annotated[
         int | None, typer.Option(min=1, help="Slices around the first nodule; the whole chest without.")
     ] = None,
+    matrix: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
+    pixel_mm: Annotated[float, typer.Option(help="Edge of a pixel, mm.")] = 0.75,
+    mas: Annotated[float | None, typer.Option(help="Exposure, mAs; drawn for each scan without.")] = None,
+    kvp: Annotated[float | None, typer.Option(help="Tube voltage, kV; drawn for each scan without.")] = None,
+    geometry: Annotated[GeometryChoice, typer.Option(help="How rays run.")] = GeometryChoice.fan,
     split: Annotated[str, typer.Option(help="Split of the subjects in the manifest.")] = "train",
     scans: Annotated[int, typer.Option(min=1, help="Raw data sets of each subject, each with its own noise.")] = 1,
     file_format: Annotated[FormatChoice, typer.Option("--format", help="How scans are written.")] = FormatChoice.dicom,
@@ -70,6 +81,11 @@ def simulate(
             seed=seed,
             count=count,
             slices=slices,
+            matrix=matrix,
+            pixel_mm=pixel_mm,
+            mas=mas,
+            kvp=kvp,
+            geometry=geometry.value,
             split=split,
             scans=scans,
         )
@@ -93,7 +109,7 @@ def simulate(
         )
         return
     for warning in found.warnings:
-        errors.print(f"note: {escape(warning)}", style="yellow")
+        warn("note", warning)
     typer.echo(f"{found.scans} scans ({found.made} made now), {found.slices} slices a kernel: {found.manifest}")
 
 
@@ -170,7 +186,7 @@ def _print_cohort(found: Any, output: Path, as_json: bool) -> None:
         )
     else:
         for pair, reason in found.failures:
-            errors.print(f"left out: {escape(pair)}: {escape(reason)}", style="yellow")
+            warn("left out", f"{pair}: {reason}")
         size = f", {found.size_mb:,.0f} MB, licence {', '.join(found.licences)}" if found.size_mb else ""
         typer.echo(f"{found.pairs} pairs{size}: {found.manifest or output / 'selection.json'}")
     if found.failures and not found.pairs:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from concordct import __version__
@@ -26,6 +27,8 @@ app = typer.Typer(
 #: Progress, warnings and errors; results go to standard output.
 errors = Console(stderr=True)
 
+#: Columns of a table that is written to a file or a pipe.
+LOG_WIDTH = 160
 #: Exit codes: some scans failed; nothing could be done.
 FAILED, REFUSED = 1, 2
 
@@ -46,7 +49,7 @@ class MethodChoice(StrEnum):
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow", help=f"Let a geometry problem pass, recorded in the result: {', '.join(sorted(ALLOWABLE))}."
+        "--allow", help=f"Let a problem of the scan pass, recorded in the result: {', '.join(sorted(ALLOWABLE))}."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -67,6 +70,17 @@ def bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as progress:
         task = progress.add_task("", total=None)
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def warn(kind: str, text: str) -> None:
+    """One line on standard error, never wrapped off a terminal: "kind: text"."""
+    errors.print(f"{kind}: {escape(text)}", style="yellow", soft_wrap=True, highlight=False)
+
+
+def tables() -> Console:
+    """Standard output for tables: as wide as the terminal, and wide enough for a log where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def print_json(value: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from concordct.cli.common import (
     FAILED,
@@ -25,6 +25,8 @@ from concordct.cli.common import (
     bar,
     errors,
     print_json,
+    tables,
+    warn,
 )
 from concordct.errors import ConcordctError
 
@@ -45,7 +47,9 @@ def inspect(
     if as_json:
         print_json(found)
         return
-    table = Table("scan", "kernel", "slices", "spacing z y x, mm", "thickness, mm", "problems and notes")
+    table = Table(
+        Column("scan", overflow="fold"), "kernel", "slices", "spacing z y x, mm", "thickness, mm", "problems and notes"
+    )
     for scan in found["scans"]:
         remarks = [f"{problem['message']} [{problem['code']}]" for problem in scan["problems"]] + scan["notes"]
         table.add_row(
@@ -61,7 +65,7 @@ def inspect(
                 )
             )
         )
-    console = Console()
+    console = tables()
     console.print(table)
     for reason, count in found["set_aside"].items():
         console.print(f"set aside: {count} x {escape(reason)}")
@@ -116,7 +120,7 @@ def calibrate(
     for line in pipeline.summary_lines(summary):
         typer.echo(line)
     for warning in result.warnings:
-        errors.print(f"warning: {escape(warning)}", style="yellow")
+        warn("warning", warning)
 
 
 @app.command()
@@ -148,6 +152,8 @@ def standardize(
             report(f"scan {index + 1} of {count}, slices", done, depth)
 
         records = pipeline.run(planned, model, output, settings, workers=workers, progress=show)
+    for reason, count in Counter(item.reason for item in planned.set_aside).most_common():
+        warn("set aside", f"{count} x {reason}")
     for record in records:
         if as_json:
             typer.echo(record.line())
@@ -155,9 +161,9 @@ def standardize(
             clipped = f", {record.clipped_voxels} voxels clipped at the stored range" if record.clipped_voxels else ""
             typer.echo(f"done: {record.input} -> {record.output}, {record.slices} slices{clipped}")
             for note in record.notes:
-                errors.print(f"note: {escape(note)}", style="yellow")
+                warn("note", note)
         else:
-            errors.print(f"{record.status}: {escape(record.input)}: {escape(record.reason or '')}", style="yellow")
+            warn(record.status, f"{record.input}: {record.reason}")
     statuses = [record.status for record in records]
     if "failed" in statuses:
         raise typer.Exit(REFUSED if not planned.tree else FAILED)
@@ -174,7 +180,7 @@ def evaluate(
     target: Annotated[Path | None, typer.Option(help="The same scan in the target kernel.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and report.html.")] = ...,  # type: ignore[assignment]
     mask: Annotated[
-        Path | None, typer.Option(help="Labels (NIfTI, NRRD, MHA): where to compare, one ROI each.")
+        Path | None, typer.Option(help="ROIs to compare in: NIfTI, NRRD or MHA labels, DICOM SEG or RTSTRUCT.")
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option(help="A manifest of pairs; the sources are standardized with --model.")
@@ -183,6 +189,10 @@ def evaluate(
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Its curves are shown in the report.")] = None,
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Features to compare: a preset or a PyRadiomics parameter file; 2D textures without."),
+    ] = None,
     origin: Annotated[str, typer.Option(help="What was simulated and what was real, for the report.")] = "",
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
@@ -212,6 +222,7 @@ def evaluate(
             model=None if model is None else load_model(model),
             mode=mode.value,
             seed=seed,
+            preset=preset,
             origin=origin,
             allow=frozenset(allow or ()),
             overwrite=overwrite,
@@ -223,9 +234,9 @@ def evaluate(
     table = Table("against the target", "before", "after")
     for row in summary_rows(results):
         table.add_row(*row)
-    Console().print(table)
+    tables().print(table)
     for warning in results["warnings"]:
-        errors.print(f"warning: {escape(warning)}", style="yellow")
+        warn("warning", warning)
     typer.echo(f"report: {output / 'report.html'}")
 
 
@@ -244,7 +255,7 @@ def demo(
     from concordct.pipelines.results import summary_rows
 
     found = demonstrate(output, real_data=real_data, say=lambda text: errors.print(f"- {escape(text)}"))
-    console = Console()
+    console = tables()
     for shown in found:
         if shown.results is not None:
             table = Table("against the target", "before", "after", title=shown.title, title_justify="left")
@@ -252,6 +263,6 @@ def demo(
                 table.add_row(*row)
             console.print(table)
             for warning in shown.results["warnings"]:
-                errors.print(f"warning: {escape(warning)}", style="yellow")
+                warn("warning", warning)
     for shown in found:
         typer.echo(f"{shown.title}: {shown.look_at}")

@@ -18,7 +18,11 @@ from concordct.volumes.volume import Volume
 MOST_LABELS = 1_000_000
 
 
-def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: PyRadiomics | Ibsi | Ibex) -> FeatureTable:
+#: What to compute and how: one dataclass for each set of definitions.
+Settings = PyRadiomics | Ibsi | Ibex
+
+
+def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: Settings) -> FeatureTable:
     """Features of all ROIs of one volume.
 
     Parameters

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
 
 from concordct.features.definition import definitions
 from concordct.features.mesh import diameters, surface
@@ -186,6 +186,8 @@ def local_intensity_features(image: Array, inside: NDArray[np.bool_], spacing_mm
     """
     if not inside.any():
         return np.full(len(LOCAL_INTENSITY), np.nan)
+    from scipy import signal  # half a second to import
+
     reach = [int(PEAK_RADIUS_MM // mm) for mm in spacing_mm]
     ends = [(int(k.min()), int(k.max()) + 1) for k in np.nonzero(inside)]
     part = tuple(

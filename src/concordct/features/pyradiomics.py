@@ -18,7 +18,7 @@ from concordct.errors import ConcordctError
 from concordct.features import discretize, first_order, glcm, glrlm, neighbours, shape, zones
 from concordct.features.definition import Definition
 from concordct.features.image_types import IMAGE_TYPES, FilterSettings, filtered
-from concordct.features.pyradiomics_grid import Frame, crop_frame, normalized, resampled_frame
+from concordct.features.pyradiomics_grid import Frame, crop_frame, normalized, pixel_type, resampled_frame
 from concordct.features.table import FeatureTable
 from concordct.volumes.volume import Volume
 
@@ -144,8 +144,9 @@ def extract_pyradiomics(volume: Volume, labels: NDArray[np.integer[Any]], settin
     whole = Frame(image, volume.spacing_mm, {label: (labels[box] == label, box) for label, box in rois.items()})
     frames: Iterator[Frame]
     if settings.resampled_spacing_mm is not None:
+        spacing, stored = settings.resampled_spacing_mm, pixel_type(image)
         frames = (
-            resampled_frame(whole, label, settings.resampled_spacing_mm, settings.interpolator, settings.pad_distance)
+            resampled_frame(whole, label, spacing, settings.interpolator, settings.pad_distance, pixel_type=stored)
             for label in rois
         )
     elif settings.pre_crop:
@@ -193,7 +194,7 @@ def _frame_features(frame: Frame, settings: PyRadiomics) -> tuple[dict[int, Arra
 def _resegmented(frame: Frame, label: int, settings: PyRadiomics) -> tuple[NDArray[np.bool_], tuple[slice, ...]]:
     """The mask of an ROI after resegmentation, cut to its box; empty when too small to be measured."""
     mask, box = frame.rois[label]
-    if settings.resegment_range is not None:
+    if settings.resegment_range is not None and mask.any():
         values = frame.image[box]
         inside = values[mask].astype(np.float64)
         bounds = np.sort(np.array(settings.resegment_range, np.float64))

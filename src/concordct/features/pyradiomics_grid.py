@@ -17,6 +17,9 @@ from concordct.errors import ConcordctError
 Box = tuple[slice, ...]
 Array = NDArray[np.float64]
 
+#: Voxels around the resampled part that a cubic spline feels: its weights fall as 0.27^n, 1e-18 at 32.
+SPLINE_REACH = 32
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -56,7 +59,13 @@ def crop_frame(frame: Frame, label: int, pad: int) -> Frame:
 
 
 def resampled_frame(
-    frame: Frame, label: int, spacing_mm: tuple[float, float, float], interpolator: str, pad: int
+    frame: Frame,
+    label: int,
+    spacing_mm: tuple[float, float, float],
+    interpolator: str,
+    pad: int,
+    *,
+    pixel_type: type[np.int16] | type[np.float32],
 ) -> Frame:
     """The ROI's surroundings on PyRadiomics' grid of another spacing.
 
@@ -65,6 +74,7 @@ def resampled_frame(
     spacing_mm : (z, y, x) wanted; 0 keeps an axis, and so does an axis along which the ROI is one voxel.
     interpolator : SimpleITK's name, for the image; the mask goes by nearest neighbour.
     pad : voxels of the new grid kept around the ROI.
+    pixel_type : what the image is stored as, from `pixel_type`; the result is rounded to it, as ITK does.
 
     Raises
     ------
@@ -90,9 +100,15 @@ def resampled_frame(
     # The corner of the first voxel stays where it was: centre at half the difference of the spacings
     origin = (0.5 * (new - old) / old + first / ratio) * old
 
+    # A spline is fitted to the whole image, but feels nothing beyond SPLINE_REACH
+    corner = np.maximum(np.floor(origin / old).astype(int) - SPLINE_REACH, 0)
+    end = np.ceil((origin + (shape - 1) * new) / old).astype(int) + 1 + SPLINE_REACH
+    part = tuple(slice(low, high) for low, high in zip(corner, np.minimum(end, size), strict=True))
+
     def run(values: NDArray[Any], how: int) -> NDArray[Any]:
         image = sitk.GetImageFromArray(values)
         image.SetSpacing(old[::-1].tolist())
+        image.SetOrigin((corner * old)[::-1].tolist())
         job = sitk.ResampleImageFilter()
         job.SetOutputSpacing(new[::-1].tolist())
         job.SetSize(shape[::-1].tolist())
@@ -104,18 +120,17 @@ def resampled_frame(
 
     whole = np.zeros(frame.image.shape, np.uint8)
     whole[box] = mask
-    moved = run(whole, sitk.sitkNearestNeighbor) > 0
-    image = run(_pixel_type(frame.image), kind).astype(np.float64)
-    if not moved.any():
-        raise ConcordctError(f"ROI {label} vanishes when resampled to {tuple(float(mm) for mm in new)} mm (z, y, x)")
-    ends = [(int(k.min()), int(k.max()) + 1) for k in np.nonzero(moved)]
+    moved = run(whole[part], sitk.sitkNearestNeighbor) > 0
+    image = run(frame.image[part].astype(pixel_type), kind).astype(np.float64)
+    # An ROI between the new voxels' centres vanishes: an empty mask, which has no features
+    ends = [(int(k.min()), int(k.max()) + 1) for k in np.nonzero(moved)] if moved.any() else [(0, 1)] * 3
     inner = tuple(slice(low, high) for low, high in ends)
     return Frame(image, (float(new[0]), float(new[1]), float(new[2])), {label: (moved[inner], inner)})
 
 
-def _pixel_type(image: NDArray[np.floating[Any]]) -> NDArray[np.generic]:
+def pixel_type(image: NDArray[np.floating[Any]]) -> type[np.int16] | type[np.float32]:
     """int16 for whole HU, as CT is stored and PyRadiomics would read it; float32 for anything else."""
     limits = np.iinfo(np.int16)
     if limits.min <= image.min() and image.max() <= limits.max and np.equal(image, np.round(image)).all():
-        return image.astype(np.int16)
-    return image.astype(np.float32)
+        return np.int16
+    return np.float32

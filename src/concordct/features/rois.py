@@ -7,7 +7,6 @@ numbers are the caller's choice.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +47,13 @@ def grid_rois(mask: NDArray[np.bool_], *, size: int, step: int | None = None) ->
     if size < 1 or stride < size:
         raise ConcordctError(f"a grid needs a size of at least 1 and a step of at least the size, found {size}, {step}")
     depth, height, width = mask.shape
-    # Integral image: an ROI lies inside where its sum of mask voxels is size^2.
-    sums = np.zeros((depth, height + 1, width + 1), np.int64)
-    sums[:, 1:, 1:] = mask.cumsum(axis=1).cumsum(axis=2)
     labels = np.zeros(mask.shape, np.int32)
     found = 0
     for z in range(depth):
+        whole = _box_sums(mask[z].astype(np.float64), size) == size * size
         for y in range(0, height - size + 1, stride):
             for x in range(0, width - size + 1, stride):
-                inside = sums[z, y + size, x + size] - sums[z, y, x + size] - sums[z, y + size, x] + sums[z, y, x]
-                if inside == size * size:
+                if whole[y, x]:
                     found += 1
                     labels[z, y : y + size, x : x + size] = found
     if found == 0:
@@ -104,14 +100,16 @@ def random_rois(
     allowed = np.ones(volume.shape, bool) if mask is None else mask
     if allowed.shape != volume.shape:
         raise ConcordctError(f"a mask of shape {allowed.shape} does not fit a volume of {volume.shape}")
-    means = _box_sums(volume.hu.astype(np.float64), size) / size**2
-    whole = _box_sums(allowed.astype(np.float64), size) == size**2
-    queues = []
-    for low, high in ranges_hu:
-        within = (volume.hu >= low) & (volume.hu <= high)
-        share = _box_sums(within.astype(np.float64), size) / size**2
-        fit = np.argwhere(whole & (share >= least_share) & (means >= low) & (means <= high))
-        queues.append(iter(generator.permutation(fit)))
+    places: list[list[NDArray[np.int64]]] = [[] for _ in ranges_hu]
+    for z, (slice_hu, inside) in enumerate(zip(volume.hu, allowed, strict=True)):
+        means = _box_sums(slice_hu.astype(np.float64), size) / size**2
+        whole = _box_sums(inside.astype(np.float64), size) == size**2
+        for index, (low, high) in enumerate(ranges_hu):
+            within = ((slice_hu >= low) & (slice_hu <= high)).astype(np.float64)
+            fit = whole & (_box_sums(within, size) >= least_share * size**2) & (means >= low) & (means <= high)
+            corners = np.argwhere(fit)
+            places[index].append(np.insert(corners, 0, z, axis=1))
+    queues = [iter(generator.permutation(np.concatenate(found))) for found in places]
     labels = np.zeros(volume.shape, np.int32)
     of_range: list[int] = []
     for _ in range(count):
@@ -128,7 +126,6 @@ def random_rois(
 
 
 def _box_sums(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """[z, y - size + 1, x - size + 1] sums over size x size boxes, by the box's first corner."""
-    windows: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(values, (size,), axis=(1,)).sum(axis=-1)
-    sums: NDArray[np.float64] = np.lib.stride_tricks.sliding_window_view(windows, (size,), axis=(2,)).sum(axis=-1)
-    return sums
+    """[y - size + 1, x - size + 1] sums of one slice over size x size boxes, by the box's first corner."""
+    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    return np.asarray(sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size])

@@ -38,6 +38,8 @@ LEVEL_WIDTH_MM = 14.0
 LEVEL_CLIP = 4.0
 #: The local level is trusted within this range of the slice's own level.
 LEVEL_RANGE = (0.2, 4.0)
+#: Far beyond the law of any calibration (0 to 1), where HU would overflow.
+LARGEST_EXPONENT = 4.0
 #: Slices closer than the calibrated ones by more than this factor are standardized without their neighbours.
 CLOSER_SLICES = 1.25
 #: Cosine between slice normal and patient axis below which a slice is not axial; gantries tilt by up to 30 degrees.
@@ -173,7 +175,7 @@ class SpectralModel:
         tensors, metadata = bundle.tensors, bundle.metadata
         try:
             noise = metadata["noise"]
-            return SpectralModel(
+            model = SpectralModel(
                 frequency_lp_cm=tensors["frequency_lp_cm"],
                 transfer=tensors["transfer"],
                 single=tensors["single"],
@@ -186,6 +188,39 @@ class SpectralModel:
             )
         except (KeyError, TypeError) as error:
             raise ConcordctError(f"expected a whole {METHOD} model, found one without {error}") from error
+        _require_sound(model)
+        return model
+
+
+def _require_sound(model: SpectralModel) -> None:
+    """Refuse numbers that no calibration writes: a model edited by hand, or of another program."""
+    frequency, count, noise = model.frequency_lp_cm, model.frequency_lp_cm.size, model.noise
+    arrays = {"transfer": (model.transfer, (2, count)), "single": (model.single, (count,))}
+    arrays |= {"frequency_lp_cm": (frequency, (count,)), "coherence": (model.coherence, (count,))}
+    numbers: dict[str, Any] = {"slice_spacing_mm": model.slice_spacing_mm}
+    numbers |= {"half_lp_cm": model.limits.half_lp_cm, "gone_lp_cm": model.limits.gone_lp_cm}
+    if noise is not None:
+        arrays["noise_nps_mm2"] = (noise.nps_mm2, (count,))
+        numbers |= {name: value for name, value in asdict(noise).items() if name != "nps_mm2"}
+    for name, (array, shape) in arrays.items():
+        if not count or array.shape != shape or not np.isfinite(array).all():
+            raise ConcordctError(f"expected {shape} finite numbers as {name}, found {array.shape} or others")
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise ConcordctError(f"expected a finite number as {name}, found {value!r:.20}")
+    at_zero = (model.single[0], model.transfer[0, 0] + 2 * model.transfer[1, 0])
+    if frequency[0] != 0 or np.any(np.diff(frequency) <= 0) or not np.allclose(at_zero, 1, rtol=0, atol=1e-3):
+        raise ConcordctError(
+            f"expected frequencies that ascend from 0 and a transfer of 1 there, found {frequency[0]:g} lp/cm and "
+            f"{at_zero[0]:g}, {at_zero[1]:g}"
+        )
+    if model.slice_spacing_mm <= 0 or (noise is not None and not _sound_noise(noise)):
+        raise ConcordctError("expected a slice distance and a noise law of positive numbers, found others")
+
+
+def _sound_noise(noise: NoiseModel) -> bool:
+    positive = min(float(noise.nps_mm2.min()), noise.gain) >= 0 and noise.probe_width_lp_cm > 0
+    return positive and 0 <= noise.z_correlation <= 0.5 and abs(noise.exponent) <= LARGEST_EXPONENT
 
 
 @lru_cache(maxsize=4)

@@ -48,6 +48,9 @@ PROBE_SHARES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 PROBE_WIDTH_SHARE = 0.08
 #: Patch that noise levels are compared in, pixels, and how many patches the law needs.
 PATCH, FEWEST_PATCHES = 16, 20
+#: Cutting and masking the residual spills power into rings that hold none; there the spectrum of whole slices, scaled
+#: to the same sum, is the limit, with this much room.
+LEAKAGE = 1.5
 #: The residual is cut at this many local standard deviations, so that edges do not count as noise.
 RESIDUAL_CUT = 4.0
 
@@ -136,7 +139,7 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
         },
         relative_error=from_zero(0.0, _relative_error(rings, first, coherence, everything.slices)),
     )
-    return _with_noise(model, pairs, rings)
+    return _with_noise(model, pairs, rings, left_over=sums.residual(taps))
 
 
 def from_zero(at_zero: float, curve: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,8 +215,13 @@ class _Patches:
     own: list[list[float]]  # [patch, probe], the slice's own level
 
 
-def _with_noise(model: SpectralModel, pairs: Pairs, rings: Rings) -> SpectralModel:
-    """Add the noise model: law of the local level, then the spectrum of the residual divided by that level."""
+def _with_noise(model: SpectralModel, pairs: Pairs, rings: Rings, *, left_over: NDArray[np.float64]) -> SpectralModel:
+    """Add the noise model: law of the local level, then the spectrum of the residual divided by that level.
+
+    Parameters
+    ----------
+    left_over : [ring], summed power of the residual over whole slices.
+    """
     probes = [max(share * model.limits.half_lp_cm, 2 * rings.width_lp_cm) for share in PROBE_SHARES]
     widths = [max(PROBE_WIDTH_SHARE * model.limits.half_lp_cm, rings.width_lp_cm) for _ in probes]
     found = _Patches([], [], [], [])
@@ -242,8 +250,10 @@ def _with_noise(model: SpectralModel, pairs: Pairs, rings: Rings) -> SpectralMod
     assert best is not None
     misfit, gain, exponent, probe = best
     noise = NoiseModel(np.zeros_like(model.frequency_lp_cm), gain, exponent, probes[probe], widths[probe], 0.0)
-    nps, correlation, share = _residual_spectrum(model, noise, pairs, rings)
-    nps *= np.clip((KNOWN - model.coherence[1:]) / (KNOWN - UNKNOWN), 0, 1)
+    nps, cells, correlation, share = _residual_spectrum(model, noise, pairs, rings)
+    unknown = np.clip((KNOWN - model.coherence[1:]) / (KNOWN - UNKNOWN), 0, 1)
+    scale = float(np.sum(nps * cells * unknown)) / max(float(np.sum(left_over * unknown)), 1e-12)
+    nps = unknown * np.minimum(nps, LEAKAGE * scale * left_over / np.maximum(cells, 1e-12))
     noise = NoiseModel(from_zero(0.0, nps), gain, exponent, probes[probe], widths[probe], correlation)
     return _replace(model, noise, share, note=None, misfit=misfit, patches=int(flat.sum()))
 
@@ -302,8 +312,8 @@ def _collect(
 
 def _residual_spectrum(
     model: SpectralModel, noise: NoiseModel, pairs: Pairs, rings: Rings
-) -> tuple[NDArray[np.float64], float, float | None]:
-    """NPS of the residual at a local deviation of 1 HU, its correlation between slices, and the target's lost share."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float | None]:
+    """NPS of the residual at a local deviation of 1 HU, coefficients behind each ring, correlation, lost share."""
     power, cells = np.zeros(RING_COUNT), np.zeros(RING_COUNT)
     lag, square = 0.0, 0.0
     lost, total = 0.0, 0.0
@@ -337,4 +347,4 @@ def _residual_spectrum(
             lost += float(band[middle_lp_cm > model.limits.half_lp_cm].sum())
             total += float(band.sum())
     correlation = float(np.clip(lag / square, 0, 0.5)) if square > 0 else 0.0
-    return power / np.maximum(cells, 1e-12), correlation, (lost / total if total > 0 else None)
+    return power / np.maximum(cells, 1e-12), cells, correlation, (lost / total if total > 0 else None)

@@ -16,9 +16,8 @@ from concordct.errors import ConcordctError
 from concordct.methods.spectral import SpectralModel
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
-from concordct.pipelines.scans import Scan, evenly_spaced, find_scans, one_scan
+from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
 from concordct.training.bundle import save_bundle
-from concordct.volumes.manifest import read_manifest
 from concordct.volumes.pairing import check_pair, pair_series
 from concordct.volumes.volume import Volume
 
@@ -68,10 +67,7 @@ def pairs_of_manifest(path: Path, *, split: str | None = "train") -> tuple[Pair,
     ------
     ConcordctError : a bad manifest, or no pair in the split.
     """
-    rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
-    if not rows:
-        raise ConcordctError(f"{path}: expected pairs in split {split!r}, found none")
-    return tuple((one_scan(row.source), one_scan(row.target)) for row in rows if row.target is not None)
+    return tuple((pair.source, pair.target) for pair in paired_scans(path, split=split))
 
 
 def calibrate_pairs(
@@ -105,6 +101,9 @@ def calibrate_pairs(
                 if progress is not None:
                     progress("calibrating", done, total)
 
+    for source, target in pairs:
+        if source.key == target.key:
+            raise ConcordctError(f"{scan_path(source)}: expected two reconstructions of one scan, found the same twice")
     bias: list[float] = [check_pair(source, target).bias_hu for source, target in pairs]
     info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
     worst: float = max(bias, key=abs)
@@ -179,7 +178,7 @@ def _slabs(scan: Scan) -> list[tuple[int, int]]:
 
 
 def _info(sources: Sequence[Scan], targets: Sequence[Scan], *, pairs: int, allow: Collection[str]) -> dict[str, Any]:
-    problems = {p.code for scan in (*sources, *targets) for p in scan.problems}
+    allowed = {p.code for scan in (*sources, *targets) for p in checked(scan, allow)}
     warnings = sorted(
         {
             f"{side}: {note}"
@@ -193,7 +192,7 @@ def _info(sources: Sequence[Scan], targets: Sequence[Scan], *, pairs: int, allow
         "source_kernels": sorted({scan.kernel for scan in sources if scan.kernel}),
         "target_kernels": sorted({scan.kernel for scan in targets if scan.kernel}),
         "pairs": pairs,
-        "allowed": sorted(problems & set(allow)),
+        "allowed": sorted(allowed),
         "warnings": warnings,
     }
 

@@ -27,7 +27,7 @@ from concordct.features.body import body_mask
 from concordct.features.extract import extract
 from concordct.features.presets import settings_for
 from concordct.features.rois import PAPER_RANGES_HU, random_rois
-from concordct.pipelines.agree import number
+from concordct.pipelines.agreement import number
 from concordct.pipelines.models import Model, load_model
 from concordct.pipelines.scans import evenly_spaced, one_scan, standardized_slabs
 from concordct.report.comparison import Panel, write_comparison

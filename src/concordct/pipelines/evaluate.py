@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.features.body import body_mask
-from concordct.features.extract import extract
+from concordct.features.extract import Settings, extract
+from concordct.features.masks import read_regions, to_labels
+from concordct.features.presets import settings_for
 from concordct.features.pyradiomics import PyRadiomics
 from concordct.features.quality import bias_by_range, compare_images
 from concordct.features.rois import grid_rois
@@ -26,19 +28,18 @@ from concordct.pipelines.models import Model
 from concordct.pipelines.results import (
     STAGES,
     Gathered,
-    agreement_results,
     bias_results,
     case_results,
     curves,
+    features_results,
     nps_results,
     provenance,
     quality_results,
     signal_results,
 )
-from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, standardized_slabs
+from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, paired_scans, standardized_slabs
 from concordct.report.evaluation import Stack, write_evaluation_report
-from concordct.volumes.files import open_volume_file
-from concordct.volumes.manifest import read_manifest
+from concordct.volumes.ct_range import ct_range
 from concordct.volumes.pairing import SAME_POSITION_MM
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
@@ -65,7 +66,8 @@ class Case:
     ----------
     subject : pseudonym; intervals are over subjects.
     standardized : a scan, or None to standardize the source now with the model.
-    mask : labels on the same grid, 0 outside; each label is an ROI. None for a grid over the body.
+    mask : ROIs on the same grid, as `features.masks.read_regions` reads them: labels in a volume file, DICOM SEG or
+        RTSTRUCT. None for a grid over the body.
     """
 
     subject: str
@@ -86,6 +88,7 @@ def evaluate(
     model: Model | None = None,
     mode: Mode = "sample",
     seed: int = 0,
+    preset: str | None = None,
     origin: str = "",
     allow: frozenset[str] = frozenset(),
     overwrite: bool = False,
@@ -97,6 +100,7 @@ def evaluate(
     ----------
     model : needed where a case has no standardized scan; its curves are shown.
     mode, seed : how such a case is standardized.
+    preset : features to compare, a name of `features.presets` or a PyRadiomics parameter file; None for 2D textures.
     origin : what was simulated and what was real, in words, for the report.
     allow : geometry problems that may pass.
 
@@ -110,18 +114,19 @@ def evaluate(
     """
     if not cases:
         raise ConcordctError("expected at least one case to evaluate, found none")
+    settings = FEATURES if preset is None else settings_for(preset)
     gathered = Gathered()
     warnings: list[str] = []
     shown: tuple[Volume, ...] = ()
     for index, case in enumerate(cases):
         volumes = _volumes(case, model, mode, seed, allow)
-        _gather(gathered, case, volumes, warnings)
+        _gather(gathered, case, volumes, settings, warnings)
         shown = shown or volumes
         if progress is not None:
             progress(index + 1, len(cases))
-    results = _results(gathered, cases, warnings, model=model, mode=mode, seed=seed, origin=origin)
+    results = _results(gathered, cases, warnings, model=model, mode=mode, seed=seed, preset=preset, origin=origin)
     positions = [float(shown[0].affine[2, 3] + i * shown[0].affine[2, 0]) for i in range(shown[0].shape[0])]
-    with atomic_directory(output, overwrite=overwrite) as aside:
+    with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
         write_evaluation_report(
             aside / "report.html",
@@ -151,14 +156,7 @@ def cases_of_manifest(path: Path, *, split: str | None = "test") -> tuple[Case, 
     ------
     ConcordctError : a bad manifest, or no pair in the split.
     """
-    rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
-    if not rows:
-        raise ConcordctError(f"{path}: expected pairs in split {split!r}, found none")
-    return tuple(
-        Case(row.subject, one_scan(row.source), None, one_scan(row.target), row.mask)
-        for row in rows
-        if row.target is not None
-    )
+    return tuple(Case(p.subject, p.source, None, p.target, p.mask) for p in paired_scans(path, split=split))
 
 
 def _title(case: Case) -> str:
@@ -173,9 +171,10 @@ def _volumes(case: Case, model: Model | None, mode: Mode, seed: int, allow: froz
     elif model is not None:
         standardizer = model.standardizer(mode=mode, use_neighbours=evenly_spaced(case.source))
         slabs = standardized_slabs(case.source, standardizer, seed=seed, allow=allow)
-        # As a scanner would have stored it: whole HU inside the range of 12 bits.
-        hu = np.concatenate([slab.hu for slab in slabs])
-        standardized = source.with_hu(np.clip(np.rint(hu), min(-1024, target.hu.min()), max(3071, target.hu.max())))
+        # As it would have been stored: whole HU inside the range of a CT image.
+        planes = (plane for slab in slabs for plane in slab.hu)
+        stored = [np.clip(np.rint(new), *ct_range(old, None)) for new, old in zip(planes, source.hu, strict=True)]
+        standardized = source.with_hu(np.stack(stored))
     else:
         raise ConcordctError("expected a standardized scan or a model to make it with, found neither")
     for name, volume in (("standardized", standardized), ("target", target)):
@@ -187,8 +186,11 @@ def _volumes(case: Case, model: Model | None, mode: Mode, seed: int, allow: froz
     return source, standardized, target
 
 
-def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], warnings: list[str]) -> None:
-    source, _, target = volumes
+def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], settings: Settings, warnings: list[str]) -> None:
+    source, standardized, target = volumes
+    for name, volume in (("standardized scan", standardized), ("target", target)):
+        if np.array_equal(volume.hu, source.hu):
+            warnings.append(f"the {name} equals the source, voxel for voxel")
     region, rois = _regions(case, source, warnings)
     in_plane = source.spacing_mm[1:]
     for stage, volume in zip(STAGES, volumes, strict=False):
@@ -196,7 +198,7 @@ def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], warnings: 
         found.bias[stage].append(bias_by_range(volume.hu, target.hu, region))
     if rois is not None:
         for stage, volume in zip((*STAGES, "target"), volumes, strict=True):
-            table = extract(volume, rois, FEATURES)
+            table = extract(volume, rois, settings)
             found.features.setdefault(stage, []).append(table.values)
             found.names, found.classes = table.names, table.classes
         found.roi_subjects += [case.subject] * len(table.rois)
@@ -215,13 +217,7 @@ def _gather(found: Gathered, case: Case, volumes: tuple[Volume, ...], warnings: 
 def _regions(case: Case, source: Volume, warnings: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.int32] | None]:
     """Where HU are compared, and the ROIs (None where none fits)."""
     if case.mask is not None:
-        labels = np.rint(open_volume_file(case.mask).stored_hu(0, open_volume_file(case.mask).shape[0])).astype(
-            np.int32
-        )
-        if labels.shape != source.shape:
-            raise ConcordctError(f"{case.mask}: expected a mask of shape {source.shape}, found {labels.shape}")
-        if not (labels > 0).any():
-            raise ConcordctError(f"{case.mask}: expected labels above 0, found an empty mask")
+        labels = to_labels(read_regions(case.mask, affine=source.affine, shape=source.shape))
         return labels > 0, labels
     region = body_mask(source.hu)
     if source.padding is not None:
@@ -263,6 +259,7 @@ def _results(
     model: Model | None,
     mode: Mode,
     seed: int,
+    preset: str | None,
     origin: str,
 ) -> dict[str, Any]:
     region = "inside the given masks" if all(case.mask for case in cases) else "inside the body"
@@ -284,7 +281,8 @@ def _results(
     results["signal"] = signal_results(found)
     if found.features:
         rois = "the mask's labels" if all(case.mask for case in cases) else f"{ROI_PIXELS} x {ROI_PIXELS} pixels"
-        results["agreement"] = agreement_results(found, settings=f"ROIs: {rois}; 2D, bin width 25 HU, original image")
+        what = "2D, bin width 25 HU, original image" if preset is None else Path(preset).name
+        results["agreement"] = features_results(found, settings=f"ROIs: {rois}; {what}")
     if found.noise:
         results["nps"] = nps_results(found, warnings)
     results["warnings"] = [*warnings, *sorted({note for case in cases for note in case.source.notes})]

@@ -15,6 +15,8 @@ from concordct.training.bundle import Bundle, load_bundle
 
 #: What overrides a trained model's own way of sampling: steps, sampler, start, begin, depth.
 Sampling = Mapping[str, Any]
+#: First value of ConvolutionKernel in derived series.
+OWN_KERNEL = "CONCORDCT\\"
 
 
 def _spectral(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
@@ -105,6 +107,10 @@ def load_model(path: Path) -> Model:
     bundle = load_bundle(path)
     if bundle.method not in METHODS:
         raise ConcordctError(f"{path}: expected a model of {' or '.join(METHODS)}, found {bundle.method!r}")
+    try:
+        METHODS[bundle.method](bundle, "mean", True, {})
+    except ConcordctError as error:
+        raise ConcordctError(f"{path}: {error}") from error
     return Model(path.resolve().name, bundle, bundle.sha256)
 
 
@@ -115,6 +121,8 @@ def open_standardizer(path: str, mode: Mode = "sample") -> Standardizer:
 
 def kernel_mismatch(model: Model, kernel: str | None) -> str | None:
     """Why a scan of this kernel is not the model's to convert; None when it is, or when nobody says."""
+    if kernel is not None and kernel.startswith(OWN_KERNEL) and kernel not in model.source_kernels:
+        return f"kernel {kernel}: standardized by concordct already"
     if kernel is None or not model.source_kernels or kernel in model.source_kernels:
         return None
     return f"kernel {kernel}, while the model converts from {' or '.join(model.source_kernels)}"

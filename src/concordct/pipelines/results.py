@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct import __version__
-from concordct.features import agreement
 from concordct.features.quality import Quality
 from concordct.features.spectra import MM_PER_CM, NoisePower, Rings, power_ratio
 from concordct.methods.spectral import METHOD, SpectralModel
+from concordct.pipelines.agreement import agreement_results, number, reproducibility_curves
 from concordct.pipelines.models import Model
 from concordct.report.charts import Curve
 
 STAGES = ("source", "standardized")
 #: Bands where the ratio of noise powers is off by more than this are warned of.
 NPS_TOLERANCE = 0.15
-#: Bootstrap samples for intervals over subjects, and their seed.
-BOOTSTRAPS, BOOTSTRAP_SEED = 1000, 0
+#: Seed of the bootstrap over subjects.
+BOOTSTRAP_SEED = 0
 
 
 @dataclass
@@ -58,12 +58,7 @@ class Gathered:
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float | None:
-    return _number(float(np.average(values, weights=weights)))
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return float(value) if math.isfinite(value) else None
+    return number(float(np.average(values, weights=weights)))
 
 
 def provenance() -> dict[str, Any]:
@@ -110,7 +105,7 @@ def quality_results(found: Gathered, region: str) -> dict[str, Any]:
             "rmse_hu": rmse,
             "mae_hu": _mean([one.mae_hu for one in each], weights),
             "bias_hu": _mean([one.bias_hu for one in each], weights),
-            "psnr_db": _number(20 * math.log10(data_range / rmse)) if rmse > 0 else None,
+            "psnr_db": number(20 * math.log10(data_range / rmse)) if rmse > 0 else None,
             "ssim": _mean([one.ssim for one in each], weights),
         }
     return quality
@@ -122,7 +117,7 @@ def case_results(found: Gathered, subjects: Sequence[str]) -> list[dict[str, Any
         {
             "subject": subject,
             **{
-                stage: {name: _number(value) for name, value in asdict(found.quality[stage][index]).items()}
+                stage: {name: number(value) for name, value in asdict(found.quality[stage][index]).items()}
                 for stage in STAGES
             },
         }
@@ -145,56 +140,17 @@ def bias_results(found: Gathered) -> list[dict[str, Any]]:
     return rows
 
 
-def agreement_results(found: Gathered, *, settings: str) -> dict[str, Any]:
+def features_results(found: Gathered, *, settings: str) -> dict[str, Any]:
     """Agreement of features with the target, by class and by feature."""
-    target = np.concatenate(found.features["target"])
-    stages = {stage: np.concatenate(found.features[stage]) for stage in STAGES}
-    ccc = {stage: agreement.ccc_per_feature(values, target) for stage, values in stages.items()}
-    error = {stage: agreement.relative_error(values, target) for stage, values in stages.items()}
-    median = {stage: agreement.median_error(values) for stage, values in error.items()}
-    classes = np.array(found.classes)
-    intervals = {
-        stage: agreement.bootstrap_by_subject(
-            values,
-            target,
-            found.classes,
-            found.roi_subjects,
-            generator=np.random.default_rng(BOOTSTRAP_SEED),
-            repeats=BOOTSTRAPS,
-        )
-        for stage, values in stages.items()
-    }
-    per_class = []
-    for name in dict.fromkeys(found.classes):
-        row: dict[str, Any] = {"class": name, "features": int(np.sum(classes == name))}
-        for stage in STAGES:
-            summary = agreement.mean_by_class(ccc[stage], found.classes)[name]
-            row[f"{stage}_ccc_mean"], row[f"{stage}_ccc_sd"] = _number(summary.mean), _number(summary.sd)
-            row[f"{stage}_ccc_undefined"] = summary.undefined
-            interval = intervals[stage][name]
-            row[f"{stage}_ccc_interval"] = [_number(interval.low), _number(interval.high)]
-            share = agreement.reproducible(error[stage][:, classes == name], threshold=agreement.REPRODUCIBLE)
-            row[f"{stage}_re_share"], row[f"{stage}_re_share_of_values"] = (
-                _number(share.of_features),
-                _number(share.of_values),
-            )
-        per_class.append(row)
-    status = agreement.status(stages["standardized"], target)
-    return {
-        "rois": len(target),
-        "settings": settings,
-        "per_class": per_class,
-        "features": [
-            {
-                "name": name,
-                "class": found.classes[i],
-                **{f"{stage}_ccc": _number(ccc[stage][i]) for stage in STAGES},
-                **{f"{stage}_re": _number(median[stage][i]) for stage in STAGES},
-            }
-            for i, name in enumerate(found.names)
-        ],
-        "undefined": [f"{name}: {state}" for name, state in zip(found.names, status, strict=True) if state != "ok"],
-    }
+    results = agreement_results(
+        matched(found), names=found.names, classes=found.classes, subjects=found.roi_subjects, seed=BOOTSTRAP_SEED
+    )
+    return {"settings": settings, **results}
+
+
+def matched(found: Gathered) -> dict[str, NDArray[np.float64]]:
+    """[roi, feature] by stage, over all cases."""
+    return {stage: np.concatenate(values) for stage, values in found.features.items()}
 
 
 def _pooled(powers: Sequence[NoisePower]) -> NoisePower:
@@ -211,15 +167,15 @@ def nps_results(found: Gathered, warnings: list[str]) -> dict[str, Any]:
     edges = pooled["target"].edges_cycles_per_pixel
     bands = []
     for i, (low, high) in enumerate(pairwise(edges)):
-        band = {stage: _number(power.mean[i]) for stage, power in pooled.items()}
+        band = {stage: number(power.mean[i]) for stage, power in pooled.items()}
         bands.append(
             {
                 "low": round(float(low), 3),
                 "high": round(float(high), 3),
                 **band,
-                "ratio": _number(ratio[i]),
-                "error": _number(error[i]),
-                "source_ratio": _number(before[i]),
+                "ratio": number(ratio[i]),
+                "error": number(error[i]),
+                "source_ratio": number(before[i]),
             }
         )
         if abs(ratio[i] - 1) > NPS_TOLERANCE:
@@ -237,8 +193,8 @@ def signal_results(found: Gathered) -> list[dict[str, Any]]:
         tt, ss, st, yy, yt = (float(sums[name][band].sum()) for name in ("tt", "ss", "st", "yy", "yt"))
         row: dict[str, Any] = {"low_lp_cm": low, "high_lp_cm": low + 1}
         for stage, own, cross in (("source", ss, st), ("standardized", yy, yt)):
-            row[f"{stage}_passed"] = _number(cross / tt) if tt > 0 else None
-            row[f"{stage}_coherence"] = _number(cross**2 / (own * tt)) if own > 0 and tt > 0 else None
+            row[f"{stage}_passed"] = number(cross / tt) if tt > 0 else None
+            row[f"{stage}_coherence"] = number(cross**2 / (own * tt)) if own > 0 and tt > 0 else None
         rows.append(row)
     return rows
 
@@ -295,6 +251,8 @@ def curves(found: Gathered, model: Model | None) -> list[Curve]:
         ("standardized", f, sums["yt"] ** 2 / np.maximum(sums["yy"] * sums["tt"], tiny**2)),
     ]
     drawn.append(chart("Coherence with the target", "coherence", coherent, y_range=(0.0, 1.0)))
+    if found.features:
+        drawn += reproducibility_curves(matched(found), found.classes)
     return drawn
 
 

@@ -10,6 +10,8 @@ from concordct.errors import ConcordctError
 from concordct.methods.standardizer import Standardizer
 from concordct.volumes.files import VolumeFile, is_volume_file, open_volume_file
 from concordct.volumes.find import Progress, SetAside, find_series
+from concordct.volumes.geometry import Problem, units_problem
+from concordct.volumes.manifest import read_manifest
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
@@ -71,9 +73,65 @@ def one_scan(path: Path) -> Scan:
     return found.scans[0]
 
 
+@dataclass(frozen=True, eq=False)
+class PairedScans:
+    """One row of a manifest whose source has a partner."""
+
+    subject: str
+    source: Scan
+    target: Scan
+    mask: Path | None
+
+
+def paired_scans(manifest: Path, *, split: str | None) -> tuple[PairedScans, ...]:
+    """The pairs of a manifest.
+
+    Parameters
+    ----------
+    split : rows of this split only; None for all of them.
+
+    Raises
+    ------
+    ConcordctError : a bad manifest, or no pair in the split.
+    """
+    rows = [row for row in read_manifest(manifest) if split in (None, row.split)]
+    found = tuple(
+        PairedScans(row.subject, one_scan(row.source), one_scan(row.target), row.mask)
+        for row in rows
+        if row.target is not None
+    )
+    if not found:
+        raise ConcordctError(f"{manifest}: expected pairs in split {split or 'of any name'}, found none")
+    return found
+
+
 def scan_path(scan: Scan) -> Path:
     """The file of a volume, the folder of a series."""
     return scan.path if isinstance(scan, VolumeFile) else scan.folder
+
+
+def checked(scan: Scan, allow: Collection[str]) -> tuple[Problem, ...]:
+    """Refuse what is wrong with a scan: its geometry, and voxels that cannot be HU (of a series the middle slice).
+
+    Returns
+    -------
+    The problems that were let pass; the caller records them.
+
+    Raises
+    ------
+    ConcordctError : a problem that is not allowed, or voxels that cannot be read.
+    """
+    problems = scan.check(allow)
+    if isinstance(scan, VolumeFile):
+        return problems
+    middle = scan.shape[0] // 2
+    volume = scan.read(middle, middle + 1, allow=allow)
+    units = units_problem(volume.hu if volume.padding is None else volume.hu[~volume.padding])
+    if units is None:
+        return problems
+    if units.code not in allow:
+        raise ConcordctError(f"{units.message} [{units.code}]: series in {scan.folder}")
+    return (*problems, units)
 
 
 def evenly_spaced(scan: Scan) -> bool:

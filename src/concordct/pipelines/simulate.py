@@ -62,6 +62,9 @@ def plan_simulation(
     slices: int | None = None,
     matrix: int = 512,
     pixel_mm: float = 0.75,
+    mas: float | None = None,
+    kvp: float | None = None,
+    geometry: str = "fan",
     acquisition: Acquisition | None = None,
     split: str = "train",
     scans: int = 1,
@@ -75,7 +78,9 @@ def plan_simulation(
     slice_thickness_mm : every scan is reconstructed at each.
     count : subjects.
     slices : per thickness, around the first nodule; None fills the chest.
-    acquisition : None samples one per scan (and records it).
+    mas, kvp : exposure and tube voltage of every scan; None samples them (and records what was drawn).
+    geometry : "fan" or "parallel".
+    acquisition : the whole protocol in place of the sampled one and of the three above.
     scans : raw data sets per subject, equal but for their noise when `acquisition` is given.
 
     Raises
@@ -104,7 +109,13 @@ def plan_simulation(
             start = min(max(round(middle / thickness - chosen / 2), 0), fitting - chosen) * thickness
             stacks.append(Stack(chosen, thickness, thickness, start + thickness / 2))
         for scan in range(scans):
-            used = acquisition or sample_acquisition(np.random.default_rng((seed, number, 2, scan)), row_mm)
+            sampled = sample_acquisition(np.random.default_rng((seed, number, 2, scan)), row_mm)
+            used = acquisition or dataclasses.replace(
+                sampled,
+                mas=sampled.mas if mas is None else mas,
+                kvp=sampled.kvp if kvp is None else kvp,
+                geometry=geometry,
+            )
             jobs.append(
                 Job(
                     "phantom" if subjects == "phantom" else "patient",

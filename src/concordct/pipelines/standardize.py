@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +23,12 @@ from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.methods.spectral import Mode
 from concordct.pipelines.models import Model, kernel_mismatch, load_model
-from concordct.pipelines.scans import Scan, evenly_spaced, find_scans, scan_path, standardized_slabs
-from concordct.volumes.derived import RECORD, Derivation, write_derived_series
+from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, scan_path, standardized_slabs
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.derived import RECORD, write_derived_series
 from concordct.volumes.files import VolumeFile, is_volume_file, write_volume_file
 from concordct.volumes.find import SetAside
+from concordct.volumes.geometry import Problem
 from concordct.volumes.place import atomic_file
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
@@ -34,6 +39,8 @@ Status = Literal["done", "skipped", "failed"]
 RECORDS = "standardize.jsonl"
 #: Slice thickness may differ from the calibration's by this share before the record says so.
 SAME_THICKNESS = 0.1
+#: Pixels smaller than the calibration's by more than this factor hold frequencies that the model does not pass.
+SMALLER_PIXELS = 0.75
 
 
 @dataclass(frozen=True)
@@ -76,17 +83,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Job:
-    """One scan and where its result goes."""
+    """One scan, where its result goes, and what was found beside it."""
 
     scan: Scan
     output: Path
     input_name: str
     output_name: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, before it does anything."""
+    """What a run will do, before it does anything; `skipped` are the records of what it will not do."""
 
     jobs: tuple[Job, ...]
     skipped: tuple[Record, ...]
@@ -115,7 +123,8 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
             f"{input_path}: expected a CT series or volume, found none"
             + (f" ({len(found.set_aside)} files set aside: {'; '.join(reasons[:3])})" if reasons else "")
         )
-    if len(found.scans) == 1:
+    broken = [item for item in found.set_aside if is_volume_file(item.path)]
+    if len(found.scans) == 1 and not broken:
         scan = found.scans[0]
         mismatch = None if settings.any_kernel else kernel_mismatch(model, scan.kernel)
         if mismatch:
@@ -124,9 +133,11 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
             raise ConcordctError(
                 f"{output}: expected a volume file such as .nii.gz, since the input is {scan.path.name}"
             )
-        return Plan((Job(scan, output, input_path.name, output.name),), (), found.set_aside, tree=False)
+        job = Job(scan, output, input_path.name, output.name, _beside(scan, found.set_aside))
+        return Plan((job,), (), found.set_aside, tree=False)
     if is_volume_file(output):
-        raise ConcordctError(f"{output}: expected a folder, since {input_path} holds {len(found.scans)} scans")
+        count = len(found.scans) + len(broken)
+        raise ConcordctError(f"{output}: expected a folder, since {input_path} holds {count} scans")
     jobs, skipped = [], []
     names = _output_names(input_path, found.scans)
     for scan, name in zip(found.scans, names, strict=True):
@@ -135,8 +146,19 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
         if mismatch:
             skipped.append(Record(shown, None, "skipped", mismatch, scan.shape[0]))
         else:
-            jobs.append(Job(scan, output / name, shown, name))
+            jobs.append(Job(scan, output / name, shown, name, _beside(scan, found.set_aside)))
+    skipped += [Record(str(item.path.relative_to(input_path)), None, "failed", item.reason) for item in broken]
     return Plan(tuple(jobs), tuple(skipped), found.set_aside, tree=True)
+
+
+def _beside(scan: Scan, set_aside: Sequence[SetAside]) -> tuple[str, ...]:
+    """What lies in the folder of a series and was not used: a slice with a broken header is one of these."""
+    if isinstance(scan, VolumeFile):
+        return ()
+    folders = {ref.path.parent for ref in scan.slices}
+    reasons = [item.reason for item in set_aside if item.path.parent in folders and item.path.name != RECORD]
+    counted = ", ".join(f"{count} x {reason}" for reason, count in sorted(Counter(reasons).items()))
+    return (f"not used in its folder: {counted}",) if counted else ()
 
 
 def _output_names(root: Path, scans: Sequence[Scan]) -> list[str]:
@@ -168,14 +190,16 @@ def run(
 
     Returns
     -------
-    One Record for each scan in the order of the plan, those skipped last; for a tree also written to `RECORDS`.
+    One Record for each scan in the order of the plan, those skipped last; for a tree in which any is done also written
+    to `RECORDS`.
     """
     if workers > 1 and len(plan.jobs) > 1:
-        with ProcessPoolExecutor(min(workers, len(plan.jobs)), mp_context=get_context("spawn")) as pool:
+        count = min(workers, len(plan.jobs))
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
             waiting = [pool.submit(_standardize, job, model_path, settings) for job in plan.jobs]
             records = []
             for index, future in enumerate(waiting):
-                records.append(future.result())
+                records.append(_result(future, plan.jobs[index]))
                 if progress is not None:
                     progress(index, plan.jobs[index].scan.shape[0], plan.jobs[index].scan.shape[0])
     else:
@@ -187,10 +211,31 @@ def run(
             if progress is not None:
                 progress(index, depth, depth)
     everything = (*records, *plan.skipped)
-    if plan.tree:
+    if plan.tree and any(record.status == "done" for record in everything):
         with atomic_file(output / RECORDS, overwrite=True) as aside:
             aside.write_text("".join(record.line() + "\n" for record in everything))
     return everything
+
+
+def _result(future: Future[Record], job: Job) -> Record:
+    """What a worker returns; one that was killed takes the pool with it, and those that wait are failed by name."""
+    try:
+        return future.result()
+    except BrokenExecutor:
+        reason = "a worker process was killed (out of memory?); run again to resume"
+        return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
+
+
+def _end_with_parent() -> None:
+    """A worker ends with the run that started it, even one that was killed; else it would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _standardize(
@@ -217,24 +262,31 @@ def standardize_scan(
     ConcordctError : bad geometry, undecodable slices, an output that something else made, or no place to write.
     """
     scan = job.scan
-    scan.check(settings.allow)
+    problems = checked(scan, settings.allow)
     standardizer = model.standardizer(mode=settings.mode, use_neighbours=evenly_spaced(scan))
     derivation = Derivation(
         method=model.bundle.method,
         model_sha256=model.sha256,
         target_kernel="/".join(model.target_kernels) or None,
-        settings={**standardizer.settings, "seed": settings.seed, "allowed": sorted({p.code for p in scan.problems})},
+        settings={**standardizer.settings, "seed": settings.seed, "allowed": sorted({p.code for p in problems})},
         sharpens=model.bundle.metadata.get("sharpens"),
     )
-    notes = _notes(scan, model)
+    notes = (*_notes(scan, model, problems), *job.notes)
     before = None if settings.overwrite else _standing(job, derivation, notes)
     if before is not None:
         return before
     slabs = standardized_slabs(scan, standardizer, seed=settings.seed, allow=settings.allow, progress=progress)
     if isinstance(scan, Series) and not is_volume_file(job.output):
-        written = write_derived_series(
-            scan, slabs, job.output, derivation, allow=settings.allow, overwrite=settings.overwrite
-        )
+        try:
+            written = write_derived_series(
+                scan, slabs, job.output, derivation, allow=settings.allow, overwrite=settings.overwrite
+            )
+        except ConcordctError:
+            # Another run to the same place may have put the same result there meanwhile.
+            before = None if settings.overwrite else _standing(job, derivation, notes)
+            if before is None:
+                raise
+            return before
         return _done(job, written.clipped_voxels, written.pixels_sha256, notes)
     return _write_file(job, slabs, derivation, settings, notes)
 
@@ -292,12 +344,14 @@ def _standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Recor
     ConcordctError : something else stands in the place.
     """
     path = _record_path(job)
-    if not path.exists():
+    missing: list[str] = []
+    if not path.exists() or not job.output.exists():
         return None
     try:
         found = json.loads(path.read_text())
         if isinstance(job.scan, Series) and not is_volume_file(job.output):
-            slices = [(one["source_sop_instance_uid"]) for one in found["instances"]]
+            slices = [one["source_sop_instance_uid"] for one in found["instances"]]
+            missing = [one["file"] for one in found["instances"] if not _whole(job.output / one["file"], job.scan)]
             found["source"] = job.scan.key if slices == [ref.sop_instance_uid for ref in job.scan.slices] else None
         same = all(found[name] == value for name, value in _made_from(job, derivation).items())
         digest = found["pixels_sha256"]
@@ -308,17 +362,30 @@ def _standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Recor
         raise ConcordctError(
             f"{job.output}: holds the result of another source, model, setting or version (--overwrite replaces it)"
         )
+    if missing:
+        raise ConcordctError(
+            f"{job.output}: {len(missing)} of {job.scan.shape[0]} slices of the result are missing or cut short, "
+            f"{missing[0]} first (--overwrite makes it again)"
+        )
     return None if digest is None else _done(job, clipped, digest, notes)
 
 
-def _notes(scan: Scan, model: Model) -> tuple[str, ...]:
+def _whole(path: Path, series: Series) -> bool:
+    """Whether a derived slice is there and not cut short; its pixels take at least a byte each."""
+    return path.is_file() and path.stat().st_size > series.shape[1] * series.shape[2]
+
+
+def _notes(scan: Scan, model: Model, problems: Sequence[Problem]) -> tuple[str, ...]:
     """What a reader of the result should know."""
     info = model.bundle.metadata["info"]
-    notes = [*scan.notes, *(f"{problem.message} [allowed: {problem.code}]" for problem in scan.problems)]
+    notes = [*scan.notes, *(f"{problem.message} [allowed: {problem.code}]" for problem in problems)]
     mismatch = kernel_mismatch(model, scan.kernel)
     if mismatch:
         notes.append(mismatch)
     calibrated, own = info.get("slice_thickness_mm"), scan.slice_thickness_mm
     if calibrated and own and abs(own / calibrated - 1) > SAME_THICKNESS:
         notes.append(f"slice thickness {own:g} mm, calibrated at {calibrated:g} mm")
+    pixel, pixels = min(scan.spacing_mm[1:]), info.get("pixel_mm")
+    if pixels and pixel < SMALLER_PIXELS * min(pixels):
+        notes.append(f"pixels of {pixel:.3g} mm, calibrated at {min(pixels):.3g} mm: finer detail is not passed")
     return tuple(notes)

@@ -80,14 +80,14 @@ class Body:
             "width": PchipInterpolator(u, [1.02, 1.02, 1.0, 0.97, 0.91, 0.8, 0.66, 0.5, 0.2]),
             "depth": PchipInterpolator(u, [1.0, 1.0, 1.0, 0.97, 0.9, 0.78, 0.64, 0.48, 0.2]),
             "shift": PchipInterpolator(u, [0.0, 0.0, 0.0, 2.0, 8.0, 18.0, 27.0, 34.0, 45.0]),
-            "shoulder": PchipInterpolator(u, [0.25, 0.3, 0.5, 0.8, 1.3, 2.1, 2.9, 3.4, 3.8]),
+            "shoulder": PchipInterpolator(u, [0.5, 0.6, 0.9, 1.2, 1.6, 2.5, 3.9, 4.9, 5.6]),
         }
 
     def wall(self, z: float) -> dict[str, Floats]:
         """Radii at `WALL_ANGLES` angles from -pi to pi at one height: cage (inside), muscle (outside), skin."""
         p = self.parameters
         u = z / p.height_mm
-        angle = (np.arange(WALL_ANGLES) + 0.5) / WALL_ANGLES * 2 * np.pi - np.pi
+        angle = self._angles
         side, front = np.sin(angle), np.cos(angle)
         a = p.cage_width_mm * float(self._profile["width"](u))
         b = p.cage_depth_mm * float(self._profile["depth"](u))
@@ -146,15 +146,26 @@ class Body:
             high, low = np.where(outside, middle, high), np.where(outside, low, middle)
         return 0.5 * (low + high)
 
+    @cached_property
+    def _cages(self) -> dict[float, Floats]:
+        """Tables of the cage's radius by height, filled as they are asked for."""
+        return {}
+
+    @cached_property
+    def _angles(self) -> Floats:
+        return (np.arange(WALL_ANGLES) + 0.5) / WALL_ANGLES * 2 * np.pi - np.pi
+
     def cage_radius(self, z: Numbers, angle: Numbers) -> Floats:
         """Radius of the cage's inside at points."""
         flat_z, flat_angle = np.broadcast_arrays(z, angle)
         steps = np.unique(np.round(flat_z / 2.0))
         radius = np.empty(flat_z.shape)
         for step in steps:
-            wall = self.wall(float(step) * 2.0)
+            if step not in self._cages:
+                wall = self.wall(float(step) * 2.0)
+                self._cages[step] = wall["cage"]
             here = np.round(flat_z / 2.0) == step
-            radius[here] = np.interp(flat_angle[here], wall["angle"], wall["cage"], period=2 * np.pi)
+            radius[here] = np.interp(flat_angle[here], self._angles, self._cages[step], period=2 * np.pi)
         return radius
 
     def spine_y(self, z: Numbers) -> Floats:

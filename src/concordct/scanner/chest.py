@@ -101,11 +101,11 @@ class Chest:
                 missing -= len(inside)
             ends = np.concatenate(cloud)
             root = np.array([0.555 * p.height_mm, ys - 30.0, side * 47.0 * p.cage_width_mm / 128.0])
-            tubes, feeds = grow_tree(root, ends[: p.vessels], end_radius_mm=0.40, wander=0.045, generator=generator)
+            tubes, feeds = grow_tree(root, ends[: p.vessels], end_radius_mm=0.38, wander=0.045, generator=generator)
             vessels.append(tubes)
             airways.append(companion(tubes, feeds, least_feeds=max(p.vessels // 40, 4), calibre=0.8))
             low = root * (0.0, 1.0, 1.0) + (0.47 * p.height_mm, -2.0, 0.0)
-            tubes, _ = grow_tree(low, ends[p.vessels :], end_radius_mm=0.40, wander=0.045, generator=generator)
+            tubes, _ = grow_tree(low, ends[p.vessels :], end_radius_mm=0.38, wander=0.045, generator=generator)
             vessels.append(tubes)
         return {"vessels": np.concatenate(vessels), "airways": np.concatenate(airways)}
 
@@ -121,8 +121,8 @@ class Chest:
         if p.emphysema > 0:
             u = z / p.height_mm
             reach = p.emphysema * (0.35 + 1.3 * np.clip(u, 0, 1))
-            holes = noise(7.0, 5) + 0.55 * noise(3.0, 6) + 0.5 * noise(40.0, 7)
-            share = np.clip((holes - np.interp(reach, [0.0, 0.1, 0.3, 0.6], [3.2, 1.7, 0.8, 0.1])) / 0.35, 0.0, 1.0)
+            holes = 0.75 * noise(6.1, 5) + 0.6 * noise(3.7, 6) + 0.5 * noise(2.3, 9) + 0.5 * noise(40.0, 7)
+            share = np.clip((holes - np.interp(reach, [0.0, 0.1, 0.3, 0.6], [3.2, 1.7, 0.8, 0.1])) / 0.5, 0.0, 1.0)
             hu = hu + share * (-975.0 - hu)
         # Fissures: thin sheets that rise backwards (oblique, both) and lie level (right, front).
         bend = 9.0 * np.sin(x / 37.0 + p.seed) + 4.0 * noise(45.0, 8) + np.where(x < 0, -9.0, 9.0)
@@ -223,7 +223,7 @@ class Chest:
         for index, chamber in enumerate(chambers):
             blend(hu, cover(chamber, pixel) * above, muscle + 3.0 + 4.0 * fine)
             thickness = 9.0 if index == 0 else 3.0
-            blend(hu, cover(chamber + thickness + 1.5 * middle, pixel) * above, p.blood_hu + 3.0 * fine)
+            blend(hu, cover(chamber + thickness + 0.5 * middle, pixel) * above, p.blood_hu + 3.0 * fine)
         for name in ("pulmonary", "cava", "branches", "aorta"):
             extra = -12.0 if name == "cava" and p.blood_hu > 80 else 0.0
             blend(hu, cover(organs[name], pixel) * above, p.blood_hu + extra + 3.0 * fine)

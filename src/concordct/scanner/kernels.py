@@ -37,7 +37,7 @@ class Kernel:
     edge_boost : height of the edge enhancement relative to the plain fall-off (0 for none).
     boost_peak_lp_cm : frequency at which the edge enhancement peaks, lp/cm.
     family : vendor and series, the unit in which kernels are held back for testing.
-    source : where the figures come from, or "representative".
+    source : what the figures were ranked by or fitted to, or "representative".
     iterative : strength of the iterative-like step after reconstruction, 0 for plain filtered back projection.
     """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from concordct.scanner.body import Body
@@ -20,18 +21,26 @@ class Mediastinum:
     body: Body
 
     @cached_property
+    def _variation(self) -> tuple[float, NDArray[np.float64]]:
+        """Calibre of the great vessels and (y, x) shift of the whole, mm."""
+        generator = np.random.default_rng((self.body.parameters.seed, 5))
+        return float(np.clip(generator.normal(1.0, 0.08), 0.85, 1.2)), generator.normal(0.0, (1.5, 3.0))
+
+    @cached_property
     def organs(self) -> dict[str, Floats]:
         """Tubes of the mediastinum by name, [segment, 8]."""
         p = self.body.parameters
         h, w, d = p.height_mm, p.cage_width_mm / 128.0, p.cage_depth_mm / 103.0
         spine = lambda u: float(self.body.spine_y(u * h))  # noqa: E731
 
+        calibre, shift = self._variation
+
         def tube(rows: Sequence[tuple[float, ...]]) -> Floats:
             """Rows of (u, y, x, radius); smooth in between."""
             table = np.array(rows)
             knots = np.linspace(0.0, 1.0, len(table))
             fine = PchipInterpolator(knots, table)(np.linspace(0.0, 1.0, 6 * len(table)))
-            return chain(fine[:, :3] * (h, d, w), fine[:, 3])
+            return chain(fine[:, :3] * (h, d, w) + (0.0, *shift), fine[:, 3] * calibre)
 
         arch = 0.76
         aorta = [
@@ -141,7 +150,12 @@ class Mediastinum:
             ((0.44, ys / d - 42, 2), (26, 36, 19)),  # left atrium
         ]
         return [
-            (np.array(c) * (h, d, w), np.array(r) * s, axes if i != 3 else np.eye(3)[[1, 2, 0]], 0.0)
+            (
+                np.array(c) * (h, d, w) + (0.0, *self._variation[1]),
+                np.array(r) * s,
+                axes if i != 3 else np.eye(3)[[1, 2, 0]],
+                0.0,
+            )
             for i, (c, r) in enumerate(rows)
         ]
 

@@ -23,7 +23,7 @@ def sample_parameters(generator: np.random.Generator) -> ChestParameters:
     g = generator
     female = g.random() < 0.5
     size = g.normal(0.94 if female else 1.0, 0.05)
-    fat = float(np.clip(g.lognormal(np.log(15.0 if female else 12.0), 0.45), 4.0, 34.0))
+    fat = float(np.clip(g.lognormal(np.log(18.0 if female else 16.0), 0.4), 5.0, 36.0))
     contrast = g.random() < 0.4
     smoker = g.random() < 0.45
     return ChestParameters(
@@ -41,7 +41,7 @@ def sample_parameters(generator: np.random.Generator) -> ChestParameters:
         gradient_hu=float(g.uniform(20, 70)),
         texture_hu=float(g.uniform(9, 20)),
         emphysema=float(g.uniform(0.03, 0.4)) if smoker and g.random() < 0.6 else 0.0,
-        vessels=int(g.integers(700, 1300)),
+        vessels=int(g.integers(1000, 1800)),
         bone_hu=float(np.clip(g.normal(170, 45), 70, 290)),
         cortex_hu=float(g.uniform(600, 950)),
         kyphosis_mm=float(g.uniform(6, 20)),
@@ -59,6 +59,8 @@ def _sample_nodule(body: Chest, index: int, generator: np.random.Generator) -> N
             (0.9 * p.height_mm, p.cage_depth_mm + 20, p.cage_width_mm),
             (600, 3),
         )
+        # Many places at few heights: the wall is worked out once for each height.
+        points[:, 0] = np.repeat(points[::20, 0], 20)
         clear = [
             np.linalg.norm(points - np.array(n.centre_mm), axis=1) > n.radius_mm + radius + 8 for n in body.nodules
         ]

@@ -114,27 +114,24 @@ def _backproject(
                     image[iy, ix, lane] += a + upper * (filtered[view, low + 1, lane] - a)
 
 
-def backproject_parallel(
+def add_backprojection(
+    image: NDArray[np.float32],
     filtered: NDArray[np.float32],
     angles: NDArray[np.floating[Any]],
     first_mm: float,
     pitch_mm: float,
     y_mm: NDArray[np.floating[Any]],
     x_mm: NDArray[np.floating[Any]],
-) -> NDArray[np.float32]:
-    """Smear filtered parallel projections back over the pixels, linear between detector bins, and sum over views.
+) -> None:
+    """Smear filtered parallel projections back over the pixels of `image`, linear between detector bins, in place.
 
     Parameters
     ----------
+    image : [y, x, lane] float32, to which the plain sum over views is added.
     filtered : [view, bin, lane]; bin b lies at first_mm + b * pitch_mm, where t = x cos(angle) + y sin(angle).
     angles : [view], radians.
     y_mm, x_mm : pixel centres, mm, equally spaced.
-
-    Returns
-    -------
-    [y, x, lane] float32, the plain sum over views.
     """
-    image = np.zeros((y_mm.size, x_mm.size, filtered.shape[2]), dtype=np.float32)
     _backproject(
         np.ascontiguousarray(filtered),
         np.sin(angles),
@@ -145,4 +142,3 @@ def backproject_parallel(
         x_mm,
         image,
     )
-    return image

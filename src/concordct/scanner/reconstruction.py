@@ -11,7 +11,7 @@ from concordct.scanner.acquisition import WATER_PER_MM, Acquisition, parallel_an
 from concordct.scanner.frame import Frame
 from concordct.scanner.kernels import Kernel
 from concordct.scanner.nonlinear import shrink_noise
-from concordct.scanner.projector import backproject_parallel
+from concordct.scanner.projector import add_backprojection
 
 #: Most that a kernel may amplify a projection's frequency to undo the geometry's blur; beyond lies only noise.
 LARGEST_GAIN = 8.0
@@ -19,6 +19,8 @@ LARGEST_GAIN = 8.0
 HU_RANGE = (-1024.0, 3071.0)
 #: Filtered projections are resampled this much finer, so that linear interpolation between bins loses little.
 UPSAMPLING = 2
+#: Views that are filtered and smeared back together, to bound memory; any value gives the same bits.
+VIEW_CHUNK = 48
 #: The rim of the measured field is left out, mm.
 EDGE_MM = 1.0
 
@@ -70,23 +72,28 @@ def reconstruct(
     """
     views, bins, lanes = projections.shape
     length = scipy.fft.next_fast_len(2 * bins, real=True)
-    spectrum = scipy.fft.rfft(projections, length, axis=1)
     fine = UPSAMPLING * length
-    filtered = np.empty((views, UPSAMPLING * bins, len(kernels), lanes), dtype=np.float32)
-    for index, kernel in enumerate(kernels):
+    for kernel in kernels:
         check_kernel(kernel, acquisition)
-        response = filter_response(kernel, acquisition, length)
-        shaped = scipy.fft.irfft(spectrum * response[None, :, None], fine, axis=1)
-        filtered[:, :, index] = shaped[:, : UPSAMPLING * bins] * np.float32(UPSAMPLING)
+    responses = [filter_response(kernel, acquisition, length) for kernel in kernels]
     angles = parallel_angles(acquisition)
-    summed = backproject_parallel(
-        filtered.reshape(views, UPSAMPLING * bins, len(kernels) * lanes),
-        angles,
-        float(acquisition.bins_mm()[0]),
-        acquisition.sample_mm / UPSAMPLING,
-        frame.y_mm,
-        frame.x_mm,
-    )
+    summed = np.zeros((*frame.shape, len(kernels) * lanes), dtype=np.float32)
+    for start in range(0, views, VIEW_CHUNK):
+        chunk = slice(start, start + VIEW_CHUNK)
+        spectrum = scipy.fft.rfft(projections[chunk], length, axis=1)
+        filtered = np.empty((spectrum.shape[0], UPSAMPLING * bins, len(kernels), lanes), dtype=np.float32)
+        for index, response in enumerate(responses):
+            shaped = scipy.fft.irfft(spectrum * response[None, :, None], fine, axis=1)
+            filtered[:, :, index] = shaped[:, : UPSAMPLING * bins] * np.float32(UPSAMPLING)
+        add_backprojection(
+            summed,
+            filtered.reshape(spectrum.shape[0], UPSAMPLING * bins, len(kernels) * lanes),
+            angles[chunk],
+            float(acquisition.bins_mm()[0]),
+            acquisition.sample_mm / UPSAMPLING,
+            frame.y_mm,
+            frame.x_mm,
+        )
     hu = summed * np.float32(np.pi / views / WATER_PER_MM * 1000.0) - np.float32(1000.0)
     images = np.ascontiguousarray(hu.reshape(*frame.shape, len(kernels), lanes).transpose(2, 3, 0, 1))
     for image, kernel in zip(images, kernels, strict=True):

@@ -22,6 +22,24 @@ SEGMENT_COLUMNS = 8
 
 
 @numba.njit(cache=True, nogil=True)
+def _touched(az, ay, ax, dz, dy, dx, margin, y0, x0, pixel, ny, nx):  # type: ignore[no-untyped-def]
+    """Rows and columns that the part of a segment near the plane can reach."""
+    t0, t1 = 0.0, 1.0
+    if abs(dz) > 1e-6:
+        ta, tb = (-margin - az) / dz, (margin - az) / dz
+        t0, t1 = max(0.0, min(ta, tb)), min(1.0, max(ta, tb))
+        if t0 > t1:
+            return 0, -1, 0, -1
+    ya, yb = ay + t0 * dy, ay + t1 * dy
+    xa, xb = ax + t0 * dx, ax + t1 * dx
+    i0 = max(0, int(np.floor((min(ya, yb) - margin - y0) / pixel)))
+    i1 = min(ny - 1, int(np.ceil((max(ya, yb) + margin - y0) / pixel)))
+    j0 = max(0, int(np.floor((min(xa, xb) - margin - x0) / pixel)))
+    j1 = min(nx - 1, int(np.ceil((max(xa, xb) + margin - x0) / pixel)))
+    return i0, i1, j0, j1
+
+
+@numba.njit(cache=True, nogil=True)
 def _paint_distance(segments, z, stretch, y0, x0, pixel, reach, distance):  # type: ignore[no-untyped-def]
     ny, nx = distance.shape
     for s in range(segments.shape[0]):
@@ -33,17 +51,7 @@ def _paint_distance(segments, z, stretch, y0, x0, pixel, reach, distance):  # ty
             continue
         dz, dy, dx = bz - az, by - ay, bx - ax
         length2 = max(dz * dz + dy * dy + dx * dx, 1e-9)
-        # Only the part of the segment near the plane can reach it.
-        t0, t1 = 0.0, 1.0
-        if abs(dz) > 1e-6:
-            ta, tb = (-margin - az) / dz, (margin - az) / dz
-            t0, t1 = max(0.0, min(ta, tb)), min(1.0, max(ta, tb))
-        ya, yb = ay + t0 * dy, ay + t1 * dy
-        xa, xb = ax + t0 * dx, ax + t1 * dx
-        i0 = max(0, int(np.floor((min(ya, yb) - margin - y0) / pixel)))
-        i1 = min(ny - 1, int(np.ceil((max(ya, yb) + margin - y0) / pixel)))
-        j0 = max(0, int(np.floor((min(xa, xb) - margin - x0) / pixel)))
-        j1 = min(nx - 1, int(np.ceil((max(xa, xb) + margin - x0) / pixel)))
+        i0, i1, j0, j1 = _touched(az, ay, ax, dz, dy, dx, margin, y0, x0, pixel, ny, nx)
         for i in range(i0, i1 + 1):
             py = y0 + i * pixel - ay
             for j in range(j0, j1 + 1):
@@ -54,6 +62,14 @@ def _paint_distance(segments, z, stretch, y0, x0, pixel, reach, distance):  # ty
                 d = np.sqrt(ez * ez + ey * ey + ex * ex) - (ra + t * (rb - ra))
                 if d < distance[i, j]:
                     distance[i, j] = d
+
+
+def _near(segments: Floats, z_mm: float, reach_mm: float, stretch: float) -> Floats:
+    """The segments that come within reach of a plane."""
+    low = np.minimum(segments[:, 0], segments[:, 3]) - z_mm
+    high = np.maximum(segments[:, 0], segments[:, 3]) - z_mm
+    margin = (np.maximum(segments[:, 6], segments[:, 7]) + reach_mm) * stretch
+    return segments[(low <= margin) & (high >= -margin)]
 
 
 def tube_plane(
@@ -67,10 +83,7 @@ def tube_plane(
     stretch : tubes are this much taller along z than they are wide (ribs).
     """
     distance = np.full((y_mm.size, x_mm.size), reach_mm, dtype=np.float32)
-    low = np.minimum(segments[:, 0], segments[:, 3]) - z_mm
-    high = np.maximum(segments[:, 0], segments[:, 3]) - z_mm
-    margin = (np.maximum(segments[:, 6], segments[:, 7]) + reach_mm) * stretch
-    near = segments[(low <= margin) & (high >= -margin)]
+    near = _near(segments, z_mm, reach_mm, stretch)
     if near.size:
         pixel = float(x_mm[1] - x_mm[0])
         _paint_distance(near, float(z_mm), float(stretch), float(y_mm[0]), float(x_mm[0]), pixel, reach_mm, distance)
@@ -87,18 +100,7 @@ def _paint_coverage(segments, z, y0, x0, pixel, coverage):  # type: ignore[no-un
         margin = max(ra, rb) + pixel / 2
         dz, dy, dx = bz - az, by - ay, bx - ax
         length2 = max(dz * dz + dy * dy + dx * dx, 1e-9)
-        t0, t1 = 0.0, 1.0
-        if abs(dz) > 1e-6:
-            ta, tb = (-margin - az) / dz, (margin - az) / dz
-            t0, t1 = max(0.0, min(ta, tb)), min(1.0, max(ta, tb))
-            if t0 > t1:
-                continue
-        ya, yb = ay + t0 * dy, ay + t1 * dy
-        xa, xb = ax + t0 * dx, ax + t1 * dx
-        i0 = max(0, int(np.floor((min(ya, yb) - margin - y0) / pixel)))
-        i1 = min(ny - 1, int(np.ceil((max(ya, yb) + margin - y0) / pixel)))
-        j0 = max(0, int(np.floor((min(xa, xb) - margin - x0) / pixel)))
-        j1 = min(nx - 1, int(np.ceil((max(xa, xb) + margin - x0) / pixel)))
+        i0, i1, j0, j1 = _touched(az, ay, ax, dz, dy, dx, margin, y0, x0, pixel, ny, nx)
         for i in range(i0, i1 + 1):
             py = y0 + i * pixel - ay
             for j in range(j0, j1 + 1):
@@ -125,10 +127,7 @@ def tube_coverage(segments: Floats, z_mm: float, y_mm: Floats, x_mm: Floats) -> 
     """[y, x] share of each pixel that lies within a tube, right in the sum for tubes thinner than a pixel."""
     coverage = np.zeros((y_mm.size, x_mm.size), dtype=np.float32)
     pixel = float(x_mm[1] - x_mm[0])
-    low = np.minimum(segments[:, 0], segments[:, 3]) - z_mm
-    high = np.maximum(segments[:, 0], segments[:, 3]) - z_mm
-    margin = np.maximum(segments[:, 6], segments[:, 7]) + pixel
-    near = segments[(low <= margin) & (high >= -margin)]
+    near = _near(segments, z_mm, pixel, 1.0)
     if near.size:
         _paint_coverage(near, float(z_mm), float(y_mm[0]), float(x_mm[0]), pixel, coverage)
     return coverage

@@ -27,6 +27,9 @@ from concordct.volumes.place import atomic_directory
 #: Raised by one whenever the meaning of a stored field changes.
 SCHEMA = 1
 
+#: What `save_bundle` adds to the metadata.
+_WRITTEN = ("schema", "tensors_sha256", "sha256")
+
 _TENSORS = Path("models/model.safetensors")
 _METADATA = Path("configs/metadata.json")
 _CARD = Path("docs/README.md")
@@ -55,7 +58,7 @@ class Bundle:
     def sha256(self) -> str:
         """Digest of tensors and metadata: the identity of the model in every derived object."""
         digest = hashlib.sha256(save(dict(self.tensors)))
-        digest.update(_canonical({k: v for k, v in self.metadata.items() if k not in ("schema", "tensors_sha256")}))
+        digest.update(_canonical({k: v for k, v in self.metadata.items() if k not in _WRITTEN}))
         return digest.hexdigest()
 
 
@@ -76,8 +79,9 @@ def save_bundle(bundle: Bundle, path: Path, *, card: str, overwrite: bool = Fals
     ConcordctError : the path exists and `overwrite` is False, or it cannot be written.
     """
     tensors = save({name: np.ascontiguousarray(array) for name, array in bundle.tensors.items()})
-    metadata = {**bundle.metadata, "schema": SCHEMA, "tensors_sha256": hashlib.sha256(tensors).hexdigest()}
-    with atomic_directory(path, overwrite=overwrite) as aside:
+    digest = hashlib.sha256(tensors).hexdigest()
+    metadata = {**bundle.metadata, "schema": SCHEMA, "tensors_sha256": digest, "sha256": bundle.sha256}
+    with atomic_directory(path, overwrite=overwrite, ours=str(_METADATA)) as aside:
         for part in (_TENSORS, _METADATA, _CARD):
             (aside / part).parent.mkdir(parents=True, exist_ok=True)
         (aside / _TENSORS).write_bytes(tensors)
@@ -94,7 +98,7 @@ def load_bundle(path: Path) -> Bundle:
     ConcordctError : no bundle there, a newer schema, damaged JSON or tensors, or tensors that were changed.
     """
     try:
-        metadata = json.loads((path / _METADATA).read_text())
+        metadata = json.loads((path / _METADATA).read_text(), parse_constant=lambda name: name)
         raw = (path / _TENSORS).read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise ConcordctError(
@@ -113,10 +117,18 @@ def load_bundle(path: Path) -> Bundle:
             f"{path / _TENSORS}: expected SHA-256 {str(metadata.get('tensors_sha256'))[:12]}, found {digest[:12]}: "
             "the file was changed or damaged"
         )
+    if not isinstance(metadata.get("info"), dict):
+        raise ConcordctError(f"{path / _METADATA}: expected an object 'info', found {metadata.get('info')!r:.40}")
     if not isinstance(metadata.get("method"), str):
         raise ConcordctError(f"{path / _METADATA}: expected the name of a method, found {metadata.get('method')!r}")
     try:
         tensors = load(raw)
     except SafetensorError as error:
         raise ConcordctError(f"{path / _TENSORS}: expected safetensors, found damage ({error})") from error
-    return Bundle(tensors=tensors, metadata=metadata)
+    bundle = Bundle(tensors=tensors, metadata=metadata)
+    if bundle.sha256 != metadata.get("sha256"):
+        raise ConcordctError(
+            f"{path / _METADATA}: expected metadata of SHA-256 {str(metadata.get('sha256'))[:12]}, "
+            f"found {bundle.sha256[:12]}: the file was changed"
+        )
+    return bundle

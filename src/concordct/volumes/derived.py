@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from pydicom.dataset import FileDataset
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.volumes.classic import MULTI_FRAME, classic_frame
+from concordct.volumes.ct_range import ct_range
 from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom
+from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
 from concordct.volumes.place import atomic_directory, refuse_overlap, writing
 from concordct.volumes.series import Problem, Series, SliceRef
@@ -35,35 +38,6 @@ RECORD = "derivation.json"
 
 
 @dataclass(frozen=True)
-class Derivation:
-    """What was done, as the derived objects record it.
-
-    Attributes
-    ----------
-    method : the Standardizer's name ("spectral").
-    model_sha256 : hexadecimal SHA-256 of the model bundle.
-    target_kernel : the kernel that the model was calibrated toward, as its own data named it; None when unknown.
-    settings : whatever else decided the pixels (mode, seed, ...), JSON values only.
-    sharpens : True when the target is sharper than the source, False when smoother, None when unknown; it picks the
-        standard's derivation code (edge enhancement or smoothing) beside our own.
-    """
-
-    method: str
-    model_sha256: str
-    target_kernel: str | None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sharpens: bool | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.model_sha256) != 64 or set(self.model_sha256) - set("0123456789abcdef"):
-            raise ConcordctError(f"model digest of {len(self.model_sha256)} characters, expected 64 hexadecimal ones")
-
-    def canonical(self) -> str:
-        """One JSON text for one derivation: sorted keys, no spaces."""
-        return json.dumps({**asdict(self), "settings": dict(self.settings)}, sort_keys=True, separators=(",", ":"))
-
-
-@dataclass(frozen=True)
 class Written:
     """A derived series that now stands whole.
 
@@ -71,7 +45,7 @@ class Written:
     ----------
     directory, paths : where it stands; one DICOM object for each slice, and the record beside them.
     series_uid : its SeriesInstanceUID.
-    clipped_low, clipped_high : voxels that lay below or above what the source's stored values can hold.
+    clipped_low, clipped_high : voxels that lay below or above what is stored, see `ct_range` and the source's bits.
     pixels_sha256 : SHA-256 of all stored values, little endian, in slice order.
     allowed : problems of the source that the caller let pass.
     """
@@ -122,7 +96,7 @@ def write_derived_series(
     allowed = series.check(allow)
     directory = Path(directory)
     refuse_overlap(directory, (ref.path for ref in series.slices), folder=True)
-    with atomic_directory(directory, overwrite=overwrite) as aside:
+    with atomic_directory(directory, overwrite=overwrite, ours=RECORD) as aside:
         # The pixels wait here until their hash, and with it every UID, is known.
         waiting = aside / ".stored"
         with writing(directory), open(waiting, "wb") as file:
@@ -183,8 +157,9 @@ def _lay_aside(series: Series, slabs: Iterable[Volume], file: BufferedWriter) ->
 def _stored_values(hu: NDArray[np.float32], stored: StoredSlice) -> tuple[NDArray[np.int64], int, int]:
     """HU of one slice as stored values of its own rescale; padding gets its source's values back, bit for bit."""
     values = np.rint((hu.astype(np.float64) - stored.intercept) / stored.slope)
+    ends = sorted((end - stored.intercept) / stored.slope for end in ct_range(stored.hu(), stored.padding))
+    low, high = max(stored.bounds[0], math.ceil(ends[0])), min(stored.bounds[1], math.floor(ends[1]))
     image = ~stored.padding
-    low, high = stored.bounds
     below, above = int(np.sum((values < low) & image)), int(np.sum((values > high) & image))
     clipped = np.clip(values, low, high).astype(np.int64)
     return np.where(stored.padding, stored.values, clipped), below, above

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
@@ -20,10 +19,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from concordct import __version__
 from concordct.volumes.classic import MULTI_FRAME
 from concordct.volumes.decode import declared_padding, plain, quiet_dicom
-
-if TYPE_CHECKING:
-    from concordct.volumes.derived import Derivation
-    from concordct.volumes.series import Problem, SliceRef
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.series import Problem, SliceRef
 
 #: SeriesNumber of a derived series is this plus the source's, so that it sorts behind everything a scanner numbers.
 SERIES_NUMBER_OFFSET = 90_000
@@ -107,6 +104,8 @@ def derived_dataset(
         source.SeriesDescription = _series_description(str(source.get("SeriesDescription") or ""), derivation)
         # SH, 16 characters a value. The name of the model, never that of a vendor's kernel.
         source.ConvolutionKernel = ["CONCORDCT", derivation.model_sha256[:12]]
+        if str(source.get("FilterType") or "") in kernels:
+            del source.FilterType  # Philips names the kernel here, too
         source.DerivationDescription = _description(source, source_kernel, derivation, allowed)
         codes = list(source.get("DerivationCodeSequence") or [])
         source.DerivationCodeSequence = Sequence(codes + _derivation_codes(derivation))

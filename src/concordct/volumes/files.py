@@ -23,8 +23,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.volumes.ct_range import ct_range
 from concordct.volumes.decode import plain
-from concordct.volumes.geometry import Problem
+from concordct.volumes.geometry import Problem, units_problem
 from concordct.volumes.padding import find_padding
 from concordct.volumes.place import atomic_file, refuse_overlap, writing
 from concordct.volumes.series import Series
@@ -83,8 +84,26 @@ class VolumeFile:
         return digest.hexdigest()
 
     def check(self, allow: Iterable[str] = frozenset()) -> tuple[Problem, ...]:
-        """A volume file has one grid: nothing to refuse, nothing to let pass."""
-        return ()
+        """Refuse voxels that cannot be HU; a file says nothing of its unit, and its one grid has no gaps.
+
+        Parameters
+        ----------
+        allow : "units" lets them pass.
+
+        Returns
+        -------
+        What was let pass; the caller records it.
+
+        Raises
+        ------
+        ConcordctError : voxels that cannot be HU, see `units_problem`, or that cannot be read.
+        """
+        problem = units_problem(_voxels(self.path))
+        if problem is None:
+            return ()
+        if problem.code not in allow:
+            raise ConcordctError(f"{problem.message} [{problem.code}]: {self.path}")
+        return (problem,)
 
     def read(self, start: int = 0, stop: int | None = None, *, allow: Iterable[str] = frozenset()) -> Volume:
         """Slices [start, stop) as a Volume; padding is found as in DICOM without a declared padding value."""
@@ -152,8 +171,8 @@ def write_volume_file(
     ----------
     path : ending one of `ENDINGS`. A MetaImage header (.mhd) gets its voxels beside it, named by their content.
     volumes : one Volume or consecutive slabs, the first at slice 0 of what is written.
-    source : where the volume came from; its padding values come back where the Volume has padding. Without it
-        padding is written as `AIR_HU`.
+    source : where the volume came from; its padding values come back where the Volume has padding, and HU are held
+        to `ct_range`. Without it padding is written as `AIR_HU`.
     whole_hu : round to whole HU, as CT scanners store them; then int16 when all fit, else float32. False writes
         float32 unrounded.
     overwrite : whether an existing file is replaced.
@@ -200,11 +219,13 @@ def _written_hu(
     if not np.isfinite(slab.hu).all():
         raise ConcordctError(f"HU that are not finite at slice {slab.first_slice} and after, nothing written: {path}")
     hu = np.rint(slab.hu) if whole_hu else slab.hu
-    if source is None or slab.padding is None:
+    if source is None:
         return hu
-    start, stop = slab.first_slice, slab.first_slice + slab.shape[0]
-    original = source.stored_hu(start, stop)
-    return np.where(slab.padding, original, hu)
+    original = source.stored_hu(slab.first_slice, slab.first_slice + slab.shape[0])
+    padding = np.zeros(hu.shape, bool) if slab.padding is None else slab.padding
+    limits = [ct_range(plane, blank) for plane, blank in zip(original, padding, strict=True)]
+    clipped = [np.clip(plane, *ends) for plane, ends in zip(hu, limits, strict=True)]
+    return np.where(padding, original, np.stack(clipped))
 
 
 def _write_image(image: sitk.Image, path: Path, overwrite: bool) -> None:

@@ -169,7 +169,7 @@ def _stack(headers: list[SliceHeader], suffix: str, problems: list[Problem]) -> 
     else:
         vector, found = stack_step(origins, normal, thickness_mm=0.0)
         problems = problems + list(found)
-    ratios = sorted({header.lossy_ratio or 0.0 for header in headers if header.lossy})
+    ratios = sorted({header.lossy_ratio or 0.0 for header in kept if header.lossy})
     if ratios:
         notes.append(f"lossy compression{f' {ratios[-1]:g}:1' if ratios[-1] else ', ratio not stated'}")
     if ratios and ratios[-1] > MAX_LOSSY_RATIO:

@@ -7,6 +7,7 @@ asked. What is wrong comes back as problems that name the positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ TILT_TOLERANCE_DEG = 0.1
 COSINE_TOLERANCE = 1e-3
 #: Steps beyond this multiple of the median step mean that slices are missing.
 GAP_FACTOR = 1.5
+#: Noise takes even a crop of bare muscle below -10 HU; the ends are far beyond metal.
+LEAST_BELOW_HU, RANGE_HU = -10.0, (-32768.0, 65535.0)
 #: Positions named in one message; a broken series may have hundreds.
 NAMED_POSITIONS = 6
 
@@ -33,7 +36,7 @@ class Problem:
 
     Attributes
     ----------
-    code : "gap", "spacing", "duplicate", "conflict", "tilt", "shift", "kernel", "mixed" or "lossy".
+    code : "gap", "spacing", "duplicate", "conflict", "tilt", "shift", "kernel", "mixed", "lossy" or "units".
     message : one line.
     positions_mm : the positions concerned, along the normal.
     """
@@ -137,3 +140,22 @@ def named(positions: NDArray[np.float64] | tuple[float, ...]) -> str:
     """A few positions for a message: "12, 15, ... (9 in all)"."""
     shown = ", ".join(f"{float(p):.6g}" for p in positions[:NAMED_POSITIONS])
     return shown if len(positions) <= NAMED_POSITIONS else f"{shown}, ... ({len(positions)} in all)"
+
+
+def units_problem(values: NDArray[Any]) -> Problem | None:
+    """Whether values cannot be HU: a mask, an image scaled for a network or a display, stored values without rescale.
+
+    Parameters
+    ----------
+    values : any shape, without padding.
+
+    Returns
+    -------
+    None when some value is below `LEAST_BELOW_HU` and all are within `RANGE_HU`, else the problem "units".
+    """
+    if not values.size:
+        return None
+    low, high = float(values.min()), float(values.max())
+    if low < LEAST_BELOW_HU and low >= RANGE_HU[0] and high <= RANGE_HU[1]:
+        return None
+    return Problem("units", f"values from {low:g} to {high:g}, expected HU (air near -1000)", ())

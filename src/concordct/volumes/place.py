@@ -24,13 +24,14 @@ _REPLACED = ".replaced"
 
 
 @contextmanager
-def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(path: str | Path, *, overwrite: bool = False, ours: str | None = None) -> Iterator[Path]:
     """Fill a folder aside, then move it to `path` whole.
 
     Parameters
     ----------
     path : the final folder.
     overwrite : whether an existing folder is replaced; it is removed only after the new one is complete.
+    ours : a file that tells our folders from others; without it only an empty folder is replaced.
 
     Yields
     ------
@@ -43,6 +44,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     final = _final(path)
     _clear_leftovers(final)
     _refuse_existing(final, overwrite)
+    _refuse_foreign(final, ours)
     aside = _make_aside(final)
     try:
         yield aside
@@ -121,6 +123,14 @@ def _final(path: str | Path) -> Path:
 def _refuse_existing(final: Path, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(final):
         raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {final}")
+
+
+def _refuse_foreign(final: Path, ours: str | None) -> None:
+    """Overwriting replaces what an earlier run made, never a folder of something else."""
+    if ours is None or not os.path.lexists(final) or (final / ours).is_file():
+        return
+    if not final.is_dir() or any(final.iterdir()):
+        raise ConcordctError(f"output exists and no earlier run made it (no {ours} in it), it stays as it is: {final}")
 
 
 def _make_aside(final: Path) -> Path:
@@ -220,6 +230,7 @@ def _one_line(error: OSError, path: Path) -> ConcordctError:
         errno.EACCES: "no permission to write there",
         errno.EPERM: "no permission to write there",
         errno.ENOTDIR: "a part of the path is not a folder",
+        errno.EEXIST: "a part of the path is not a folder",
     }
     reason = reasons.get(error.errno or 0, error.strerror or type(error).__name__)
     return ConcordctError(f"cannot write {path}: {reason}")

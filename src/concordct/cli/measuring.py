@@ -1,45 +1,30 @@
-"""The verbs of the features room as typer functions: features, agree, rois, ibsi. `cli.py` hangs them into the app."""
+"""What is measured: features of images, their agreement, ROIs, and IBSI's benchmark."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from concordct.cli.common import (
+    FAILED,
+    AllowOption,
+    JsonOption,
+    OverwriteOption,
+    SeedOption,
+    WorkersOption,
+    app,
+    bar,
+    print_json,
+    tables,
+    warn,
+)
 from concordct.errors import ConcordctError
-from concordct.volumes.series import ALLOWABLE
-
-_err = Console(stderr=True)
-
-#: Exit code when some images failed.
-FAILED = 1
-
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an existing output once the new one is whole.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-AllowOption = Annotated[
-    list[str] | None,
-    typer.Option("--allow", help=f"Let a geometry problem pass: {', '.join(sorted(ALLOWABLE))}."),
-]
 
 
-@contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True, disable=quiet or not _err.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
+@app.command()
 def features(
     output: Annotated[Path, typer.Option("--output", "-o", help="The features file to write, CSV.")],
     preset: Annotated[
@@ -60,7 +45,7 @@ def features(
     name: Annotated[
         str | None, typer.Option(help="What stands in the column image; the file's name without it.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    workers: WorkersOption = 1,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -78,7 +63,7 @@ def features(
     else:
         assert pairs is not None
         jobs = jobs_of_manifest(pairs, role="target" if target else "source", split=None if split == "all" else split)
-    with _bar(quiet=as_json) as report:
+    with bar(quiet=as_json) as report:
         results = extract_features(
             jobs,
             preset,
@@ -86,26 +71,27 @@ def features(
             workers=workers,
             allow=frozenset(allow or ()),
             overwrite=overwrite,
-            progress=report,
+            progress=lambda done, total: report("measuring", done, total),
         )
     found = summary(results, output)
     if as_json:
-        typer.echo(json.dumps(found, allow_nan=False))
+        print_json(found)
     else:
         typer.echo(f"{found['rois']} ROIs of {found['images'] - len(found['failed'])} images: {output}")
         for one in found["failed"]:
-            _err.print(f"failed: {escape(one['image'])}: {escape(one['reason'])}", style="red")
+            warn("failed", f"{one['image']}: {one['reason']}")
     if found["failed"]:
         raise typer.Exit(FAILED)
 
 
+@app.command()
 def agree(
     source: Annotated[Path, typer.Argument(help="Features of the images to judge.")],
     target: Annotated[Path, typer.Argument(help="Features of the images they should agree with.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, features.csv, report.html.")],
     before: Annotated[Path | None, typer.Option(help="Features before standardization, shown beside.")] = None,
     repeats: Annotated[int, typer.Option(help="Bootstrap samples of subjects.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,7 +103,7 @@ def agree(
 
     results = run(source, target, output, before=before, repeats=repeats, seed=seed, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps(results, allow_nan=False))
+        print_json(results)
         return
     table = Table(
         "class", "features", "CCC (mean, sd)", "95% interval", "RE < 0.15, features", "... values", "papers' CCC"
@@ -133,12 +119,13 @@ def agree(
             _text(row["standardized_re_share_of_values"]),
             _text(row["standardized_papers_ccc_mean"]),
         )
-    Console().print(table)
+    tables().print(table)
     for warning in results["warnings"]:
-        _err.print(f"warning: {escape(warning)}", style="yellow")
+        warn("warning", warning)
     typer.echo(f"report: {output / 'report.html'}")
 
 
+@app.command()
 def rois(
     image: Annotated[Path, typer.Argument(help="A series folder or a volume file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The labels to write: .nii.gz, .nrrd or .mha.")],
@@ -147,7 +134,7 @@ def rois(
         int | None, typer.Option("--random", help="So many random ROIs in each of the papers' HU ranges; else a grid.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Where ROIs may lie; everywhere without it.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random ROIs.")] = 0,
+    seed: SeedOption = 0,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -171,6 +158,7 @@ def rois(
     typer.echo(f"{drawn.rois} ROIs{ranges}: {output}")
 
 
+@app.command()
 def ibsi(
     data: Annotated[Path, typer.Argument(help="IBSI-1's phantoms and reference_values.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The table to write, Markdown.")],
