@@ -9,7 +9,7 @@ PACKAGES := chromium dicom3tools
 #: PyRadiomics, beside the project's own environment because it needs an older NumPy.
 REFERENCE := .venv/pyradiomics
 
-.PHONY: demo test reference lint bench bench-real-pairs bench-speed bench-physics bench-features packages clean
+.PHONY: demo test reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -36,6 +36,10 @@ bench-features: .venv/installed reference
 # About a quarter of an hour; writes docs/physics.md and its figures.
 bench-physics: .venv/installed
 	$(BIN)/python -m benchmarks.physics
+
+# Hours on two cores; stops and resumes where it was. `--minutes 9` makes pieces of it.
+bench-papers: .venv/installed
+	$(BIN)/python -m benchmarks.papers
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -22,13 +22,14 @@ from concordct.errors import ConcordctError
 # Their import hangs the verbs into the application, in the order in which --help lists them.
 # isort: off
 from concordct.cli import standardizing
+from concordct.cli import training
 from concordct.cli import measuring
 from concordct.cli import cohorts
 # isort: on
 
 __all__ = ["main"]
 
-VERBS = (standardizing, measuring, cohorts)
+VERBS = (standardizing, training, measuring, cohorts)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from concordct.errors import ConcordctError
 from concordct.methods import spectral
@@ -12,15 +13,57 @@ from concordct.methods.spectral import Mode, SpectralModel, SpectralStandardizer
 from concordct.methods.standardizer import Standardizer
 from concordct.training.bundle import Bundle, load_bundle
 
-
-def _spectral(bundle: Bundle, mode: Mode, use_neighbours: bool) -> Standardizer:
-    return SpectralStandardizer(SpectralModel.from_bundle(bundle), mode=mode, use_neighbours=use_neighbours)
-
-
+#: What overrides a trained model's own way of sampling: steps, sampler, start, begin, depth.
+Sampling = Mapping[str, Any]
 #: First value of ConvolutionKernel in derived series.
 OWN_KERNEL = "CONCORDCT\\"
 
-METHODS: dict[str, Callable[[Bundle, Mode, bool], Standardizer]] = {spectral.METHOD: _spectral}
+
+def _spectral(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    return SpectralStandardizer(SpectralModel.from_bundle(bundle), mode=mode, use_neighbours=use_neighbours)
+
+
+def _histogram(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    from concordct.methods import histogram
+
+    return histogram.load(bundle)
+
+
+# Torch is imported where a network is used: the spectral path needs none.
+
+
+def _ltdiffpp(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    from concordct.methods import ltdiffpp
+
+    return ltdiffpp.load(bundle, mode, sampling=sampling)
+
+
+def _diffusionct(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    from concordct.methods import diffusionct
+
+    return diffusionct.load(bundle, mode, sampling=sampling)
+
+
+def _ddpm(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    from concordct.methods import ddpm
+
+    return ddpm.load(bundle, mode, sampling=sampling)
+
+
+def _encoder_decoder(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    from concordct.methods import encoder_decoder
+
+    return encoder_decoder.load(bundle, mode, sampling=sampling)
+
+
+METHODS: dict[str, Callable[[Bundle, Mode, bool, Sampling], Standardizer]] = {
+    spectral.METHOD: _spectral,
+    "ltdiffpp": _ltdiffpp,
+    "diffusionct": _diffusionct,
+    "ddpm": _ddpm,
+    "encoder-decoder": _encoder_decoder,
+    "histogram": _histogram,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +84,17 @@ class Model:
         """Kernels that it was calibrated toward; empty when its data did not name them."""
         return tuple(self.bundle.metadata["info"].get("target_kernels", ()))
 
-    def standardizer(self, *, mode: Mode, use_neighbours: bool = True) -> Standardizer:
+    def standardizer(
+        self, *, mode: Mode, use_neighbours: bool = True, sampling: Sampling | None = None
+    ) -> Standardizer:
         """The model at work.
 
         Parameters
         ----------
         use_neighbours : False for scans whose slices are not evenly spaced.
+        sampling : overrides of a trained model's way of sampling; methods that do not sample ignore it.
         """
-        return METHODS[self.bundle.method](self.bundle, mode, use_neighbours)
+        return METHODS[self.bundle.method](self.bundle, mode, use_neighbours, sampling or {})
 
 
 def load_model(path: Path) -> Model:
@@ -62,10 +108,15 @@ def load_model(path: Path) -> Model:
     if bundle.method not in METHODS:
         raise ConcordctError(f"{path}: expected a model of {' or '.join(METHODS)}, found {bundle.method!r}")
     try:
-        METHODS[bundle.method](bundle, "mean", True)
+        METHODS[bundle.method](bundle, "mean", True, {})
     except ConcordctError as error:
         raise ConcordctError(f"{path}: {error}") from error
     return Model(path.resolve().name, bundle, bundle.sha256)
+
+
+def open_standardizer(path: str, mode: Mode = "sample") -> Standardizer:
+    """A model on disk at work; what `configs/inference.json` names, so that a MONAI Bundle opens as one."""
+    return load_model(Path(path)).standardizer(mode=mode)
 
 
 def kernel_mismatch(model: Model, kernel: str | None) -> str | None:

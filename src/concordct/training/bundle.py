@@ -2,6 +2,7 @@
 
 MODEL/
   configs/metadata.json    method, settings, what it was fitted on, checksum of the tensors
+  configs/inference.json   what MONAI's ConfigParser builds from it: the Standardizer
   models/model.safetensors
   docs/README.md           the model card
 """
@@ -32,6 +33,13 @@ _WRITTEN = ("schema", "tensors_sha256", "sha256")
 _TENSORS = Path("models/model.safetensors")
 _METADATA = Path("configs/metadata.json")
 _CARD = Path("docs/README.md")
+_INFERENCE = Path("configs/inference.json")
+
+#: MONAI's ConfigParser turns "standardizer" into the model at work; `bundle_root` is the model's folder.
+_INFERENCE_CONFIG = {
+    "bundle_root": ".",
+    "standardizer": {"_target_": "concordct.pipelines.models.open_standardizer", "path": "@bundle_root"},
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ def save_bundle(bundle: Bundle, path: Path, *, card: str, overwrite: bool = Fals
             (aside / part).parent.mkdir(parents=True, exist_ok=True)
         (aside / _TENSORS).write_bytes(tensors)
         (aside / _METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        (aside / _INFERENCE).write_text(json.dumps(_INFERENCE_CONFIG, indent=2) + "\n")
         (aside / _CARD).write_text(card)
 
 

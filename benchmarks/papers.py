@@ -1,0 +1,251 @@
+"""The whole table of the two papers on the virtual scanner's small cohort, Br40 to Bl64, in pieces that resume.
+
+python -m benchmarks.papers                       # cohort, second scans, every row, comparison; writes docs/results.md
+python -m benchmarks.papers --minutes 9           # one piece; run it again to go on
+python -m benchmarks.papers --most-steps 200      # a rehearsal
+
+Everything goes to `runs/papers` (not kept in the repository): the cohort, the models with their runs, the comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.results import ROOT, table, write_section
+from concordct.features import agreement
+from concordct.features.extract import extract
+from concordct.features.presets import settings_for
+from concordct.features.rois import PAPER_RANGES_HU, random_rois
+from concordct.methods import ltdiffpp
+from concordct.methods.network import TrainingData, seeded, to_unit
+from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
+from concordct.pipelines.compare import CEILING, INPUT, RANDOM, compare
+from concordct.pipelines.models import load_model
+from concordct.pipelines.scans import one_scan
+from concordct.pipelines.simulate import plan_recipe, simulate
+from concordct.pipelines.train import train
+from concordct.training.data import Patches, store
+from concordct.training.engine import Run, train_phase
+from concordct.volumes.manifest import read_manifest, write_manifest
+from concordct.volumes.seeds import SliceSeeds
+
+SEED = 7
+#: Rows of the table: name -> method and what is left out. The order is that of the papers.
+ROWS: dict[str, tuple[str, str | None]] = {
+    "histogram matching": ("histogram", None),
+    "spectral": ("spectral", None),
+    "encoder-decoder": ("encoder-decoder", None),
+    "UNet++": ("unetpp", None),
+    "DDPM (image)": ("ddpm", None),
+    "DiffusionCT": ("diffusionct", None),
+    "LTDiff++": ("ltdiffpp", None),
+    "LTDiff++ without skips": ("ltdiffpp", "skips"),
+    "LTDiff++ without deep supervision": ("ltdiffpp", "supervision"),
+    "LTDiff++ without phase 3": ("ltdiffpp", "integration"),
+}
+#: Sampling steps of the curve.
+STEPS = (1, 2, 4, 6, 10, 20, 50)
+#: Steps of the two autoencoders that the leak is measured on.
+LEAK_STEPS = 1500
+
+
+def second_scans(folder: Path, cohort: Path) -> Path:
+    """The test subjects scanned again with other noise: a manifest with the names of the first scans' pairs."""
+    jobs = [dataclasses.replace(job, scan=1) for job in plan_recipe("small", seed=SEED) if job.split == "test"]
+    made = simulate(jobs, folder, file_format="nifti")
+    rows = [
+        row.model_copy(update={"pair": row.pair.replace("scan-1", "scan-0")}) for row in read_manifest(made.manifest)
+    ]
+    known = {row.pair for row in read_manifest(cohort)}
+    if not {row.pair for row in rows} <= known:
+        raise SystemExit(f"{folder}: its pairs are not those of {cohort}")
+    return write_manifest(folder / "ceiling.csv", rows, overwrite=True)
+
+
+def steps_against_quality(model: Path, pairs: Path) -> list[list[str]]:
+    """Sampling steps, RMSE, CCC of GLCM and GLRLM in random ROIs of the validation pairs, seconds a slice."""
+    settings = settings_for("ibex-1401")
+    rows = [row for row in read_manifest(pairs) if row.split == "validation" and row.target is not None]
+    found = []
+    for sampler, steps in [*(("dpmpp", n) for n in STEPS), *(("ddim", n) for n in STEPS[2:5]), ("ddpm", STEPS[-1])]:
+        standardizer = load_model(model).standardizer(mode="sample", sampling={"steps": steps, "sampler": sampler})
+        features: dict[str, list[Any]] = {"made": [], "target": []}
+        seconds, squares = [], []
+        for row in rows:
+            source, target = one_scan(row.source), one_scan(row.target)  # type: ignore[arg-type]
+            middle = source.shape[0] // 2
+            volume, wanted = source.read(middle, middle + 2), target.read(middle, middle + 2)
+            began = time.perf_counter()
+            made = standardizer(volume, generator=SliceSeeds(SEED, source.key))
+            seconds.append((time.perf_counter() - began) / 2)
+            squares.append(float(((made.hu - wanted.hu) ** 2).mean()))
+            rois = random_rois(
+                wanted,
+                ranges_hu=PAPER_RANGES_HU,
+                count=12,
+                size=16,
+                least_share=0.5,
+                generator=np.random.default_rng(SEED),
+            )
+            stored = made.with_hu(np.clip(np.rint(made.hu), -1024, 3071))
+            for name, image in (("made", stored), ("target", wanted)):
+                one = extract(image, rois.labels, settings)
+                features[name].append(one.values)
+        ccc = agreement.mean_by_class(
+            agreement.ccc_per_feature(np.concatenate(features["made"]), np.concatenate(features["target"])), one.classes
+        )
+        found.append(
+            [
+                sampler,
+                str(steps),
+                f"{np.sqrt(np.mean(squares)):.1f}",
+                f"{ccc['GLCM'].mean:.3f}",
+                f"{ccc['GLRLM'].mean:.3f}",
+                f"{np.median(seconds):.2f}",
+            ]
+        )
+    return found
+
+
+def leak(folder: Path, pairs: Path, steps: int) -> list[list[str]]:
+    """How far the output moves toward B when A's latents are replaced by B's: raw skips against latents at every scale.
+
+    The share is 1 - |D(Z_B; skips of A) - D(E(B))|^2 / |D(E(A)) - D(E(B))|^2: 1 when the latents carry everything, 0
+    when the skips do.
+    """
+    rows = [row for row in read_manifest(pairs) if row.target is not None]
+    stored = {
+        split: [
+            store(folder / "voxels", row.pair, one_scan(row.source), one_scan(row.target))  # type: ignore[arg-type]
+            for row in rows
+            if row.split == split
+        ]
+        for split in ("train", "validation")
+    }
+    recipe = ltdiffpp.RECIPES["small"]
+    variants = {
+        "raw skips, latent at the deepest scale (as printed)": dataclasses.replace(
+            recipe.config, latents=(0, 0, recipe.config.latents[-1]), leak=True
+        ),
+        "latents at every scale (ours)": recipe.config,
+    }
+    found = []
+    phase = dataclasses.replace(recipe.phase("autoencoder"), steps=steps)
+    for index, (name, config) in enumerate(variants.items()):
+        system = seeded(lambda config=config: ltdiffpp.LTDiffPlusPlus(config), 0)  # type: ignore[misc]
+        assert isinstance(system, ltdiffpp.LTDiffPlusPlus)
+        system.requires_grad_(False)
+        system.codec.requires_grad_(True)
+        data = TrainingData(stored["train"], [], {})
+        patches = Patches(data.pairs, recipe.patch, 0, either=True)
+        task = ltdiffpp._Autoencoder(system)
+        train_phase("autoencoder", task, patches, phase, Run(folder / str(index)))
+        batch = Patches(stored["validation"], 128, 1).batch(0, range(32))
+        with torch.no_grad():
+            a, b = (to_unit(torch.from_numpy(image)) for image in (batch.source, batch.target))
+            (za, skips_a), (zb, skips_b) = system.codec.encode(a), system.codec.encode(b)
+            d = [system.codec.decode(*given)[-1] for given in ((za, skips_a), (zb, skips_b), (zb, skips_a))]
+            share = 1 - float((d[2] - d[1]).square().mean() / (d[0] - d[1]).square().mean())
+            error = float((d[1] - b).square().mean().sqrt()) * 1350
+        found.append([name, f"{share:.2f}", f"{error:.1f}"])
+    return found
+
+
+def main() -> None:
+    """Run what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "papers")
+    parser.add_argument("--recipe", default="small", choices=("small", "gpu", "paper"))
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
+    parser.add_argument("--most-steps", type=int)
+    parser.add_argument("--models", action="store_true", help="train only, compare nothing")
+    given = parser.parse_args()
+    began = time.monotonic()
+    folder: Path = given.folder
+    cohort = simulate(plan_recipe("small", seed=SEED), folder / "cohort", file_format="nifti").manifest
+    ceiling = second_scans(folder / "second-scans", cohort)
+    models = {}
+    for name in given.rows:
+        method, without = ROWS[name]
+        path = folder / "models" / name.replace(" ", "-").replace("(", "").replace(")", "").lower()
+        models[name] = path
+        if path.exists():
+            continue
+        if method == "spectral":
+            calibrate_pairs(pairs_of_manifest(cohort), path)
+            continue
+        left = None if given.minutes is None else given.minutes - (time.monotonic() - began) / 60
+        if left is not None and left <= 0:
+            raise SystemExit(f"paused before {name}; run it again to go on")
+        done = train(
+            method,
+            cohort,
+            path,
+            recipe=given.recipe,
+            without=without,  # type: ignore[arg-type]
+            most_steps=given.most_steps,
+            minutes=left,
+            progress=lambda phase, step, total, name=name: (  # type: ignore[misc]
+                print(f"{name}, {phase}: {step} of {total}", flush=True) if step % 500 == 0 else None
+            ),
+        )
+        if not done.done:
+            raise SystemExit(f"paused in {name}; run it again to go on")
+    if given.models:
+        return
+    results = compare(cohort, models, folder / "comparison", ceiling=ceiling, seed=SEED, overwrite=True)
+    body = [_section(results, given.recipe, given.most_steps)]
+    if "LTDiff++" in models:
+        header = ["sampler", "steps", "RMSE, HU", "GLCM", "GLRLM", "s a slice"]
+        body += ["", "Sampling steps of LTDiff++ against quality, validation pairs:", ""]
+        body += [table(header, steps_against_quality(models["LTDiff++"], cohort))]
+        steps = min(LEAK_STEPS, given.most_steps or LEAK_STEPS)
+        body += ["", f"The leak, autoencoders of {steps} steps, validation patches:", ""]
+        body += [table(["what passes", "moved by the latents", "error of D(E(B)), HU"], leak(folder, cohort, steps))]
+    command = f"python -m benchmarks.papers --recipe {given.recipe}"
+    command += f" --most-steps {given.most_steps}" if given.most_steps else ""
+    write_section("papers", command, "\n".join(body), seed=str(SEED))
+    print(json.dumps({"report": str(folder / "comparison" / "report.html")}))
+
+
+def _section(results: dict[str, Any], recipe: str, most_steps: int | None) -> str:
+    classes = results["classes"]
+    best = "Lin's CCC of each feature across ROIs, mean of a class (95 % interval over subjects); best model in bold."
+    cut = f", every phase cut to {most_steps} steps" if most_steps else ""
+    lines = [
+        "## The papers' table on the virtual scanner",
+        "",
+        f"Br40 to Bl64, small cohort, recipe `{recipe}`{cut}. {results['pairs']} test pairs of {results['subjects']} "
+        f"subjects, {results['rois'][RANDOM]} random ROIs in the papers' four HU ranges, preset {results['preset']}. "
+        f"Simulated data. {best}",
+        "",
+    ]
+    rows = []
+    for row in results["table"][RANDOM]:
+        cells = []
+        for name in classes:
+            cell = row["classes"][name]
+            text = "?" if cell["ccc"] is None else f"{cell['ccc']:.2f}"
+            low, high = cell["interval"]
+            text = f"**{text}**" if cell["best"] else text
+            cells.append(text if low is None else f"{text} ({low:.2f}, {high:.2f})")
+        cost = results["cost"].get(row["name"])
+        parameters = "" if cost is None else f"{cost['parameters'] / 1e6:.2f} M"
+        rows.append([row["name"], *cells, "" if cost is None else f"{cost['seconds_per_slice']:.2f}", parameters])
+    lines.append(table(["", *classes, "s a slice", "parameters"], rows))
+    above = {row["name"]: row["classes"] for row in results["table"][RANDOM]}
+    lines += ["", f"Ceiling: {CEILING}; baseline: {INPUT}."] if CEILING in above else []
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

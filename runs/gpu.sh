@@ -1,0 +1,11 @@
+#!/bin/sh
+# What to run when a GPU is lent: one piece of 9 minutes; call it again until it says "report".
+# The folder OUT is carried from piece to piece; checkpoints in it stay below 16 MB a file.
+#
+#   OUT=out sh runs/gpu.sh
+set -eu
+cd "$(dirname "$0")/.."
+OUT=${OUT:-runs/gpu-out}
+PYTHON=${PYTHON:-python3}
+$PYTHON -c 'import torch; assert torch.cuda.is_available(), "no GPU"; print(torch.cuda.get_device_name())'
+exec env PYTHONPATH=src $PYTHON -m benchmarks.papers --recipe gpu --folder "$OUT" --minutes "${MINUTES:-9}"

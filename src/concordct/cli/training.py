@@ -1,0 +1,160 @@
+"""Methods that learn: train them, compare them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from concordct.cli.common import AllowOption, JsonOption, OverwriteOption, SeedOption, app, bar, errors, print_json
+from concordct.errors import ConcordctError
+
+
+class TrainChoice(StrEnum):
+    """Methods that `train` fits."""
+
+    encoder_decoder = "encoder-decoder"
+    unetpp = "unetpp"
+    ddpm = "ddpm"
+    diffusionct = "diffusionct"
+    ltdiffpp = "ltdiffpp"
+    histogram = "histogram"
+
+
+class RecipeChoice(StrEnum):
+    """paper: as published; small: two cores, under an hour; gpu: one data-centre GPU, under 25 minutes."""
+
+    paper = "paper"
+    small = "small"
+    gpu = "gpu"
+
+
+class WithoutChoice(StrEnum):
+    """Parts of LTDiff++ that an ablation leaves out."""
+
+    skips = "skips"
+    supervision = "supervision"
+    integration = "integration"
+
+
+def _torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise ConcordctError(
+            "expected PyTorch for methods that learn, found none: pip install 'concordct[nets]'"
+        ) from None
+
+
+@app.command()
+def train(
+    method: Annotated[TrainChoice, typer.Argument(help="What to train.")],
+    pairs: Annotated[Path, typer.Argument(help="Manifest of pairs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model, a folder; OUTPUT.run holds the run.")],
+    recipe: Annotated[RecipeChoice, typer.Option(help="How long and how large.")] = RecipeChoice.small,
+    split: Annotated[str, typer.Option(help="Rows of the manifest to train on.")] = "train",
+    images: Annotated[Path | None, typer.Option(help="Further scans of any kernel, for phase 1.")] = None,
+    without: Annotated[WithoutChoice | None, typer.Option(help="Ablation of LTDiff++.")] = None,
+    imagenet: Annotated[
+        Path | None, typer.Option(help="ResNet-18 weights for DiffusionCT: safetensors, or torchvision's .pth.")
+    ] = None,
+    seed: SeedOption = 0,
+    most_steps: Annotated[int | None, typer.Option(min=1, help="Cut every phase, to try things out.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop with a checkpoint after this long.")] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a method on pairs. Run it again to resume; under `torchrun` processes share the batch.
+
+    Example: `concordct train ltdiffpp cohort/pairs.csv -o br40-to-bl64 --recipe small`
+    """
+    _torch()
+    from concordct.pipelines import train as pipeline
+
+    with bar(quiet=as_json) as report:
+        found = pipeline.train(
+            method.value,
+            pairs,
+            output,
+            recipe=recipe.value,
+            split=split,
+            images=images,
+            without=None if without is None else without.value,
+            imagenet=imagenet,
+            seed=seed,
+            most_steps=most_steps,
+            minutes=minutes,
+            overwrite=overwrite,
+            progress=report,
+        )
+    if as_json:
+        print_json({"model": str(found.output), "done": found.done, "seconds": round(found.seconds, 1)})
+    elif found.done:
+        typer.echo(f"{method.value}: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
+    else:
+        typer.echo(f"{method.value}: paused after {found.seconds:.0f} s; the same command goes on")
+
+
+def _models(model: list[str]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for text in model:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in named:
+            raise ConcordctError(f"expected --model NAME=PATH, each name once, found {text!r}")
+        named[name] = Path(path)
+    return named
+
+
+@app.command()
+def compare(
+    pairs: Annotated[Path, typer.Argument(help="Manifest of pairs.")],
+    model: Annotated[list[str], typer.Option("--model", "-m", help="NAME=PATH, once for each model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and report.html.")],
+    split: Annotated[str, typer.Option(help="Rows of the manifest to judge; 'all' for every row.")] = "test",
+    ceiling: Annotated[
+        Path | None, typer.Option(help="Manifest of the same pairs scanned again: agreement of target with target.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Features: a preset or a PyRadiomics file.")] = "ibex-1401",
+    seed: SeedOption = 0,
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The papers' tables for any models: agreement by class and region, reproducible features, time and memory.
+
+    Example: `concordct compare cohort/pairs.csv -m LTDiff++=br40-to-bl64 -m spectral=transfer -o comparison`
+    """
+    from concordct.pipelines import compare as pipeline
+
+    with bar(quiet=as_json) as report:
+        results = pipeline.compare(
+            pairs,
+            _models(model),
+            output,
+            split=None if split == "all" else split,
+            ceiling=ceiling,
+            preset=preset,
+            seed=seed,
+            allow=frozenset(allow or ()),
+            overwrite=overwrite,
+            progress=report,
+        )
+    if as_json:
+        print_json(results)
+        return
+    classes = results["classes"]
+    table = Table("CCC per feature", *classes, title=results["headline_region"], title_justify="left")
+    for row in results["table"][results["headline_region"]]:
+        table.add_row(
+            row["name"],
+            *("?" if row["classes"][c]["ccc"] is None else f"{row['classes'][c]['ccc']:.2f}" for c in classes),
+        )
+    Console().print(table)
+    for warning in results["warnings"]:
+        errors.print(f"warning: {escape(warning)}", style="yellow")
+    typer.echo(f"report: {output / 'report.html'}")

@@ -1,0 +1,133 @@
+"""Conditional networks that see a noisy state beside what it is conditioned on, and the time.
+
+`LatentUNet1d` for a latent sequence (DiffusionCT, Fig. 3), `ScalesUNet` for latent maps at several scales, of which an
+image is the case of one scale. Both take and give lists, one tensor for each scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from concordct.nets.blocks import ChannelNorm, ResidualBlock, TimeEmbedding, convolution, zeroed
+
+
+class _Blocks(nn.Module):
+    """Residual blocks of one width in a row."""
+
+    def __init__(self, width: int, count: int, embedding: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ResidualBlock(width, width, embedding=embedding) for _ in range(count))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, embedding)
+        return x
+
+
+class LatentUNet1d(nn.Module):
+    """A U-Net along the positions of a latent sequence.
+
+    Parameters
+    ----------
+    channels : of the latent.
+    widths : channels at each scale; each halves the length, rounded up.
+    """
+
+    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        embedding = 4 * widths[0]
+        self.time = TimeEmbedding(embedding)
+        self.stem = convolution(2 * channels, widths[0], dims=1)
+        self.down = nn.ModuleList(
+            ResidualBlock(widths[max(i - 1, 0)], width, embedding=embedding, dims=1) for i, width in enumerate(widths)
+        )
+        self.middle = ResidualBlock(widths[-1], widths[-1], embedding=embedding, dims=1)
+        self.up = nn.ModuleList(
+            ResidualBlock(width + (widths[i + 1] if i + 1 < len(widths) else width), width, embedding=embedding, dims=1)
+            for i, width in enumerate(widths)
+        )
+        self.head = nn.Sequential(
+            ChannelNorm(widths[0]), nn.SiLU(), zeroed(convolution(widths[0], channels, 1, dims=1))
+        )
+
+    def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
+        """[b, c, length] twice and [b] in [0, 1] to [b, c, length], in lists of one."""
+        embedding = self.time(time)
+        y = self.stem(torch.cat([x[0], condition[0]], dim=1))
+        skips = []
+        for index, block in enumerate(self.down):
+            y = block(y if index == 0 else functional.avg_pool1d(y, 2, ceil_mode=True), embedding)
+            skips.append(y)
+        y = self.middle(y, embedding)
+        for index in reversed(range(len(self.up))):
+            if index + 1 < len(self.up):
+                y = functional.interpolate(y, scale_factor=2.0, mode="nearest")[..., : skips[index].shape[-1]]
+            y = self.up[index](torch.cat([y, skips[index]], dim=1), embedding)
+        return [self.head(y)]
+
+
+class ScalesUNet(nn.Module):
+    """A U-Net over maps at several scales; each enters, and leaves, at its own.
+
+    Parameters
+    ----------
+    channels : of the state at each scale, the finest first, 0 where there is none; each scale halves the size.
+    widths : channels of the network at each scale, at least as many.
+    blocks : residual blocks at each scale on the way down, and on the way up.
+    fold : a single finest map whose blocks of fold x fold pixels become channels inside (for images).
+    """
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int], *, blocks: int = 1, fold: int = 1) -> None:
+        super().__init__()
+        if len(channels) > len(widths) or not any(channels):
+            raise ValueError(f"{len(channels)} scales of {tuple(channels)} channels do not fit {len(widths)} widths")
+        self.fold = fold
+        folded = [*(count * fold**2 for count in channels), *([0] * (len(widths) - len(channels)))]
+        self.scales = tuple(i for i, count in enumerate(folded) if count)
+        embedding = 4 * widths[0]
+        self.time = TimeEmbedding(embedding)
+        self.enter = nn.ModuleDict({str(i): convolution(2 * folded[i], widths[i]) for i in self.scales})
+        self.between = nn.ModuleList(convolution(widths[i - 1], widths[i], 1) for i in range(1, len(widths)))
+        self.down = nn.ModuleList(_Blocks(width, blocks, embedding) for width in widths)
+        self.join = nn.ModuleList(convolution(widths[i] + widths[i + 1], widths[i], 1) for i in range(len(widths) - 1))
+        self.up = nn.ModuleList(_Blocks(width, blocks, embedding) for width in widths)
+        self.leave = nn.ModuleDict(
+            {
+                str(i): nn.Sequential(ChannelNorm(widths[i]), nn.SiLU(), zeroed(convolution(widths[i], folded[i])))
+                for i in self.scales
+            }
+        )
+
+    def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
+        """[b, c, y, x] for each scale, twice, and [b] in [0, 1] to [b, c, y, x] for each scale."""
+        embedding = self.time(time)
+        given = {
+            i: functional.pixel_unshuffle(torch.cat([one, other], dim=1), self.fold)
+            for i, one, other in zip(self.scales, x, condition, strict=True)
+        }
+        skips: list[Tensor] = []
+        for i, stage in enumerate(self.down):
+            entering = self.enter[str(i)](given[i]) if i in given else None
+            if i == 0:
+                if entering is None:
+                    raise ValueError("the finest scale needs a state")
+                y = entering
+            else:
+                y = self.between[i - 1](functional.avg_pool2d(skips[-1], 2))
+                y = y if entering is None else y + entering
+            y = stage(y, embedding)
+            skips.append(y)
+        left: dict[int, Tensor] = {}
+        y = skips[-1]
+        for i in reversed(range(len(self.up))):
+            if i + 1 < len(self.up):
+                y = functional.interpolate(y, scale_factor=2.0, mode="nearest")
+                y = self.join[i](torch.cat([skips[i], y], dim=1))
+            y = self.up[i](y, embedding)
+            if i in self.scales:
+                left[i] = functional.pixel_shuffle(self.leave[str(i)](y), self.fold)
+        return [left[i] for i in self.scales]

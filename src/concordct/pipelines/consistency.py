@@ -1,0 +1,114 @@
+"""Downstream consistency: does a model that reads scans say the same after standardization? LTDiff++, section VI.
+
+    consistency(pairs, model, score, split="test")
+
+`score` is any callable from a Volume to numbers, such as a risk for each of the years 1 to 6. It is asked three times
+for each pair: on the target, on the source, and on the source standardized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+from concordct.methods.spectral import Mode
+from concordct.pipelines.models import Model
+from concordct.pipelines.scans import evenly_spaced, one_scan, standardized_slabs
+from concordct.volumes.manifest import read_manifest
+from concordct.volumes.pairing import check_pair
+from concordct.volumes.volume import Volume
+
+#: A Volume to its scores, always as many.
+Score = Callable[[Volume], Sequence[float]]
+
+#: Bootstrap samples of subjects.
+REPEATS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Consistency:
+    """Scores of every pair, [pair, score], and how far they lie from the target's.
+
+    Attributes
+    ----------
+    source, standardized, target : [pair, score].
+    before, after : [score] mean absolute difference to the target's score, without and with standardization.
+    gain : [score] before - after; above 0 where standardization brings the scores closer.
+    gain_interval : [2, score] 95 % interval of the gain over subjects; NaN with a single subject.
+    """
+
+    subjects: tuple[str, ...]
+    source: NDArray[np.float64]
+    standardized: NDArray[np.float64]
+    target: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    gain: NDArray[np.float64]
+    gain_interval: NDArray[np.float64]
+
+
+def consistency(
+    pairs: Path,
+    model: Model,
+    score: Score,
+    *,
+    split: str | None = "test",
+    mode: Mode = "sample",
+    seed: int = 0,
+    allow: frozenset[str] = frozenset(),
+) -> Consistency:
+    """Ask `score` about target, source and standardized source of every pair.
+
+    Raises
+    ------
+    ConcordctError : no pair, pairs that are not two reconstructions of one scan, scores that are not finite or not
+        always as many.
+    """
+    rows = [row for row in read_manifest(pairs) if row.target is not None and split in (None, row.split)]
+    if not rows:
+        raise ConcordctError(f"{pairs}: expected pairs in split {split!r}, found none")
+    found: list[list[list[float]]] = []
+    for row in rows:
+        assert row.target is not None
+        source, target = one_scan(row.source), one_scan(row.target)
+        check_pair(source, target)
+        standardizer = model.standardizer(mode=mode, use_neighbours=evenly_spaced(source))
+        slabs = standardized_slabs(source, standardizer, seed=seed, allow=allow)
+        before, wanted = source.read(allow=allow), target.read(allow=allow)
+        after = before.with_hu(np.concatenate([slab.hu for slab in slabs]))
+        found.append([[float(one) for one in score(volume)] for volume in (before, after, wanted)])
+    lengths = {len(scores) for three in found for scores in three}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ConcordctError(f"expected as many scores for every scan, found {sorted(lengths)}")
+    values = np.array(found)  # [pair, 3, score]
+    if not np.isfinite(values).all():
+        raise ConcordctError("expected finite scores, found some that are not")
+    far = np.abs(values[:, :2] - values[:, 2:])  # [pair, before and after, score]
+    subjects = tuple(row.subject for row in rows)
+    mean = far.mean(axis=0)
+    return Consistency(
+        subjects,
+        values[:, 0],
+        values[:, 1],
+        values[:, 2],
+        mean[0],
+        mean[1],
+        mean[0] - mean[1],
+        _interval(far[:, 0] - far[:, 1], subjects, seed),
+    )
+
+
+def _interval(gains: NDArray[np.float64], subjects: Sequence[str], seed: int) -> NDArray[np.float64]:
+    who, index = np.unique(np.array(subjects), return_inverse=True)
+    if who.size < 2:
+        return np.full((2, gains.shape[1]), np.nan)
+    sums = np.stack([gains[index == one].sum(axis=0) for one in range(who.size)])
+    counts = np.bincount(index)
+    drawn = np.random.default_rng(seed).integers(0, who.size, (REPEATS, who.size))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)[:, None]
+    return np.asarray(np.quantile(means, (0.025, 0.975), axis=0))

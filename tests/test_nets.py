@@ -1,0 +1,167 @@
+"""Networks: shapes, the wiring of UNet++, pruning, what a codec lets through, locality."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from concordct.nets.codec import LatentCodec, latent_statistics
+from concordct.nets.denoisers import LatentUNet1d, ScalesUNet
+from concordct.nets.resnet import ResNet18Encoder, ResNetAutoencoder
+from concordct.nets.unetpp import UNetPlusPlus
+
+SMALL = (8, 8, 16, 16, 32)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def _image(size: int = 32) -> torch.Tensor:
+    return torch.randn(2, 1, size, size)
+
+
+@torch.no_grad()
+def _awaken(net: torch.nn.Module) -> None:
+    """Layers that start at zero hide what is behind them."""
+    for parameter in net.parameters():
+        if not parameter.any():
+            parameter.normal_(0, 0.1)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("residual", [True, False])
+def test_pruned_unetpp_is_the_sub_network(depth: int, residual: bool) -> None:
+    net = UNetPlusPlus(1, 1, (4, 6, 8, 10), residual=residual)
+    _awaken(net)
+    image = _image()
+    small = net.pruned(depth)
+    whole, pruned = net(image), small(image)
+    assert len(pruned) == depth
+    assert all(torch.equal(a, b) for a, b in zip(pruned, whole, strict=False))
+    assert all(torch.equal(a, b) for a, b in zip(pruned, net(image, depth=depth), strict=True))
+    assert (small.depth == net.depth) == (depth == 3)
+
+
+def test_untrained_networks_hand_the_image_on() -> None:
+    """Both UNet++ and a codec whose finest latent has room: texture passes before anything is learned."""
+    image = _image()
+    for output in UNetPlusPlus(1, 1, (4, 6, 8))(image):
+        torch.testing.assert_close(output, image)
+    codec = LatentCodec((8, 8, 8), (4, 2, 2), fold=2)
+    for output in codec.decode(*codec.encode(image)):
+        torch.testing.assert_close(output, image)
+    # Without room nothing of the kind can be.
+    small = LatentCodec((8, 8, 8), (2, 2, 2), fold=2)
+    assert (small.decode(*small.encode(image))[-1] - image).abs().mean() > 0.1
+
+
+def test_every_node_holds_all_nodes_before_it() -> None:
+    # Zhou 2018, Fig. 1a: X(0, 3) takes X(0, 0), X(0, 1), X(0, 2) and U(X(1, 2)).
+    net = UNetPlusPlus(1, 1, (4, 6, 8, 10), residual=False)
+    widths = {name: node.layers[0].in_channels for name, node in net.nodes.items()}
+    assert widths["0_1"] == 4 + 6
+    assert widths["0_2"] == 2 * 4 + 6
+    assert widths["0_3"] == 3 * 4 + 6
+    assert widths["1_2"] == 2 * 6 + 8
+    assert set(widths) == {"0_0", "1_0", "2_0", "3_0", "0_1", "1_1", "2_1", "0_2", "1_2", "0_3"}
+
+
+def test_without_skips_only_the_deepest_features_matter() -> None:
+    net = UNetPlusPlus(1, 1, (4, 6, 8), dense=False)
+    _awaken(net)
+    features = net.encode(_image())
+    before = net.decode(features)[-1]
+    changed = net.decode([torch.randn_like(features[0]), torch.randn_like(features[1]), features[2]])[-1]
+    assert torch.equal(before, changed)
+
+
+def test_networks_see_a_patch_as_they_see_it_in_the_slice() -> None:
+    net = UNetPlusPlus(1, 1, (4, 6))
+    _awaken(net)
+    image = _image(64)
+    whole = net(image)[-1][..., 24:40, 24:40]
+    patch = net(image[..., 8:56, 8:56])[-1][..., 16:32, 16:32]
+    torch.testing.assert_close(whole, patch, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"latents": (2, 3, 4)},
+        {"latents": (0, 0, 4), "leak": True},
+        {"latents": (0, 0, 4)},
+        {"latents": (0, 0, 4), "vector": True, "leak": True},
+        {"latents": (4, 4, 4), "fold": 2},
+    ],
+)
+def test_codec_round_trip_of_shapes_and_statistics(options: dict) -> None:
+    codec = LatentCodec((4, 6, 8), **options)
+    _awaken(codec)
+    image = _image()
+    latents, leaks = codec.encode(image)
+    before = codec.decode(latents, leaks)
+    assert [tuple(one.shape) for one in before] == [(2, 1, 32, 32)] * 2
+    codec.set_statistics(latent_statistics([latents]))
+    normal, leaks = codec.encode(image)
+    for one in normal:
+        by_channel = one.transpose(0, 1).flatten(1)
+        torch.testing.assert_close(by_channel.mean(dim=1), torch.zeros(len(by_channel)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(by_channel.std(dim=1), torch.ones(len(by_channel)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(codec.decode(normal, leaks)[-1], before[-1], atol=1e-4, rtol=1e-3)
+
+
+def test_standardizing_every_scale_closes_the_leak() -> None:
+    """Two images with each other's latents: what moves the output is what the latents carry."""
+    images = _image()
+    swapped = {}
+    for name, options in {"leak": {"latents": (0, 0, 4), "leak": True}, "scales": {"latents": (4, 4, 4)}}.items():
+        codec = LatentCodec((4, 6, 8), **options)
+        _awaken(codec)
+        latents, leaks = codec.encode(images)
+        plain = codec.decode(latents, leaks)[-1]
+        out = codec.decode([one.flip(0) for one in latents], leaks)[-1]
+        swapped[name] = ((out - plain.flip(0)).square().mean() / (plain - plain.flip(0)).square().mean()).item()
+    assert swapped["scales"] < 1e-10
+    assert swapped["leak"] > 0.1
+
+
+def test_resnet_takes_torchvision_names_and_shapes() -> None:
+    encoder = ResNet18Encoder()
+    names = encoder.state_dict()
+    # torchvision 0.20, resnet18().state_dict(): 122 tensors, of which fc.* and 20 num_batches_tracked are not used.
+    assert len(names) == 122 - 2 - 20
+    assert names["layer4.1.conv2.weight"].shape == (512, 512, 3, 3)
+    given = {name: torch.randn_like(tensor) for name, tensor in names.items()}
+    given["conv1.weight"] = torch.randn(64, 3, 7, 7)
+    encoder.load_torchvision({**given, "fc.weight": torch.zeros(1000, 512)})
+    assert torch.equal(encoder.conv1.weight, given["conv1.weight"].sum(1, keepdim=True))
+    with pytest.raises(ValueError, match=r"bn1\.weight"):
+        encoder.load_torchvision({"conv1.weight": given["conv1.weight"]})
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_autoencoder_of_resnet(skips: bool) -> None:
+    net = ResNetAutoencoder(6, widths=SMALL, skips=skips)
+    _awaken(net)
+    latents, leaks = net.encode(_image(64))
+    assert latents[0].shape == (2, 6, 4)
+    assert net.decode(latents, leaks)[0].shape == (2, 1, 64, 64)
+    moved = net.decode([one.flip(0) for one in latents], leaks)[0] - net.decode(latents, leaks)[0].flip(0)
+    assert (moved.abs().max() < 1e-5) == (not skips)
+
+
+def test_denoisers_keep_shapes_and_use_condition_and_time() -> None:
+    odd = torch.randn(2, 3, 9)
+    sequence = LatentUNet1d(3, (8, 8, 8))
+    maps = [torch.randn(2, 2, 16, 16), torch.randn(2, 4, 4, 4)]
+    scales = ScalesUNet((2, 0, 4), (8, 8, 8))
+    image = ScalesUNet((1,), (8, 8), fold=2)
+    for net, state in ((sequence, [odd]), (scales, maps), (image, [_image(16)])):
+        _awaken(net)
+        early, late = torch.tensor([0.1, 0.1]), torch.tensor([0.9, 0.9])
+        out = net(state, early, state)
+        assert [one.shape for one in out] == [one.shape for one in state]
+        assert not torch.equal(out[0], net(state, late, state)[0])
+        assert not torch.equal(out[0], net(state, early, [one + 1 for one in state])[0])
