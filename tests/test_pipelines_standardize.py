@@ -52,7 +52,8 @@ def model(exam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def standardize(source: Path, model: Path, output: Path, settings: Settings = MEAN) -> tuple[Record, ...]:
-    return run(plan(source, output, load_model(model), settings), model, output, settings)
+    loaded = load_model(model)
+    return run(plan(source, output, loaded, settings), loaded, output, settings)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short"])

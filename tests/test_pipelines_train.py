@@ -65,7 +65,7 @@ def test_the_run_leaves_a_card_metrics_and_a_model_that_standardizes(tmp_path: P
     digests = []
     for name in ("a.nii.gz", "b.nii.gz"):
         planned = plan(source, tmp_path / name, model, Settings(seed=3))
-        (record,) = run(planned, tmp_path / "model", tmp_path / name, Settings(seed=3))
+        (record,) = run(planned, model, tmp_path / name, Settings(seed=3))
         assert record.status == "done", record.reason
         digests.append(record.pixels_sha256)
     assert digests[0] == digests[1]

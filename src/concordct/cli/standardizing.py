@@ -145,13 +145,14 @@ def standardize(
 
     settings = pipeline.Settings(mode.value, seed, frozenset(allow or ()), any_kernel, overwrite)
     with bar(quiet=as_json) as report:
-        planned = pipeline.plan(input_path, output, load_model(model), settings)
+        loaded = load_model(model)
+        planned = pipeline.plan(input_path, output, loaded, settings)
         count = len(planned.jobs)
 
         def show(index: int, done: int, depth: int) -> None:
             report(f"scan {index + 1} of {count}, slices", done, depth)
 
-        records = pipeline.run(planned, model, output, settings, workers=workers, progress=show)
+        records = pipeline.run(planned, loaded, output, settings, workers=workers, progress=show)
     for reason, count in Counter(item.reason for item in planned.set_aside).most_common():
         warn("set aside", f"{count} x {reason}")
     for record in records:

@@ -107,7 +107,7 @@ def _calibrate_and_judge(
     model = load_model(place / "model")
     run(
         plan(judged / source, place / "standardized", model, settings),
-        place / "model",
+        model,
         place / "standardized",
         settings,
     )
@@ -138,10 +138,10 @@ def _head_phantom(output: Path, real_data: Path, say: Say) -> Shown:
 def _chest(output: Path, real_data: Path, say: Say) -> Shown:
     say("standardizing a real chest series, B40f, with the simulated patients' model")
     place = output / "chest"
-    model_path = output / f"{SOURCE}-to-{TARGET}" / "model"
+    model = load_model(output / f"{SOURCE}-to-{TARGET}" / "model")
     settings = Settings(seed=SEED, any_kernel=True, overwrite=True)
     source = real_data / "chest_B40f"
-    run(plan(source, place / "standardized", load_model(model_path), settings), model_path, place, settings)
+    run(plan(source, place / "standardized", model, settings), model, place, settings)
     before, after = (one_scan(path).read() for path in (source, place / "standardized"))
     middle = before.shape[0] // 2
     stacks = [

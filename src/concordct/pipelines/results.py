@@ -22,10 +22,9 @@ from concordct.methods.spectral import METHOD, SpectralModel
 from concordct.pipelines.agreement import agreement_results, number, reproducibility_curves
 from concordct.pipelines.models import Model
 from concordct.report.charts import Curve
+from concordct.report.tables import NPS_TOLERANCE
 
 STAGES = ("source", "standardized")
-#: Bands where the ratio of noise powers is off by more than this are warned of.
-NPS_TOLERANCE = 0.15
 #: Seed of the bootstrap over subjects.
 BOOTSTRAP_SEED = 0
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.methods.spectral import Mode
-from concordct.pipelines.models import Model, kernel_mismatch, load_model
+from concordct.pipelines.models import Model, kernel_mismatch
 from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, scan_path, standardized_slabs
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD, write_derived_series
@@ -175,7 +175,7 @@ def _output_names(root: Path, scans: Sequence[Scan]) -> list[str]:
 
 def run(
     plan: Plan,
-    model_path: Path,
+    model: Model,
     output: Path,
     settings: Settings,
     *,
@@ -186,6 +186,7 @@ def run(
 
     Parameters
     ----------
+    model : the one that was planned with; read from disk once, whatever the number of scans.
     workers : processes that share the scans; the result is the same whatever their number.
 
     Returns
@@ -196,7 +197,7 @@ def run(
     if workers > 1 and len(plan.jobs) > 1:
         count = min(workers, len(plan.jobs))
         with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-            waiting = [pool.submit(_standardize, job, model_path, settings) for job in plan.jobs]
+            waiting = [pool.submit(_standardize, job, model, settings) for job in plan.jobs]
             records = []
             for index, future in enumerate(waiting):
                 records.append(_result(future, plan.jobs[index]))
@@ -207,7 +208,7 @@ def run(
         for index, job in enumerate(plan.jobs):
             depth = job.scan.shape[0]
             report = (lambda done, index=index, depth=depth: progress(index, done, depth)) if progress else None
-            records.append(_standardize(job, model_path, settings, report))
+            records.append(_standardize(job, model, settings, report))
             if progress is not None:
                 progress(index, depth, depth)
     everything = (*records, *plan.skipped)
@@ -238,12 +239,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _standardize(
-    job: Job, model_path: Path, settings: Settings, progress: Callable[[int], None] | None = None
-) -> Record:
+def _standardize(job: Job, model: Model, settings: Settings, progress: Callable[[int], None] | None = None) -> Record:
     """One scan, with every failure turned into a record."""
     try:
-        return standardize_scan(job, load_model(model_path), settings, progress=progress)
+        return standardize_scan(job, model, settings, progress=progress)
     except ConcordctError as error:
         reason = str(error)
     except Exception as error:

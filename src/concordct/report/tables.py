@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: Relative error under which a feature counts as reproduced (the threshold of the published studies).
-RELATIVE_ERROR_LIMIT = 0.15
+from concordct.features.agreement import REPRODUCIBLE
 
 #: Deviation of a noise power ratio from 1 above which a band is marked.
 NPS_TOLERANCE = 0.15
@@ -109,7 +108,7 @@ def headline(results: Mapping[str, Any]) -> list[dict[str, str]]:
     classes = agreement_rows(results)
     for key, label, as_text, aim in (
         ("ccc_mean", "CCC", number, "1 is perfect concordance"),
-        ("re_share", f"Features with RE < {RELATIVE_ERROR_LIMIT}", percent, "share of the class"),
+        ("re_share", f"Features with RE < {REPRODUCIBLE}", percent, "share of the class"),
     ):
         ranked = [row for row in classes if is_number(row.get(f"standardized_{key}"))]
         if not ranked:

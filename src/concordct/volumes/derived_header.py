@@ -7,7 +7,6 @@ true of the source's bytes or its creation only. Nothing here reads the clock: o
 from __future__ import annotations
 
 import copy
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from concordct.volumes.classic import MULTI_FRAME
 from concordct.volumes.decode import declared_padding, plain, quiet_dicom
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.series import Problem, SliceRef
+from concordct.volumes.uids import uid_of
 
 #: SeriesNumber of a derived series is this plus the source's, so that it sorts behind everything a scanner numbers.
 SERIES_NUMBER_OFFSET = 90_000
@@ -52,11 +52,8 @@ _DROPPED = (
 
 
 def hashed_uid(*parts: str) -> str:
-    """A UID under 2.25 from text: SHA-256 cut to a version 8 UUID (PS3.5 B.2, RFC 9562 5.8)."""
-    digest = bytearray(hashlib.sha256("\0".join(("concordct", *parts)).encode()).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return f"2.25.{int.from_bytes(digest, 'big')}"
+    """The UID of a derived object; our name goes first, so that no other program's parts give the same."""
+    return uid_of("concordct", *parts)
 
 
 def derived_dataset(

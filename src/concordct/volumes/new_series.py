@@ -7,7 +7,6 @@ is fixed by the arguments: same volume, same identity, same bytes. Dates are emp
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from concordct.errors import ConcordctError
 from concordct.volumes.place import atomic_directory
+from concordct.volumes.uids import uid_of
 from concordct.volumes.volume import Volume
 
 MANUFACTURER = "concordct virtual scanner"
-#: UIDs under 2.25 are a decimal UUID (ITU-T X.667) and need no registered root.
-UUID_ROOT = "2.25."
 #: Rescale intercept of a 12 bit CT image: stored value 0 is -1024 HU.
 INTERCEPT = -1024
 IMPLEMENTATION_CLASS = "concordct/new-series"
@@ -51,16 +49,6 @@ class SimulatedScan:
     kvp: float
     mas: float
     details: str = ""
-
-
-def uid_of(*parts: object) -> str:
-    """A UID that depends on the parts and on nothing else."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    value = int.from_bytes(digest[:16], "big")
-    # Version and variant bits of a UUID, so that the number is a valid one.
-    value = (value & ~(0xF << 76)) | (0x8 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return UUID_ROOT + str(value)
 
 
 def write_new_series(slabs: Volume | Iterable[Volume], directory: Path, scan: SimulatedScan) -> tuple[Path, ...]:
