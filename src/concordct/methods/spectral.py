@@ -364,8 +364,11 @@ class SpectralStandardizer:
     def _noise(
         self, coefficients: NDArray[np.float32], volume: Volume, index: int, generator: SliceSeeds
     ) -> NDArray[np.float32]:
-        noise = self.model.noise
-        assert noise is not None
+        return self.deviation(coefficients, volume, index) * self.unit_noise(volume, index, generator)
+
+    def deviation(self, coefficients: NDArray[np.float32], volume: Volume, index: int) -> NDArray[np.float32]:
+        """[y, x] standard deviation of what the transfer leaves over in a slice, HU; 0 where there is no body."""
+        noise = self._required_noise()
         spacing = volume.spacing_mm[1:]
         level = noise_level(
             coefficients,
@@ -374,9 +377,12 @@ class SpectralStandardizer:
             probe_width_lp_cm=noise.probe_width_lp_cm,
         )
         body = material_mask(volume.hu[index : index + 1], spacing)[0]
-        deviation = local_deviation(level, body, gain=noise.gain, exponent=noise.exponent)
-        shape = volume.shape[1:]
-        frequency = _frequencies(shape, spacing)
+        return local_deviation(level, body, gain=noise.gain, exponent=noise.exponent)
+
+    def unit_noise(self, volume: Volume, index: int, generator: SliceSeeds) -> NDArray[np.float32]:
+        """[y, x] noise of the calibrated spectrum for a deviation of 1, seeded slice by slice."""
+        noise = self._required_noise()
+        shape, spacing = volume.shape[1:], volume.spacing_mm[1:]
         # White cosine coefficients are white noise; each slice mixes its own with its predecessor's, a moving average
         # of lag-one correlation theta / (1 + theta^2).
         white = generator.at(volume.first_slice + index).standard_normal(shape, dtype=np.float32)
@@ -384,5 +390,14 @@ class SpectralStandardizer:
             theta = np.float32((1 - np.sqrt(1 - 4 * noise.z_correlation**2)) / (2 * noise.z_correlation))
             before = generator.at(volume.first_slice + index - 1).standard_normal(shape, dtype=np.float32)
             white = (white + theta * before) / np.sqrt(1 + theta**2)
-        amplitude = np.sqrt(self._on_grid(noise.nps_mm2, frequency) / np.float32(spacing[0] * spacing[1]))
-        return deviation * from_cosines(white * amplitude)
+        return from_cosines(white * self.amplitude(shape, spacing))
+
+    def amplitude(self, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> NDArray[np.float32]:
+        """[y, x] root mean square of the cosine coefficients of `unit_noise`."""
+        nps = self._on_grid(self._required_noise().nps_mm2, _frequencies(shape, spacing_mm))
+        return np.sqrt(nps / np.float32(spacing_mm[0] * spacing_mm[1]))
+
+    def _required_noise(self) -> NoiseModel:
+        if self.model.noise is None:
+            raise ConcordctError("expected a model with a noise part, found one calibrated without")
+        return self.model.noise
