@@ -1,9 +1,9 @@
 """Lung-function tests beside the scans: a checked table, typed records, and the sentence that a text encoder reads.
 
 One row per visit. Columns, in any case and order: `subject`, `weeks` (since the first scan), and any of `fvc_ml` or
-`fvc_l`, `fvc_percent`, `fev1_ml` or `fev1_l`, `pef_l_min` or `pef_l_s`, `dlco_percent`, `age_years`, `sex`, `smoking`. The names
-of the OSIC table (Patient, Weeks, FVC, Percent, Age, Sex, SmokingStatus) are read with that table's meaning: FVC in
-ml, and weeks that may be negative, for visits before the scan. An empty cell is a missing value.
+`fvc_l`, `fvc_percent`, `fev1_ml` or `fev1_l`, `pef_l_min` or `pef_l_s`, `dlco_percent`, `age_years`, `sex`, `smoking`.
+The names of the OSIC table (Patient, Weeks, FVC, Percent, Age, Sex, SmokingStatus) are read with that table's meaning:
+FVC in ml, and weeks that may be negative, for visits before the scan. An empty cell is a missing value.
 """
 
 from __future__ import annotations
