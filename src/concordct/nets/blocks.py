@@ -31,8 +31,8 @@ class ChannelNorm(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3, *, dims: int = 2, stride: int = 1) -> nn.Module:
-    """A convolution in one or two dimensions that keeps the size (times 1 / stride)."""
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[dims]
+    """A convolution in one, two or three dimensions that keeps the size (times 1 / stride)."""
+    kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
     return kind(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 
@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
     Parameters
     ----------
     embedding : channels of the embedding, 0 for none.
-    dims : 1 or 2.
+    dims : 1, 2 or 3.
     """
 
     def __init__(self, inputs: int, outputs: int, *, embedding: int = 0, dims: int = 2) -> None:
