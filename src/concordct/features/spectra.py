@@ -133,7 +133,7 @@ def noise_power(
     cells = np.bincount(band, minlength=count)[:count].astype(float)
     taper = np.outer(np.hanning(patch + 2)[1:-1], np.hanning(patch + 2)[1:-1])
     scale = spacing_mm[0] * spacing_mm[1] / np.sum(taper**2)
-    plane = _plane_projector(patch)
+    plane = plane_projector(patch)
     rows: list[NDArray[np.float64]] = []
     for image, inside in zip(slices, mask, strict=True):
         for row, column in patch_corners(inside, patch):
@@ -145,7 +145,7 @@ def noise_power(
     return NoisePower(np.asarray(edges, dtype=np.float64), cells, nps)
 
 
-def _plane_projector(patch: int) -> NDArray[np.float64]:
+def plane_projector(patch: int) -> NDArray[np.float64]:
     """[pixel, 6] orthonormal basis of quadratic surfaces, which stand for anatomy and cupping in a patch."""
     y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : patch * 1j, -1 : 1 : patch * 1j])
     q, _ = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
