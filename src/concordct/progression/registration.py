@@ -5,12 +5,31 @@ The follow-up scan moves, the initial one stays: a prediction starts from the in
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from concordct.volumes.volume import Volume
+from concordct.errors import ConcordctError
+from concordct.progression.affine import cut_out, default_backend, register
+from concordct.progression.lungs import LEFT, LUNGS, RIGHT, dilate, lung_masks
+from concordct.volumes.volume import AIR_HU, Volume
+
+#: How far the lungs are dilated: chest wall and hilum help to align, and the pleura stays inside.
+DILATION_MM = 10.0
+#: Between the lungs one transform passes into the other over about this width, mm.
+BLEND_MM = 8.0
+#: Slices that are resampled together.
+_SLAB = 16
+#: Below this the lungs of the two scans have other shapes: a wrong subject, or a lung that has collapsed.
+LEAST_DICE = 0.85
+#: Below this the insides of the lungs, between `DETAIL_MM`, have nothing in common: scans of two patients.
+LEAST_DETAIL = 0.15
+#: Detail that is compared: the difference of two Gaussian means, mm. Vessels lie in it; noise and breath do not.
+DETAIL_MM = (1.5, 5.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,5 +75,195 @@ def pre_register(
     backend: str | None = None,
     check_same_patient: bool = True,
 ) -> Registered:
-    """Bring the follow-up scan (moving) onto the initial one (fixed), lung by lung."""
-    raise NotImplementedError
+    """Bring the follow-up scan onto the initial one, lung by lung.
+
+    Parameters
+    ----------
+    moving : the follow-up scan. fixed : the initial scan.
+    moving_lungs, fixed_lungs : [z, y, x] labels (1 right, 2 left); None finds them with the embedded way.
+    backend : "ants" or "simpleitk"; None takes ANTs where it is installed.
+    check_same_patient : refuse scans whose lungs do not agree afterwards.
+
+    Raises
+    ------
+    ConcordctError : a lung missing in one scan; scans of two patients (`LEAST_DICE`, `LEAST_DETAIL`).
+    """
+    backend = backend or default_backend()
+    of_moving = lung_masks(moving, require_both=True) if moving_lungs is None else moving_lungs
+    of_fixed = lung_masks(fixed, require_both=True) if fixed_lungs is None else fixed_lungs
+    for name, volume, labels in (("follow-up", moving, of_moving), ("initial", fixed, of_fixed)):
+        if labels.shape != volume.shape:
+            raise ConcordctError(f"lungs of shape {labels.shape} do not fit the {name} scan of {volume.shape}")
+        for lung, label in LUNGS.items():
+            if not (labels == label).any():
+                raise ConcordctError(f"the {name} scan has no {lung} lung; both are registered, each by itself")
+    started = time.perf_counter()
+    transforms = {}
+    for lung, label in LUNGS.items():
+        other = LEFT if label == RIGHT else RIGHT
+        target = cut_out(fixed, of_fixed == label, of_fixed == other, DILATION_MM)
+        source = cut_out(moving, of_moving == label, of_moving == other, DILATION_MM)
+        transforms[lung] = register(source, target, backend=backend)
+    volume, lungs = merge(moving, of_moving, fixed, of_fixed, transforms)
+    seconds = time.perf_counter() - started
+    _, untouched = merge(moving, of_moving, fixed, of_fixed, {lung: np.eye(4) for lung in LUNGS}, hu=False)
+    result = Registered(
+        volume=volume,
+        lungs=lungs,
+        fixed_lungs=of_fixed,
+        region=dilate(of_fixed > 0, DILATION_MM, fixed.spacing_mm),
+        transforms=transforms,
+        determinants={lung: float(np.linalg.det(m[:3, :3])) for lung, m in transforms.items()},
+        volumes_ml=_volumes(of_fixed, of_moving, lungs, fixed, moving),
+        dice_before=lung_dice(untouched, of_fixed),
+        dice_after=lung_dice(lungs, of_fixed),
+        detail_correlation=detail_correlation(volume, fixed, (lungs > 0) & (of_fixed > 0)),
+        backend=backend,
+        seconds=seconds,
+    )
+    if check_same_patient:
+        _check(result)
+    return result
+
+
+def _check(result: Registered) -> None:
+    worst = min(result.dice_after["right"], result.dice_after["left"])
+    if worst < LEAST_DICE:
+        raise ConcordctError(
+            f"after registration the lungs agree to Dice {worst:.2f}, expected at least {LEAST_DICE}: another subject?"
+        )
+    if result.detail_correlation < LEAST_DETAIL:
+        raise ConcordctError(
+            f"after registration the insides of the lungs correlate at {result.detail_correlation:.2f}, expected at "
+            f"least {LEAST_DETAIL}: scans of two patients?"
+        )
+
+
+def lung_dice(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> dict[str, float]:
+    """Dice of the labels of two masks on one grid: "right", "left", and "both" regardless of side."""
+    pairs = {name: (one == label, other == label) for name, label in LUNGS.items()}
+    pairs["both"] = (one > 0, other > 0)
+    dice = {}
+    for name, (a, b) in pairs.items():
+        size = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
+        dice[name] = 2.0 * int(np.count_nonzero(a & b)) / max(size, 1)
+    return dice
+
+
+def merge(
+    moving: Volume,
+    moving_lungs: NDArray[np.uint8],
+    fixed: Volume,
+    fixed_lungs: NDArray[np.uint8],
+    transforms: dict[str, NDArray[np.float64]],
+    *,
+    hu: bool = True,
+) -> tuple[Volume, NDArray[np.uint8]]:
+    """Resample the moving scan and its lungs onto the fixed grid, once, by one transform for each lung.
+
+    Every voxel goes where the transform of the nearer lung takes it; between the lungs the two places are averaged, not
+    the two images, so that the mediastinum has no ghost. HU by cubic B-splines, labels by the nearest voxel.
+
+    Parameters
+    ----------
+    transforms : by lung, fixed LPS mm -> moving LPS mm.
+    hu : False leaves HU out, and the volume is the fixed one.
+    """
+    share = _left_share(fixed_lungs, fixed.spacing_mm)
+    back = np.linalg.inv(moving.affine)
+    to_moving = [back @ transforms[lung] @ fixed.affine for lung in ("right", "left")]
+    lungs = np.zeros(fixed.shape, dtype=np.uint8)
+    values = np.empty(fixed.shape, dtype=np.float32) if hu else fixed.hu
+    missing = np.zeros(fixed.shape, dtype=bool)
+    spline = ndimage.spline_filter(moving.hu, order=3, output=np.float32, mode="mirror") if hu else None
+    low, high = float(moving.hu.min()), float(moving.hu.max())
+    last = np.array(moving.shape)[:, None, None, None] - 1
+    rows = np.arange(fixed.shape[1], dtype=np.float32)[None, :, None]
+    columns = np.arange(fixed.shape[2], dtype=np.float32)[None, None, :]
+    for start in range(0, fixed.shape[0], _SLAB):
+        part = slice(start, min(start + _SLAB, fixed.shape[0]))
+        slices = np.arange(part.start, part.stop, dtype=np.float32)[:, None, None]
+        left = share[part]
+        place = np.empty((3, *left.shape), dtype=np.float32)
+        for axis in range(3):
+            right_place, left_place = (
+                np.float32(m[axis, 0]) * slices + np.float32(m[axis, 1]) * rows + np.float32(m[axis, 2]) * columns
+                + np.float32(m[axis, 3]) for m in to_moving
+            )  # fmt: skip
+            place[axis] = right_place + left * (left_place - right_place)
+        nearest = np.rint(place)
+        missing[part] = ((nearest < 0) | (nearest > last)).any(axis=0)
+        lungs[part] = ndimage.map_coordinates(moving_lungs, place, order=0, mode="constant", cval=0)
+        if hu:
+            drawn = ndimage.map_coordinates(spline, place, order=3, mode="mirror", prefilter=False, output=np.float32)
+            if moving.padding is not None:
+                blank = ndimage.map_coordinates(moving.padding.astype(np.uint8), place, order=0, mode="nearest")
+                missing[part] |= blank > 0
+            values[part] = np.where(missing[part], np.float32(AIR_HU), np.clip(drawn, low, high))
+    if not hu:
+        return fixed, lungs
+    padding = missing if missing.any() else None
+    volume = Volume(
+        values, fixed.affine, padding=padding, slice_thickness_mm=moving.slice_thickness_mm, kernel=moving.kernel
+    )
+    return volume, lungs
+
+
+def _left_share(lungs: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> NDArray[np.float32]:
+    """[z, y, x] weight of the left lung's transform: 0 at the right lung, 1 at the left, smooth between them."""
+    steps = [max(1, int(4.0 / s)) for s in spacing_mm]
+    thin = lungs[:: steps[0], :: steps[1], :: steps[2]]
+    spacing = [s * f for s, f in zip(spacing_mm, steps, strict=True)]
+    away = [ndimage.distance_transform_edt(thin != label, sampling=spacing) for label in (RIGHT, LEFT)]
+    share = 1.0 / (1.0 + np.exp(np.clip((away[1] - away[0]) / (BLEND_MM / 4.0), -30.0, 30.0)))
+    for axis, (count, step) in enumerate(zip(lungs.shape, steps, strict=True)):
+        share = _linear(share, np.arange(count) / step, axis)
+    return share.astype(np.float32)
+
+
+def _linear(values: NDArray[np.floating[Any]], positions: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
+    """Values along one axis at fractional positions."""
+    low = np.minimum(positions.astype(np.intp), values.shape[axis] - 1)
+    high = np.minimum(low + 1, values.shape[axis] - 1)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    part = (positions - low).astype(np.float32).reshape(shape)
+    near, far = np.take(values, low, axis).astype(np.float32), np.take(values, high, axis).astype(np.float32)
+    return near + part * (far - near)
+
+
+def detail_correlation(one: Volume, other: Volume, inside: NDArray[np.bool_]) -> float:
+    """Pearson correlation of two volumes on one grid inside a mask, of what is about as large as a vessel.
+
+    Returns
+    -------
+    0 where the mask is empty or one of them is even.
+    """
+    steps = tuple(slice(None, None, max(1, int(2.0 / s))) for s in one.spacing_mm)
+    mask = ndimage.binary_erosion(inside[steps], iterations=2, border_value=0)
+    parts = []
+    for volume in (one, other):
+        thin = np.clip(volume.hu, -1000.0, 100.0)
+        scale = [1.0 / s for s in volume.spacing_mm]
+        fine, coarse = (ndimage.gaussian_filter(thin, [mm * k for k in scale]) for mm in DETAIL_MM)
+        parts.append((fine - coarse)[steps][mask].astype(np.float64))
+    if not mask.any() or min(float(part.std()) for part in parts) == 0.0:
+        return 0.0
+    return float(np.corrcoef(*parts)[0, 1])
+
+
+def _volumes(
+    fixed_lungs: NDArray[np.uint8],
+    moving_lungs: NDArray[np.uint8],
+    moved: NDArray[np.uint8],
+    fixed: Volume,
+    moving: Volume,
+) -> dict[str, tuple[float, float, float]]:
+    """(fixed, moving, moved) ml by lung."""
+    ml = [abs(float(np.linalg.det(v.affine[:3, :3]))) / 1000.0 for v in (fixed, moving, fixed)]
+    sets = (fixed_lungs, moving_lungs, moved)
+    found = {}
+    for lung, label in LUNGS.items():
+        a, b, c = (float(np.count_nonzero(s == label)) * k for s, k in zip(sets, ml, strict=True))
+        found[lung] = (a, b, c)
+    return found

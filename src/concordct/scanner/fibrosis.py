@@ -170,7 +170,7 @@ class FibroticChest(Chest):
         septa = sheet_cover(cysts, 1.3, pixel)
         blend(hu, cystic, -930.0 + (-40.0 + 930.0) * septa)
         # The visceral pleura thickens over the disease.
-        rind = sheet_cover(lung + 0.8, 1.6, pixel) * diseased
+        rind = sheet_cover(lung + 0.4, 0.8, pixel) * diseased
         blend(hu, rind, np.maximum(hu, -60.0))
 
     def masks(self, z_mm: Floats, frame: Frame) -> dict[str, NDArray[np.bool_]]:
