@@ -7,6 +7,7 @@ then decide by mutual information (Mattes 2003, doi:10.1109/TMI.2003.809072), in
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import tempfile
@@ -160,7 +161,7 @@ def _by_itk(
 
 def _by_ants(moving: Target, fixed: Target, start: sitk.AffineTransform) -> NDArray[np.float64]:
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
-    import ants
+    ants = importlib.import_module("ants")
 
     def image(source: sitk.Image) -> object:
         # ants indexes (x, y, z), as SimpleITK does outside of numpy.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -330,7 +331,7 @@ def _repeat(mask: NDArray[np.bool_], factors: list[int]) -> NDArray[np.bool_]:
     return mask
 
 
-def _installed(module: str, backend: str) -> object:
+def _installed(module: str, backend: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -344,11 +345,11 @@ def _totalsegmentator(volume: Volume) -> NDArray[np.uint8]:
     # nibabel is RAS and indexes (x, y, z).
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     affine = flip @ volume.affine[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(np.ascontiguousarray(volume.hu.T), affine)  # type: ignore[attr-defined]
+    image = nibabel.Nifti1Image(np.ascontiguousarray(volume.hu.T), affine)
     right = [f"lung_{part}_lobe_right" for part in ("upper", "middle", "lower")]
     left = [f"lung_{part}_lobe_left" for part in ("upper", "lower")]
-    found = api.totalsegmentator(image, None, roi_subset=right + left, quiet=True, ml=True)  # type: ignore[attr-defined]
-    classes = _installed("totalsegmentator.map_to_binary", "totalsegmentator").class_map["total"]  # type: ignore[attr-defined]
+    found = api.totalsegmentator(image, None, roi_subset=right + left, quiet=True, ml=True)
+    classes = _installed("totalsegmentator.map_to_binary", "totalsegmentator").class_map["total"]
     values = np.asarray(found.dataobj).T.astype(np.int32)
     side = {number: RIGHT if name in right else LEFT for number, name in classes.items() if name in right + left}
     table = np.zeros(max(max(classes), int(values.max())) + 1, dtype=np.uint8)
@@ -366,5 +367,5 @@ def _lungmask(volume: Volume) -> NDArray[np.uint8]:
     image.SetSpacing(spacing[::-1])
     image.SetOrigin(volume.affine[:3, 3].tolist())
     image.SetDirection((volume.affine[:3, :3] / np.array(spacing))[:, ::-1].ravel().tolist())
-    labels = module.LMInferer().apply(image)  # type: ignore[attr-defined]
+    labels = module.LMInferer().apply(image)
     return np.asarray(labels, dtype=np.uint8)
