@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -215,7 +214,7 @@ class ContrastivePair(nn.Module):
         self.text, self.scan = text_tower(text), ScanEncoder(widths)
         self.of_text = nn.Linear(text.width, space, bias=False)
         self.of_scan = nn.Linear(widths[-1], space, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(1 / TEMPERATURE).log())
+        self.log_scale = nn.Parameter(torch.tensor([1 / TEMPERATURE]).log())
 
     def words(self, ids: Tensor, there: Tensor) -> Tensor:
         """Features of every word: [b, L] to [b, L, width]."""

@@ -115,6 +115,17 @@ def _box(image: NDArray[np.int16]) -> NDArray[np.int32]:
     return np.array([rows[0], rows[-1], columns[0], columns[-1]], np.int32)
 
 
+class Batches(Protocol):
+    """Where a phase's batches come from."""
+
+    @property
+    def slices(self) -> int:
+        """What an epoch visits once each."""
+
+    def batch(self, step: int, places: Sequence[int]) -> Batch:
+        """The batch of a step at these places of the global batch."""
+
+
 @dataclass(frozen=True, eq=False)
 class Patches:
     """Where batches come from.

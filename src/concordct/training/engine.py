@@ -26,7 +26,7 @@ from torch import Tensor, distributed, nn
 
 from concordct.errors import ConcordctError
 from concordct.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from concordct.training.data import Batch, Patches
+from concordct.training.data import Batch, Batches
 
 METRICS = "metrics.jsonl"
 
@@ -121,7 +121,7 @@ def team() -> Iterator[Team]:
 def train_phase(
     name: str,
     task: nn.Module,
-    patches: Patches,
+    patches: Batches,
     phase: Phase,
     run: Run,
     *,
@@ -131,7 +131,7 @@ def train_phase(
 
     Parameters
     ----------
-    task : its forward takes (source, target [b, 1, y, x] HU, seeds [b]) and gives {"loss": scalar, ...}.
+    task : its forward takes (source, target [b, c, ...] HU, seeds [b]) and gives {"loss": scalar, ...}.
     run : a phase goes on from its last checkpoint in the run's folder.
     picture : called at each checkpoint on the first process.
 
