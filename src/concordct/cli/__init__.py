@@ -25,11 +25,12 @@ from concordct.cli import standardizing
 from concordct.cli import training
 from concordct.cli import measuring
 from concordct.cli import cohorts
+from concordct.cli import followup
 # isort: on
 
 __all__ = ["main"]
 
-VERBS = (standardizing, training, measuring, cohorts)
+VERBS = (standardizing, training, measuring, cohorts, followup)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

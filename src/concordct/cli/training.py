@@ -24,6 +24,7 @@ class TrainChoice(StrEnum):
     diffusionct = "diffusionct"
     ltdiffpp = "ltdiffpp"
     histogram = "histogram"
+    ciresdiff = "ciresdiff"
 
 
 class RecipeChoice(StrEnum):
@@ -54,7 +55,7 @@ def _torch() -> None:
 @app.command()
 def train(
     method: Annotated[TrainChoice, typer.Argument(help="What to train.")],
-    pairs: Annotated[Path, typer.Argument(help="Manifest of pairs.")],
+    pairs: Annotated[Path, typer.Argument(help="Manifest of pairs; for ciresdiff a cohort.csv.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model, a folder; OUTPUT.run holds the run.")],
     recipe: Annotated[RecipeChoice, typer.Option(help="How long and how large.")] = RecipeChoice.small,
     split: Annotated[str, typer.Option(help="Rows of the manifest to train on.")] = "train",
@@ -74,6 +75,11 @@ def train(
     Example: `concordct train ltdiffpp cohort/pairs.csv -o br40-to-bl64 --recipe small`
     """
     _torch()
+    if method is TrainChoice.ciresdiff:
+        from concordct.cli.followup import train_ciresdiff
+
+        train_ciresdiff(pairs, output, recipe.value, seed, most_steps, minutes, overwrite=overwrite, as_json=as_json)
+        return
     from concordct.pipelines import train as pipeline
 
     with bar(quiet=as_json) as report:

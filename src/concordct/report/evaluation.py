@@ -63,10 +63,17 @@ class Stack:
     ----------
     name : "source", "standardized" or "target"; another name is shown as it is, without differences.
     hu : [z, y, x] int16 or float, Hounsfield units; shown and stored as whole HU.
+    label : what it is called on the page; None for `LABELS`.
     """
 
     name: str
     hu: NDArray[Any]
+    label: str | None = None
+
+    @property
+    def shown_as(self) -> str:
+        """Its label."""
+        return self.label or LABELS.get(self.name, self.name)
 
 
 def write_evaluation_report(
@@ -167,7 +174,7 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
         "title": title,
         "warnings": [str(w) for w in results.get("warnings") or []],
         "origin": str(provenance.get("simulated_or_real") or ""),
-        "headline": headline(results),
+        "headline": results.get("cards") or headline(results),
         "charts": charts,
         "quality": results.get("image_quality") or {},
         "quality_rows": quality_rows(results),
@@ -181,7 +188,12 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
         "nps_unit": str(nps.get("unit") or "cycles/pixel"),
         "facts": [
             (name, rows)
-            for name, key in (("Inputs", "inputs"), ("Model", "model"), ("Provenance", "provenance"))
+            for name, key in (
+                ("Inputs", "inputs"),
+                ("Lungs", "lungs"),
+                ("Model", "model"),
+                ("Provenance", "provenance"),
+            )
             if (rows := flatten(results.get(key)))
         ],
     }
@@ -214,6 +226,10 @@ def _nice_above(value: float) -> int:
     return int(next(m * power for m in (1, 2, 5, 10) if m * power >= value * 0.999))
 
 
+def _minus(minuend: Stack, subtrahend: Stack) -> str:
+    return f"{minuend.shown_as} − {subtrahend.shown_as.lower()}"
+
+
 def _viewer(
     stacks: Sequence[Stack], kept: Kept, spacing_mm: Sequence[float], positions: Sequence[float],
     affine: ArrayLike | None,
@@ -221,7 +237,7 @@ def _viewer(
     """What the viewer's script needs to know, as plain data."""
     by_name = {stack.name: index for index, stack in enumerate(stacks)}
     differences: list[dict[str, Any]] = [
-        {"a": by_name[a], "b": by_name[b], "label": f"{LABELS[a]} − {LABELS[b].lower()}"}
+        {"a": by_name[a], "b": by_name[b], "label": _minus(stacks[by_name[a]], stacks[by_name[b]])}
         for a, b in DIFFERENCES
         if a in by_name and b in by_name
     ]
@@ -236,7 +252,7 @@ def _viewer(
     windows["full"] = [round((low + high) / 2), max(1, high - low)]
     matrix = None if affine is None else np.asarray(affine, dtype=np.float64)
     return {
-        "stacks": [{"name": s.name, "label": LABELS.get(s.name, s.name)} for s in stacks],
+        "stacks": [{"name": s.name, "label": s.shown_as} for s in stacks],
         "shape": list(kept.shape),
         "rows": list(kept.rows),
         "columns": list(kept.columns),

@@ -66,13 +66,16 @@ def _canonical(metadata: Mapping[str, Any]) -> bytes:
     return json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def save_bundle(bundle: Bundle, path: Path, *, card: str, overwrite: bool = False) -> None:
+def save_bundle(
+    bundle: Bundle, path: Path, *, card: str, overwrite: bool = False, inference: Mapping[str, Any] = _INFERENCE_CONFIG
+) -> None:
     """Write a bundle whole: an existing one is replaced only when the new one is complete.
 
     Parameters
     ----------
     card : the model card, Markdown.
     overwrite : replace an existing bundle.
+    inference : what MONAI's ConfigParser builds from it.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def save_bundle(bundle: Bundle, path: Path, *, card: str, overwrite: bool = Fals
             (aside / part).parent.mkdir(parents=True, exist_ok=True)
         (aside / _TENSORS).write_bytes(tensors)
         (aside / _METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True, allow_nan=False) + "\n")
-        (aside / _INFERENCE).write_text(json.dumps(_INFERENCE_CONFIG, indent=2) + "\n")
+        (aside / _INFERENCE).write_text(json.dumps(dict(inference), indent=2) + "\n")
         (aside / _CARD).write_text(card)
 
 

@@ -22,6 +22,8 @@ class Derivation:
     settings : whatever else decided the pixels (mode, seed, ...), JSON values only.
     sharpens : True when the target is sharper than the source, False when smoother, None when unknown; it picks the
         standard's derivation code (edge enhancement or smoothing) beside our own.
+    synthetic : what the pixels show, in words, when they are no scan at all ("follow-up predicted for 52 weeks later");
+        None when they are one.
     """
 
     method: str
@@ -29,6 +31,7 @@ class Derivation:
     target_kernel: str | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     sharpens: bool | None = None
+    synthetic: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.model_sha256) != 64 or set(self.model_sha256) - set("0123456789abcdef"):
@@ -36,4 +39,7 @@ class Derivation:
 
     def canonical(self) -> str:
         """One JSON text for one derivation: sorted keys, no spaces."""
-        return json.dumps({**asdict(self), "settings": dict(self.settings)}, sort_keys=True, separators=(",", ":"))
+        fields = {**asdict(self), "settings": dict(self.settings)}
+        if self.synthetic is None:
+            del fields["synthetic"]  # UIDs of what was standardized hang on the text as it always was
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))

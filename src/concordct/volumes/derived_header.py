@@ -50,6 +50,9 @@ _DROPPED = (
 )
 # fmt: on
 
+#: True of a scan that was taken, hence untrue of a synthetic image.
+_ACQUIRED = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "IrradiationEventUID")
+
 
 def hashed_uid(*parts: str) -> str:
     """The UID of a derived object; our name goes first, so that no other program's parts give the same."""
@@ -89,6 +92,12 @@ def derived_dataset(
         padding = declared_padding(source)
         big_endian = source.original_encoding[1] is False
         _drop(source)
+        if derivation.synthetic is not None:
+            for name in _ACQUIRED:
+                if name in source:
+                    delattr(source, name)
+            source.SyntheticData = "YES"
+            source.ImageComments = _ascii(f"Synthetic, not for diagnosis: {derivation.synthetic}", _ST_LENGTH)
         if big_endian:
             _swap_words(source)
 
@@ -158,7 +167,8 @@ def _swap_words(dataset: Dataset) -> None:
 
 def _series_description(source: str, derivation: Derivation) -> str:
     # LO holds no backslash: that would part two values.
-    ours = _ascii(f"[concordct{_toward(derivation)}]", _LO_LENGTH).replace("\\", "/")
+    said = "[synthetic, not for diagnosis]" if derivation.synthetic else f"[concordct{_toward(derivation)}]"
+    ours = _ascii(said, _LO_LENGTH).replace("\\", "/")
     room = _LO_LENGTH - len(ours) - 1
     return f"{source.strip()[:room].rstrip()} {ours}".strip() if room > 0 else ours
 
@@ -168,6 +178,8 @@ def _description(
 ) -> str:
     """One text, at most 1024 characters; an earlier description goes first and is cut before ours is."""
     ours = f"Reconstruction kernel {source_kernel or 'unknown'} converted{_toward(derivation)}"
+    if derivation.synthetic:
+        ours = f"Synthetic, not a scan and not for diagnosis: {derivation.synthetic}, computed"
     ours += f" by concordct {__version__}"
     ours += f" ({derivation.method}, model sha256 {derivation.model_sha256})."
     ours += " ConvolutionKernel of the source is no longer true of these pixels."
@@ -199,6 +211,8 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 def _derivation_codes(derivation: Derivation) -> list[Dataset]:
     """Our own code, and the nearest of CID 7203, which has none for a change of kernel."""
+    if derivation.synthetic:
+        return [_code("SYNTHETIC", "99CONCORDCT", "Synthetic image, not for diagnosis")]
     codes = [_code("KERNEL", "99CONCORDCT", "Reconstruction kernel standardization")]
     if derivation.sharpens is not None:
         sharper, smoother = ("113086", "DCM", "Edge enhancement"), ("113087", "DCM", "Smoothing")
@@ -237,7 +251,8 @@ def _equipment(derivation: Derivation) -> Dataset:
     item.ManufacturerModelName = "concordct"
     # LO, 64 characters a value: the digest fits exactly.
     item.SoftwareVersions = [__version__, derivation.model_sha256]
-    said = f"Kernel standardization, method {derivation.method}; second version: model sha256"
+    what = "Synthetic image" if derivation.synthetic else "Kernel standardization"
+    said = f"{what}, method {derivation.method}; second version: model sha256"
     item.ContributionDescription = _ascii(said, _ST_LENGTH)
     item.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "DCM", "Processing Equipment")])  # CID 7005
     return item

@@ -1,0 +1,108 @@
+"""Pulmonary fibrosis: the follow-up scan, predicted from the first scan and the lung-function tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from concordct.cli.common import (
+    AllowOption,
+    JsonOption,
+    ModeChoice,
+    ModeOption,
+    OverwriteOption,
+    SeedOption,
+    app,
+    bar,
+    print_json,
+    tables,
+    warn,
+)
+
+
+@app.command("predict-followup")
+def predict_followup(
+    scan: Annotated[Path, typer.Argument(help="The first scan: one CT series or volume file.")],
+    lung_function: Annotated[Path, typer.Option(help="Table of lung-function tests, CSV.")],
+    subject: Annotated[str, typer.Option(help="Whose row of the table.")],
+    weeks: Annotated[float, typer.Option(help="From the scan to the one predicted.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="A model that `train ciresdiff` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for scan, change map, summary and report.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; the recipe's without.")] = None,
+    mode: ModeOption = ModeChoice.sample,
+    seed: SeedOption = 0,
+    any_subject: Annotated[
+        bool, typer.Option("--any-subject", help="Accept a scan whose PatientID is not the subject.")
+    ] = False,
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the follow-up scan of a patient with pulmonary fibrosis. Synthetic; not for diagnosis.
+
+    Example: `concordct predict-followup exam --lung-function tests.csv --subject P7 --weeks 52 -m model -o out`
+    """
+    from concordct.cli.training import _torch
+    from concordct.progression.lung_function import check_weeks
+
+    check_weeks(weeks)
+    _torch()
+    from concordct.pipelines import followup as pipeline
+
+    with bar(quiet=as_json) as report:
+        summary = pipeline.predict(
+            scan,
+            lung_function,
+            model,
+            output,
+            subject=subject,
+            weeks=weeks,
+            steps=steps,
+            mode=mode.value,
+            seed=seed,
+            any_subject=any_subject,
+            allow=frozenset(allow or ()),
+            overwrite=overwrite,
+            progress=report,
+        )
+    if as_json:
+        print_json(summary)
+        return
+    found = summary["fibrosis"]
+    low, high = found["range_hu"]
+    table = Table(f"{low:g} to {high:g} HU in the lungs", "initial", f"predicted, {weeks:g} weeks")
+    for key, name, scale in (("share", "share, %", 100), ("ml", "volume, ml", 1), ("mean_hu", "mean lung, HU", 1)):
+        table.add_row(name, *(f"{scale * found[when][key]:.1f}" for when in ("initial", "predicted")))
+    tables().print(table)
+    for warning in summary["warnings"]:
+        warn("warning", warning)
+    typer.echo(f"report: {output / 'report.html'}")
+
+
+def train_ciresdiff(
+    cohort: Path, output: Path, recipe: str, seed: int, most_steps: int | None, minutes: float | None, *,
+    overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """`train ciresdiff`: what differs from the other methods is that pairs are two scans of a cohort."""
+    from concordct.pipelines import followup as pipeline
+
+    with bar(quiet=as_json) as report:
+        found = pipeline.train(
+            cohort,
+            output,
+            recipe=recipe,
+            seed=seed,
+            most_steps=most_steps,
+            minutes=minutes,
+            overwrite=overwrite,
+            progress=report,
+        )
+    if as_json:
+        print_json({"model": str(found.output), "done": found.done, "seconds": round(found.seconds, 1)})
+    elif found.done:
+        typer.echo(f"ciresdiff: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
+    else:
+        typer.echo(f"ciresdiff: paused after {found.seconds:.0f} s; the same command goes on")

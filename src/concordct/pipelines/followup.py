@@ -1,0 +1,354 @@
+"""Follow-up scans of pulmonary fibrosis: train CIResDiff on a cohort, predict one patient's scan.
+
+`MODEL.run/` holds the prepared subjects, checkpoints and metrics; `MODEL` appears when all phases are done. A run that
+was stopped goes on where it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import distributed
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.methods import ciresdiff
+from concordct.methods.ciresdiff import CohortData, Recipe
+from concordct.methods.ciresdiff_predict import Predictor, load
+from concordct.methods.spectral import Mode
+from concordct.pipelines.followup_data import (
+    Prepared,
+    digest_of,
+    lungs_of,
+    onto,
+    patient_of,
+    prepare,
+    to_spacing,
+)
+from concordct.pipelines.results import provenance
+from concordct.pipelines.scans import SLAB_SLICES, checked, one_scan
+from concordct.pipelines.train import Progress, Trained, _claim
+from concordct.progression.cohort import FollowupPair, read_cohort
+from concordct.progression.lung_function import check_weeks, first_visit, read_table, sentence
+from concordct.progression.lungs import dilate
+from concordct.progression.registration import DILATION_MM
+from concordct.report.followup import write_followup_report
+from concordct.training.bundle import Bundle, load_bundle, save_bundle
+from concordct.training.engine import Paused, Run, team
+from concordct.volumes.ct_range import ct_range
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.derived import write_derived_series
+from concordct.volumes.files import VolumeFile, write_volume_file
+from concordct.volumes.place import atomic_directory
+from concordct.volumes.seeds import SliceSeeds
+from concordct.volumes.volume import Volume
+
+#: High attenuation areas, HU: what fibrosis makes of lung; below lies aerated lung, above vessels and consolidation
+#: (Lederer et al. 2009, doi:10.1164/rccm.200812-1966OC).
+FIBROSIS_HU = (-600.0, -250.0)
+SUMMARY = "summary.json"
+_INFERENCE = {
+    "bundle_root": ".",
+    "predictor": {"_target_": "concordct.pipelines.followup.open_predictor", "path": "@bundle_root"},
+}
+
+
+def train(
+    cohort: Path,
+    output: Path,
+    *,
+    recipe: str = "small",
+    row: str = "DM-R-CIP",
+    clip: Path | None = None,
+    subjects: Sequence[str] | None = None,
+    seed: int = 0,
+    most_steps: int | None = None,
+    minutes: float | None = None,
+    allow: Collection[str] = frozenset(),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train CIResDiff on the subjects of a cohort that have both scans, or go on with it.
+
+    Parameters
+    ----------
+    cohort : `cohort.csv`, with `lung_function.csv` beside it; see `progression.cohort`.
+    recipe : a name of `ciresdiff.RECIPES`. row : of `ciresdiff.ABLATIONS`; the last is the whole method.
+    clip : folder of published CLIP weights.
+    subjects : train on these alone; None for all.
+    most_steps : cut both phases to this many steps. minutes : pause with a checkpoint after this long.
+
+    Raises
+    ------
+    ConcordctError : a bad cohort, scans that cannot be used (with the row's number), a run of other data or another
+        recipe in the place, a loss that is not finite.
+    """
+    began = time.monotonic()
+    if output.exists() and not overwrite:
+        raise ConcordctError(f"{output}: exists, expected a new place (--overwrite replaces it)")
+    chosen = recipe_of(recipe, row=row, seed=seed, most_steps=most_steps)
+    folder = output.with_name(output.name + ".run")
+    limit = None if minutes is None else (lambda: time.monotonic() - began > 60 * minutes)
+    with team() as members:
+        if members.rank > 0:
+            distributed.barrier()
+        try:
+            ready = prepare_cohort(
+                cohort, folder / "subjects", chosen.spacing_mm, subjects=subjects, allow=allow, stop=limit,
+                progress=progress,
+            )  # fmt: skip
+            if members.rank == 0:
+                _claim(folder, _identity(chosen, ready, clip))
+                if members.size > 1:
+                    distributed.barrier()
+            data = CohortData([one.data for one in ready], _info(ready, recipe, row))
+            bundle = ciresdiff.fit(data, chosen, Run(folder, members, progress, limit), clip=clip)
+        except Paused:
+            return Trained(output, False, time.monotonic() - began, 0)
+        if members.rank == 0:
+            save_bundle(bundle, output, card=_card(bundle), overwrite=overwrite, inference=_INFERENCE)
+    return Trained(output, True, time.monotonic() - began, int(bundle.metadata["parameters"]))
+
+
+def recipe_of(name: str, *, row: str, seed: int, most_steps: int | None = None) -> Recipe:
+    """A recipe by name, as a row of the ablation has it.
+
+    Raises
+    ------
+    ConcordctError : unknown names.
+    """
+    if name not in ciresdiff.RECIPES or row not in ciresdiff.ABLATIONS:
+        known = f"{', '.join(ciresdiff.RECIPES)} and a row of {', '.join(ciresdiff.ABLATIONS)}"
+        raise ConcordctError(f"expected a recipe of {known}, found {name!r} and {row!r}")
+    chosen = dataclasses.replace(ciresdiff.ablated(ciresdiff.RECIPES[name], row), seed=seed)
+    if most_steps is None:
+        return chosen
+    cut = [
+        dataclasses.replace(phase, epochs=0, steps=min(phase.steps or most_steps, most_steps))
+        for phase in (chosen.contrast, chosen.diffusion)
+    ]
+    return dataclasses.replace(chosen, contrast=cut[0], diffusion=cut[1])
+
+
+def prepare_cohort(
+    cohort: Path,
+    folder: Path,
+    spacing_mm: float,
+    *,
+    subjects: Sequence[str] | None = None,
+    allow: Collection[str] = frozenset(),
+    stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+) -> list[Prepared]:
+    """Every subject of a cohort with both scans, made ready.
+
+    Raises
+    ------
+    ConcordctError : what `prepare` raises, with the subject's place in the cohort; no subject with both scans.
+    Paused : `stop` said so.
+    """
+    everyone = read_cohort(cohort)
+    pairs: list[tuple[int, FollowupPair]] = [
+        (number, pair)
+        for number, pair in enumerate(everyone, start=2)
+        if pair.followup is not None and (subjects is None or pair.subject in subjects)
+    ]
+    if not pairs:
+        raise ConcordctError(f"{cohort}: expected subjects with an initial and a follow-up scan, found none")
+    ready = []
+    for done, (number, pair) in enumerate(pairs, start=1):
+        try:
+            ready.append(prepare(pair, folder, spacing_mm, allow=allow))
+        except ConcordctError as error:
+            raise ConcordctError(f"{cohort}, row {number}: {error}") from None
+        if progress is not None:
+            progress("registering", done, len(pairs))
+        if stop is not None and stop():
+            raise Paused
+    return ready
+
+
+def _identity(recipe: Recipe, ready: Sequence[Prepared], clip: Path | None) -> dict[str, Any]:
+    data = CohortData([one.data for one in ready], {})
+    return {
+        "method": ciresdiff.METHOD,
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "data_sha256": ciresdiff.digest(data),
+        "clip": None if clip is None else clip.name,
+    }
+
+
+def _info(ready: Sequence[Prepared], recipe: str, row: str) -> dict[str, Any]:
+    weeks = [one.weeks for one in ready]
+    return {
+        "software": f"concordct {__version__}",
+        "recipe": recipe,
+        "row": row,
+        "subjects": len(ready),
+        "weeks": [min(weeks), max(weeks)],
+        "without_tests": sum(len(one.tests.missing) == len(dataclasses.fields(one.tests)) for one in ready),
+    }
+
+
+def _card(bundle: Bundle) -> str:
+    info = bundle.metadata["info"]
+    return "\n".join(
+        [
+            f"# {ciresdiff.METHOD}, {info['row']}",
+            "",
+            f"Trained by {info['software']} with recipe `{info['recipe']}` on {info['subjects']} subjects scanned",
+            f"twice, {info['weeks'][0]:g} to {info['weeks'][1]:g} weeks apart, {info['without_tests']} without tests;",
+            f"{bundle.metadata['parameters']:,} parameters.",
+            "",
+            "It draws what the follow-up scan of a patient with pulmonary fibrosis may look like. Nobody was scanned:",
+            "its output is synthetic, research only, not for diagnosis.",
+            "",
+        ]
+    )
+
+
+def open_predictor(path: str, mode: Mode = "sample") -> Predictor:
+    """A model on disk at work; what `configs/inference.json` names."""
+    return load(load_bundle(Path(path)), mode)
+
+
+def predict(
+    scan_path: Path,
+    table: Path,
+    model: Path,
+    output: Path,
+    *,
+    subject: str,
+    weeks: float,
+    steps: int | None = None,
+    mode: Mode = "sample",
+    seed: int = 0,
+    any_subject: bool = False,
+    allow: Collection[str] = frozenset(),
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Predict a follow-up scan; write it, the change map, a summary and a report.
+
+    `OUTPUT/predicted` (DICOM, marked as synthetic) or `OUTPUT/predicted.nii.gz`, `change.nii.gz` (predicted - initial,
+    HU), `summary.json`, `report.html`.
+
+    Parameters
+    ----------
+    scan_path : the initial scan, one series or volume file. table : lung-function tests, see `read_table`.
+    subject : whose row of the table. weeks : from the scan to the one predicted.
+    steps : of sampling; None takes the recipe's. mode : "sample", or "mean" for one estimate without drawing.
+    any_subject : accept a scan whose PatientID is not `subject`.
+
+    Returns
+    -------
+    What `summary.json` holds.
+
+    Raises
+    ------
+    ConcordctError : weeks not above 0, a table without the subject, a scan of another subject, several scans, no lung
+        or one lung, a model of another method, an output that exists.
+    """
+    say = progress or (lambda what, done, total: None)
+    said = sentence(first_visit(read_table(table), subject).values, weeks=check_weeks(weeks))
+    bundle = load_bundle(model)
+    predictor = load(bundle, mode, steps=steps)
+    scan = one_scan(scan_path)
+    if patient_of(scan) not in (None, digest_of(subject)) and not any_subject:
+        raise ConcordctError(
+            f"{scan_path}: expected a scan whose PatientID is the subject of the table, found another "
+            "(--any-subject accepts it)"
+        )
+    passed = checked(scan, allow)
+    say("reading", 0, 3)
+    initial = scan.read(allow=allow)
+    working = to_spacing(initial, predictor.spacing_mm)
+    lungs = lungs_of(working)
+    region = dilate(lungs, DILATION_MM, working.spacing_mm)
+    if working.padding is not None:
+        region &= ~working.padding
+    say("predicting", 1, 3)
+    found = predictor.predict(working.hu, region, said, seeds=SliceSeeds(seed, scan.key))
+    say("writing", 2, 3)
+    predicted = _on_grid(initial, working, found)
+    summary = {
+        "schema": 1,
+        "weeks": weeks,
+        "text": said,
+        "grid_mm": predictor.spacing_mm,
+        "fibrosis": fibrosis(working, lungs, found),
+        "model": {"method": bundle.method, "sha256": bundle.sha256, "row": bundle.metadata["info"].get("row")},
+        "sampling": {"steps": predictor.steps, "mode": mode, "seed": seed},
+        "warnings": _warnings(bundle, said, weeks, predictor, initial),
+        "provenance": provenance(),
+    }
+    derivation = Derivation(
+        method=bundle.method,
+        model_sha256=bundle.sha256,
+        target_kernel=None,
+        settings={"weeks": weeks, "seed": seed, "steps": predictor.steps, "mode": mode,
+                  "allowed": sorted({problem.code for problem in passed})},
+        synthetic=f"follow-up predicted for {weeks:g} weeks later",
+    )  # fmt: skip
+    with atomic_directory(output, overwrite=overwrite, ours=SUMMARY) as aside:
+        if isinstance(scan, VolumeFile):
+            write_volume_file(aside / "predicted.nii.gz", predicted, source=scan)
+        else:
+            write_derived_series(scan, _slabs(predicted), aside / "predicted", derivation, allow=allow)
+        change = dataclasses.replace(initial, hu=predicted.hu - initial.hu, padding=None)
+        write_volume_file(aside / "change.nii.gz", change)
+        (aside / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        write_followup_report(aside / "report.html", summary, initial, predicted)
+    return summary
+
+
+def _on_grid(initial: Volume, working: Volume, found: NDArray[np.float32]) -> Volume:
+    """The change on the scan's own grid, added to the scan: detail finer than the working grid stays the scan's."""
+    hu = initial.hu + onto(found - working.hu, working, initial)
+    for new, old in zip(hu, initial.hu, strict=True):
+        np.clip(np.rint(new, out=new), *ct_range(old, None), out=new)
+    return initial.with_hu(hu)
+
+
+def _slabs(volume: Volume) -> Iterator[Volume]:
+    for start in range(0, volume.shape[0], SLAB_SLICES):
+        yield volume.slab(start, min(start + SLAB_SLICES, volume.shape[0]))
+
+
+def fibrosis(initial: Volume, lungs: NDArray[np.bool_], predicted: NDArray[np.float32]) -> dict[str, Any]:
+    """High attenuation areas (`FIBROSIS_HU`) within the initial scan's lungs, in it and in the prediction."""
+    ml = float(abs(np.linalg.det(initial.affine[:3, :3]))) / 1000.0
+
+    def extent(hu: NDArray[np.float32]) -> dict[str, float]:
+        inside = hu[lungs]
+        dense = int(((inside >= FIBROSIS_HU[0]) & (inside <= FIBROSIS_HU[1])).sum())
+        return {"share": dense / inside.size, "ml": round(dense * ml, 1), "mean_hu": round(float(inside.mean()), 1)}
+
+    return {
+        "range_hu": list(FIBROSIS_HU),
+        "lung_ml": round(int(lungs.sum()) * ml, 1),
+        "initial": extent(initial.hu),
+        "predicted": extent(predicted),
+    }
+
+
+def _warnings(bundle: Bundle, said: str, weeks: float, predictor: Predictor, initial: Volume) -> list[str]:
+    info = bundle.metadata["info"]
+    found = ["the predicted scan is synthetic: not for diagnosis"]
+    if "unknown" in said:
+        found.append(f"{said.count('unknown')} values of the lung-function tests are unknown")
+    low, high = info.get("weeks", (weeks, weeks))
+    if not low <= weeks <= high:
+        found.append(f"{weeks:g} weeks lie outside the {low:g} to {high:g} weeks that the model was trained on")
+    if min(initial.spacing_mm) < 0.8 * predictor.spacing_mm:
+        found.append(
+            f"changes are predicted at {predictor.spacing_mm:g} mm; finer detail stays that of the initial scan"
+        )
+    return found

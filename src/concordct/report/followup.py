@@ -1,0 +1,74 @@
+"""The page of a predicted follow-up scan: initial, predicted and their difference, fibrosis now and then.
+
+The same page as `evaluate`'s (`evaluation.py`): one HTML file that opens offline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from concordct.report.evaluation import Stack, write_evaluation_report
+from concordct.report.tables import number
+from concordct.volumes.volume import Volume
+
+
+def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volume, predicted: Volume) -> int:
+    """Write the report.
+
+    Parameters
+    ----------
+    path : the HTML file.
+    summary : what `predict` writes as summary.json.
+    initial, predicted : on one grid, HU.
+
+    Returns
+    -------
+    The bytes written.
+    """
+    fibrosis = summary["fibrosis"]
+    now, then = fibrosis["initial"], fibrosis["predicted"]
+    low, high = fibrosis["range_hu"]
+    cards = [
+        {
+            "label": "Fibrosis, share of the lungs",
+            "before": number(100 * now["share"], 1),
+            "after": number(100 * then["share"], 1),
+            "unit": "%",
+            "verdict": "",
+            "note": f"voxels from {low:g} to {high:g} HU within the initial scan's lungs",
+        },
+        {
+            "label": "Mean lung density",
+            "before": number(now["mean_hu"], 0),
+            "after": number(then["mean_hu"], 0),
+            "unit": "HU",
+            "verdict": "",
+            "note": "both in the initial scan's lungs: a prediction has no breath of its own",
+        },
+    ]
+    results = {
+        "cards": cards,
+        "warnings": summary["warnings"],
+        "provenance": {**summary["provenance"], "simulated_or_real": "synthetic follow-up"},
+        "inputs": {"weeks": summary["weeks"], "text": summary["text"], "grid_mm": summary["grid_mm"]},
+        "lungs": {"ml": fibrosis["lung_ml"], "fibrosis_ml_initial": now["ml"], "fibrosis_ml_predicted": then["ml"]},
+        "model": summary["model"],
+    }  # fmt: skip
+    step, first = initial.affine[2, 0], initial.affine[2, 3]
+    return write_evaluation_report(
+        path,
+        results=results,
+        stacks=[
+            Stack("source", np.rint(initial.hu).astype(np.int16), "Initial"),
+            Stack("standardized", np.rint(predicted.hu).astype(np.int16), "Predicted"),
+        ],
+        spacing_mm=initial.spacing_mm,
+        slice_positions_mm=[float(first + i * step) for i in range(initial.shape[0])],
+        curves=[],
+        title=f"Follow-up predicted for {summary['weeks']:g} weeks later",
+        affine=initial.affine,
+    )
