@@ -204,7 +204,7 @@ def _osic_scans(place: Path) -> tuple[list[Path], float | None]:
         return [where[0]], None
     if len(series) != 2 or where[0] == where[1]:
         raise ConcordctError(
-            f"{len(series)} CT series in a patient's folder of {place.parent}; expected one, or two, each in its own folder"
+            f"{len(series)} CT series in a patient's folder of {place.parent}; expected one, or two in two folders"
         )
     days = [_day(one.slices[0].path) for one in series]
     dated = sorted((day, str(folder)) for day, folder in zip(days, where, strict=True) if day is not None)

@@ -30,6 +30,8 @@ LEAST_DICE = 0.85
 LEAST_DETAIL = 0.15
 #: Detail that is compared: the difference of two Gaussian means, mm. Vessels lie in it; noise and breath do not.
 DETAIL_MM = (1.5, 5.0)
+#: Window of the local correlation (SD of a Gaussian), mm: a few vessels wide.
+WINDOW_MM = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,23 +235,39 @@ def _linear(values: NDArray[np.floating[Any]], positions: NDArray[np.float64], a
 
 
 def detail_correlation(one: Volume, other: Volume, inside: NDArray[np.bool_]) -> float:
-    """Pearson correlation of two volumes on one grid inside a mask, of what is about as large as a vessel.
+    """How far two volumes on one grid hold the same vessels: the median over a mask of their local correlation.
+
+    Local, because lesions lie in like places in different patients, and because they may have grown between the scans:
+    neither makes a patient.
+
+    Parameters
+    ----------
+    inside : [z, y, x], where both scans show lung.
 
     Returns
     -------
-    0 where the mask is empty or one of them is even.
+    -1 to 1; 0 where the mask is empty.
     """
     steps = tuple(slice(None, None, max(1, int(2.0 / s))) for s in one.spacing_mm)
-    mask = ndimage.binary_erosion(inside[steps], iterations=2, border_value=0)
+    thin = [s * step.step for s, step in zip(one.spacing_mm, steps, strict=True)]
+    mask = ndimage.distance_transform_edt(np.pad(inside[steps], 1), sampling=thin)[1:-1, 1:-1, 1:-1] > 2 * DETAIL_MM[1]
+    if not mask.any():
+        return 0.0
+    scale = [1.0 / s for s in one.spacing_mm]
+    window = [WINDOW_MM / s for s in thin]
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), window)
     parts = []
     for volume in (one, other):
-        thin = np.clip(volume.hu, -1000.0, 100.0)
-        scale = [1.0 / s for s in volume.spacing_mm]
-        fine, coarse = (ndimage.gaussian_filter(thin, [mm * k for k in scale]) for mm in DETAIL_MM)
-        parts.append((fine - coarse)[steps][mask].astype(np.float64))
-    if not mask.any() or min(float(part.std()) for part in parts) == 0.0:
-        return 0.0
-    return float(np.corrcoef(*parts)[0, 1])
+        clipped = np.clip(volume.hu, -1000.0, 100.0)
+        fine, coarse = (ndimage.gaussian_filter(clipped, [mm * k for k in scale])[steps] for mm in DETAIL_MM)
+        detail = np.where(mask, fine - coarse, 0.0).astype(np.float32)
+        parts.append(np.where(mask, detail - ndimage.gaussian_filter(detail, window) / np.maximum(weight, 1e-6), 0.0))
+
+    def mean(product: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(ndimage.gaussian_filter(product, window), dtype=np.float32)[mask]
+
+    power = mean(parts[0] ** 2) * mean(parts[1] ** 2)
+    return float(np.median(mean(parts[0] * parts[1]) / np.sqrt(np.maximum(power, 1e-12))))
 
 
 def _volumes(
