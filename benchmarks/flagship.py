@@ -1,0 +1,166 @@
+"""The flagship beside everything else: virtual cohorts, safety, speed, real pairs, ablation; each part resumes.
+
+python -m benchmarks.flagship                                  # every part; each writes its section of docs/results.md
+python -m benchmarks.flagship --part cohorts --only patients   # one of them
+python -m benchmarks.flagship --part ablation --variants variants.json
+
+Scans, models and measurements are kept under `runs/flagship`, so that a second run only writes the tables. Nothing is
+tuned on these cohorts: choices are made on the validation cohort, which the ablation uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import flagship_ablation, flagship_real, flagship_safety, flagship_speed
+from benchmarks.flagship_cohorts import COHORTS, FOLDER, Cohort, calibrated, subjects_of
+from benchmarks.flagship_judge import (
+    CEILING,
+    ENOUGH,
+    INPUT,
+    OF_CEILING,
+    SEEDS,
+    Cell,
+    Entry,
+    Judge,
+    cells,
+    noise_ratio,
+    rmse,
+)
+from benchmarks.results import ROOT, table, write_section
+from concordct.methods.concord_bundle import METHOD as FLAGSHIP
+from concordct.methods.concord_bundle import SHIPPED
+
+PARTS = ("cohorts", "safety", "speed", "real", "ablation")
+#: Where `benchmarks.papers` keeps what it trained; its kernels are those of the cohort "patients".
+PAPERS = ROOT / "runs" / "papers" / "models"
+PAPERS_COHORT = "patients"
+#: Slices that are calibrated on.
+CALIBRATIONS = (1, 3)
+
+
+def entries(cohort: Cohort, pair: tuple[str, str], methods: tuple[str, ...]) -> tuple[list[Entry], list[str]]:
+    """The rows of a cohort's table, and names of models that are not there."""
+    rows, missing = [INPUT], []
+    for slices in CALIBRATIONS:
+        for method in methods:
+            path = calibrated(method, cohort, pair, slices)
+            label = f"{method}, {slices} slice{'s' if slices > 1 else ''}"
+            rows += [Entry(f"{label}, mean", path, "mean"), Entry(f"{label}, sample", path, "sample", SEEDS)]
+    if cohort.name == PAPERS_COHORT:
+        from benchmarks.papers import ROWS
+
+        for name in ROWS:
+            path = PAPERS / name.replace(" ", "-").replace("(", "").replace(")", "").lower()
+            if ROWS[name][0] == "spectral":
+                continue
+            if path.exists():
+                rows.append(Entry(name, path, noise=False))
+            else:
+                missing.append(name)
+    return [*rows, CEILING], missing
+
+
+def cohorts(only: list[str] | None, methods: tuple[str, ...]) -> None:
+    """Agreement, HU error and noise on the virtual cohorts."""
+    for name, cohort in COHORTS.items():
+        if only and name not in only:
+            continue
+        parts = []
+        for pair in cohort.pairs:
+            judge = Judge(name, subjects_of(cohort, pair)[1:])
+            rows, missing = entries(cohort, pair, methods)
+            parts.append(_pair_section(judge, pair, rows, missing))
+        people = cohort.count - 1
+        body = (
+            f"## The flagship on virtual cohorts: {cohort.title}\n\n"
+            f"{people} subjects of {cohort.slices} slices that no network has met (seed {cohort.seed}), judged; one\n"
+            "other subject of the same protocol calibrated on one slice or on three. Lin's CCC of each feature across\n"
+            f"ROIs, mean of a class (95 % interval over subjects), preset {judge.preset}; squares of 20 pixels in lungs and soft\n"
+            f"tissue, nodules slice by slice. `sample` is the mean of {len(SEEDS)} seeds. Bold: at least {ENOUGH}, or\n"
+            f"{OF_CEILING} of the ceiling, a second scan of the target with other noise. Last columns: share of all\n"
+            "1,401 features with a median relative error under 0.15, and RMSE in HU. Simulated data.\n\n"
+            + "\n\n".join(parts)
+        )
+        write_section(
+            f"flagship-{name}",
+            "python -m benchmarks.flagship --part cohorts",
+            body,
+            seed=f"{cohort.seed}, 0 to {len(SEEDS) - 1}",
+        )
+
+
+def _pair_section(judge: Judge, pair: tuple[str, str], rows: list[Entry], missing: list[str]) -> str:
+    lines = [f"### {pair[0]} to {pair[1]}"]
+    if missing:
+        lines.append(f"Not there when this ran: {', '.join(missing)}.")
+    errors = {row.name: rmse(judge, row) for row in rows}
+    for region in ("lungs", "soft tissue", "nodules"):
+        if not any(region in one for one in judge.regions.values()):
+            continue
+        found = {row.name: cells(judge, row, region) for row in rows}
+        ceiling = found[CEILING.name]
+        classes = [name for name in ceiling if name != "all"]
+        count = sum(int(one[region].max()) for one in judge.regions.values() if region in one)
+        body = [
+            [
+                name,
+                *(_cell(by[one], ceiling[one]) for one in classes),
+                f"{by['all'].share:.2f}",
+                f"{errors[name].get(region, errors[name]['body']):.1f}",
+            ]
+            for name, by in found.items()
+        ]
+        lines.append(f"{region.capitalize()}, {count} ROIs:")
+        lines.append(table(["", *classes, "RE < 0.15", "RMSE" if region != "nodules" else "RMSE, body"], body))
+    lines.append("Noise power relative to the target's, from the difference of two scans, by band, cycles/pixel:")
+    lines.append(_noise(judge, [row for row in rows if row.noise and row is not CEILING]))
+    return "\n\n".join(lines)
+
+
+def _cell(cell: Cell, ceiling: Cell) -> str:
+    if not np.isfinite(cell.ccc):
+        return "?"
+    text = f"{cell.ccc:.3f}"
+    text = f"**{text}**" if cell.ccc >= min(ENOUGH, OF_CEILING * ceiling.ccc) else text
+    return f"{text} ({cell.low:.2f}, {cell.high:.2f})" if np.isfinite(cell.low) else text
+
+
+def _noise(judge: Judge, rows: list[Entry]) -> str:
+    body, header = [], ["", "place"]
+    for row in rows:
+        for place in next(iter(judge.of(row).values())).power:
+            ratio, error = noise_ratio(judge, row, place)
+            header = ["", "place", *(f"to {0.1 * (band + 1):.1f}" for band in range(len(ratio)))]
+            body.append([row.name, place, *(f"{r:.2f} ± {e:.2f}" for r, e in zip(ratio, error, strict=True))])
+    return table(header, body)
+
+
+def main() -> None:
+    """Run what is not there yet and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--only", nargs="*", choices=list(COHORTS), help="cohorts")
+    parser.add_argument("--variants", type=Path, help="JSON list for the ablation, see benchmarks/flagship_ablation.py")
+    given = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    methods: tuple[str, ...] = ("spectral", FLAGSHIP) if SHIPPED.is_dir() else ("spectral",)
+    if FLAGSHIP not in methods:
+        print(f"{FLAGSHIP} has no weights: the tables are without it", flush=True)
+    if "cohorts" in given.part:
+        cohorts(given.only, methods)
+    if "safety" in given.part:
+        flagship_safety.run(methods)
+    if "speed" in given.part:
+        flagship_speed.run(methods)
+    if "real" in given.part:
+        flagship_real.run(methods)
+    if "ablation" in given.part:
+        flagship_ablation.run(given.variants)
+
+
+if __name__ == "__main__":
+    main()
