@@ -40,6 +40,14 @@ class ModeChoice(StrEnum):
     mean = "mean"
 
 
+class CheckChoice(StrEnum):
+    """What to do about a scan that fails its self-check."""
+
+    warn = "warn"
+    refuse = "refuse"
+    off = "off"
+
+
 class MethodChoice(StrEnum):
     """Methods that `calibrate` fits."""
 

@@ -14,6 +14,7 @@ from concordct.cli.common import (
     FAILED,
     REFUSED,
     AllowOption,
+    CheckChoice,
     JsonOption,
     MethodChoice,
     ModeChoice,
@@ -130,8 +131,15 @@ def standardize(
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for a file, a folder for a series or a tree.")],
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
+    samples: Annotated[
+        int,
+        typer.Option(min=0, help="Of so many samples, write mean and uncertainty (deviation, HU) beside the result."),
+    ] = 0,
     workers: WorkersOption = 1,
     any_kernel: Annotated[bool, typer.Option("--any-kernel", help="Standardize scans of other kernels, too.")] = False,
+    check: Annotated[
+        CheckChoice, typer.Option(help="What to do about a scan that seems to be of another kernel than it says.")
+    ] = CheckChoice.warn,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -143,7 +151,7 @@ def standardize(
     from concordct.pipelines import standardize as pipeline
     from concordct.pipelines.models import load_model
 
-    settings = pipeline.Settings(mode.value, seed, frozenset(allow or ()), any_kernel, overwrite)
+    settings = pipeline.Settings(mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples)
     with bar(quiet=as_json) as report:
         loaded = load_model(model)
         planned = pipeline.plan(input_path, output, loaded, settings)
@@ -161,6 +169,14 @@ def standardize(
         elif record.status == "done":
             clipped = f", {record.clipped_voxels} voxels clipped at the stored range" if record.clipped_voxels else ""
             typer.echo(f"done: {record.input} -> {record.output}, {record.slices} slices{clipped}")
+            for path in record.beside:
+                typer.echo(f"beside it: {path}")
+            found = record.self_check or {"failed": False, "lines": (), "problems": ()}
+            for line in found["lines"]:
+                if line not in found["problems"]:
+                    typer.echo(f"self-check: {line}")
+            for line in found["problems"]:
+                warn("self-check failed", line)
             for note in record.notes:
                 warn("note", note)
         else:

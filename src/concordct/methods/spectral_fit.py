@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.features.body import material_mask, patch_corners
+from concordct.features.signature import SignatureMeter
 from concordct.features.spectra import Rings, cosine_frequencies, noise_power, to_cosines
 from concordct.methods.spectral import (
     LEVEL_RANGE,
@@ -51,6 +52,9 @@ PATCH, FEWEST_PATCHES = 16, 20
 #: Cutting and masking the residual spills power into rings that hold none; there the spectrum of whole slices, scaled
 #: to the same sum, is the limit, with this much room.
 LEAKAGE = 1.5
+#: Where the model's `info` holds what the source kernel leaves in its scans (`features/signature.py`), by which a scan
+#: of another kernel is found out. One slice of each slab in so many is measured.
+SIGNATURE, SIGNATURE_STEP = "source_signature", 4
 #: The residual is cut at this many local standard deviations, so that edges do not count as noise.
 RESIDUAL_CUT = 4.0
 
@@ -225,8 +229,12 @@ def _with_noise(model: SpectralModel, pairs: Pairs, rings: Rings, *, left_over: 
     probes = [max(share * model.limits.half_lp_cm, 2 * rings.width_lp_cm) for share in PROBE_SHARES]
     widths = [max(PROBE_WIDTH_SHARE * model.limits.half_lp_cm, rings.width_lp_cm) for _ in probes]
     found = _Patches([], [], [], [])
+    meter = SignatureMeter()
     for source, _, residual, body in _residuals(model, pairs):
         _collect(found, source, residual, body, list(zip(probes, widths, strict=True)))
+        for image in source.hu[::SIGNATURE_STEP]:
+            meter.add(image, spacing_mm=source.spacing_mm[1:])
+    model = replace(model, info={**model.info, SIGNATURE: meter.signature().to_json()})
     if len(found.residual) < FEWEST_PATCHES:
         return _replace(
             model,

@@ -14,15 +14,18 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.methods.spectral import Mode
+from concordct.methods.standardizer import Standardizer
+from concordct.pipelines.checks import Check, check_scan
 from concordct.pipelines.models import Model, kernel_mismatch
+from concordct.pipelines.records import SELF_CHECK, Job, Record, done, made_from, record_path, standing
+from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, scan_path, standardized_slabs
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD, write_derived_series
@@ -32,8 +35,6 @@ from concordct.volumes.geometry import Problem
 from concordct.volumes.place import atomic_file
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
-
-Status = Literal["done", "skipped", "failed"]
 
 #: The records of a tree, one JSON object a line.
 RECORDS = "standardize.jsonl"
@@ -54,6 +55,8 @@ class Settings:
     allow : geometry problems that may pass, see `Series.check`.
     any_kernel : standardize scans of other kernels than the model was calibrated from, too.
     overwrite : replace outputs that something else made.
+    check : what to do about a scan that fails its self-check.
+    samples : of so many, mean and uncertainty are written beside the first; 0 for the first alone.
     """
 
     mode: Mode = "sample"
@@ -61,35 +64,14 @@ class Settings:
     allow: frozenset[str] = frozenset()
     any_kernel: bool = False
     overwrite: bool = False
+    check: Check = "warn"
+    samples: int = 0
 
-
-@dataclass(frozen=True)
-class Record:
-    """What became of one scan. Paths are relative to the input and the output, so that two runs agree to the byte."""
-
-    input: str
-    output: str | None
-    status: Status
-    reason: str | None = None
-    slices: int = 0
-    clipped_voxels: int = 0
-    pixels_sha256: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def line(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scan, where its result goes, and what was found beside it."""
-
-    scan: Scan
-    output: Path
-    input_name: str
-    output_name: str
-    notes: tuple[str, ...] = ()
+    def __post_init__(self) -> None:
+        if self.samples and (self.samples < 2 or self.mode != "sample"):
+            raise ConcordctError(
+                f"expected at least 2 samples in mode 'sample', found {self.samples} in mode {self.mode!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -271,27 +253,102 @@ def standardize_scan(
         sharpens=model.bundle.metadata.get("sharpens"),
     )
     notes = (*_notes(scan, model, problems), *job.notes)
-    before = None if settings.overwrite else _standing(job, derivation, notes)
-    if before is not None:
-        return before
-    slabs = standardized_slabs(scan, standardizer, seed=settings.seed, allow=settings.allow, progress=progress)
-    if isinstance(scan, Series) and not is_volume_file(job.output):
-        try:
-            written = write_derived_series(
-                scan, slabs, job.output, derivation, allow=settings.allow, overwrite=settings.overwrite
-            )
-        except ConcordctError:
-            # Another run to the same place may have put the same result there meanwhile.
-            before = None if settings.overwrite else _standing(job, derivation, notes)
+    before = None if settings.overwrite else standing(job, derivation, notes)
+    found = _self_check(job, standardizer, settings, before)
+    extra = _extras(job, derivation, settings) if settings.samples else []
+    missing = [each for each in extra if settings.overwrite or standing(*each, notes) is None]
+    options: dict[str, Any] = {"seed": settings.seed, "allow": settings.allow, "progress": progress}
+    if before is None and not missing:
+        slabs = standardized_slabs(scan, standardizer, **options)
+        before = _write(job, slabs, derivation, settings, notes, found)
+    elif missing:
+        with Statistics(job.output.parent) as statistics:
+            slabs = sampled_slabs(scan, standardizer, statistics, samples=settings.samples, **options)
             if before is None:
-                raise
-            return before
-        return _done(job, written.clipped_voxels, written.pixels_sha256, notes)
-    return _write_file(job, slabs, derivation, settings, notes)
+                before = _write(job, slabs, derivation, settings, notes, found)
+            else:
+                for _ in slabs:
+                    pass
+            for name, (job_beside, derivation_beside) in zip(STATISTICS, extra, strict=True):
+                if (job_beside, derivation_beside) in missing:
+                    slabs = statistics.slabs(name, scan, allow=settings.allow)
+                    _write(job_beside, slabs, derivation_beside, settings, notes, found)
+    assert before is not None
+    return replace(before, beside=tuple(each.output_name for each, _ in extra), self_check=found)
+
+
+def _self_check(
+    job: Job, standardizer: Standardizer, settings: Settings, before: Record | None
+) -> dict[str, Any] | None:
+    """The self-check of a scan, that of the result which stands already where it has one.
+
+    Raises
+    ------
+    ConcordctError : it failed and is to be refused.
+    """
+    if settings.check == "off":
+        return None
+    found = None if before is None else before.self_check
+    if before is None or (found is None and settings.check == "refuse"):
+        measured = check_scan(job.scan, standardizer, seed=settings.seed, allow=settings.allow)
+        found = None if measured is None else measured.to_json()
+    if settings.check == "refuse" and found is not None and found["failed"]:
+        said = "; ".join(found["problems"])
+        raise ConcordctError(f"{scan_path(job.scan)}: self-check failed: {said} (--check warn standardizes it)")
+    return found
+
+
+def _extras(job: Job, derivation: Derivation, settings: Settings) -> list[tuple[Job, Derivation]]:
+    """What is written beside a result of several samples, in the order of `STATISTICS`."""
+    shows = {
+        "mean": f"mean of {settings.samples} samples",
+        "uncertainty": f"standard deviation of {settings.samples} samples",
+    }
+    return [
+        (
+            replace(job, output=beside(job.output, name), output_name=beside(Path(job.output_name), name).as_posix()),
+            replace(
+                derivation,
+                settings={**derivation.settings, "samples": settings.samples},
+                shows=shows[name],
+                window_hu=UNCERTAINTY_WINDOW if name == "uncertainty" else None,
+            ),
+        )
+        for name in STATISTICS
+    ]
+
+
+def _write(
+    job: Job,
+    slabs: Iterator[Volume],
+    derivation: Derivation,
+    settings: Settings,
+    notes: tuple[str, ...],
+    found: dict[str, Any] | None,
+) -> Record:
+    """A result, to a series or to a file."""
+    scan = job.scan
+    if not isinstance(scan, Series) or is_volume_file(job.output):
+        return _write_file(job, slabs, derivation, settings, notes, found)
+    options: dict[str, Any] = {"allow": settings.allow, "overwrite": settings.overwrite}
+    try:
+        written = write_derived_series(scan, slabs, job.output, derivation, also={SELF_CHECK: found}, **options)
+    except ConcordctError:
+        # Another run to the same place may have put the same result there meanwhile.
+        before = None if settings.overwrite else standing(job, derivation, notes)
+        if before is None:
+            raise
+        return before
+    return done(job, written.clipped_voxels, written.pixels_sha256, notes)
 
 
 def _write_file(
-    job: Job, slabs: Iterator[Volume], derivation: Derivation, settings: Settings, notes: tuple[str, ...]
+    job: Job,
+    slabs: Iterator[Volume],
+    derivation: Derivation,
+    settings: Settings,
+    notes: tuple[str, ...],
+    found: dict[str, Any] | None,
 ) -> Record:
     """A volume file with its record beside it. The record comes first, without a digest: it claims the name for a run
     that is killed before the second one is written."""
@@ -303,75 +360,26 @@ def _write_file(
             yield slab
 
     def write_record(pixels_sha256: str | None) -> None:
-        record = {**_made_from(job, derivation), "notes": list(notes), "pixels_sha256": pixels_sha256}
-        with atomic_file(_record_path(job), overwrite=True) as aside:
+        record = {**made_from(job, derivation), "notes": list(notes), "pixels_sha256": pixels_sha256}
+        record[SELF_CHECK] = found
+        with atomic_file(record_path(job), overwrite=True) as aside:
             aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
-    claimed = _record_path(job).exists()
+    claimed = record_path(job).exists()
     if job.output.exists() and not (claimed or settings.overwrite):
         raise ConcordctError(f"{job.output}: exists and was not made by this run (--overwrite replaces it)")
     write_record(None)
-    write_volume_file(job.output, hashed(), source=job.scan, overwrite=claimed or settings.overwrite)
+    # A map of deviations is no CT image: it is neither rounded nor held to the range of one.
+    image = derivation.window_hu is None
+    write_volume_file(
+        job.output,
+        hashed(),
+        source=job.scan if image else None,
+        whole_hu=image,
+        overwrite=claimed or settings.overwrite,
+    )
     write_record(digest.hexdigest())
-    return _done(job, 0, digest.hexdigest(), notes)
-
-
-def _done(job: Job, clipped: int, digest: str, notes: tuple[str, ...]) -> Record:
-    return Record(job.input_name, job.output_name, "done", None, job.scan.shape[0], clipped, digest, notes)
-
-
-def _record_path(job: Job) -> Path:
-    if is_volume_file(job.output):
-        return job.output.with_name(job.output.name + ".json")
-    return job.output / RECORD
-
-
-def _made_from(job: Job, derivation: Derivation) -> dict[str, Any]:
-    """What a record must say to be that of this source and this way."""
-    return {
-        "source": job.scan.key,
-        "software": f"concordct {__version__}",
-        "derivation": json.loads(derivation.canonical()),
-    }
-
-
-def _standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record | None:
-    """The record of a result that stands already, made from this source in this way; None when there is none.
-
-    Raises
-    ------
-    ConcordctError : something else stands in the place.
-    """
-    path = _record_path(job)
-    missing: list[str] = []
-    if not path.exists() or not job.output.exists():
-        return None
-    try:
-        found = json.loads(path.read_text())
-        if isinstance(job.scan, Series) and not is_volume_file(job.output):
-            slices = [one["source_sop_instance_uid"] for one in found["instances"]]
-            missing = [one["file"] for one in found["instances"] if not _whole(job.output / one["file"], job.scan)]
-            found["source"] = job.scan.key if slices == [ref.sop_instance_uid for ref in job.scan.slices] else None
-        same = all(found[name] == value for name, value in _made_from(job, derivation).items())
-        digest = found["pixels_sha256"]
-        clipped = found.get("clipped_low", 0) + found.get("clipped_high", 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise ConcordctError(
-            f"{job.output}: holds the result of another source, model, setting or version (--overwrite replaces it)"
-        )
-    if missing:
-        raise ConcordctError(
-            f"{job.output}: {len(missing)} of {job.scan.shape[0]} slices of the result are missing or cut short, "
-            f"{missing[0]} first (--overwrite makes it again)"
-        )
-    return None if digest is None else _done(job, clipped, digest, notes)
-
-
-def _whole(path: Path, series: Series) -> bool:
-    """Whether a derived slice is there and not cut short; its pixels take at least a byte each."""
-    return path.is_file() and path.stat().st_size > series.shape[1] * series.shape[2]
+    return done(job, 0, digest.hexdigest(), notes)
 
 
 def _notes(scan: Scan, model: Model, problems: Sequence[Problem]) -> tuple[str, ...]:

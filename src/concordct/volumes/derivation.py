@@ -24,6 +24,8 @@ class Derivation:
         standard's derivation code (edge enhancement or smoothing) beside our own.
     synthetic : what the pixels show, in words, when they are no scan at all ("follow-up predicted for 52 weeks later");
         None when they are one.
+    shows : what the pixels are when they are not one standardized image ("mean of 8 samples"); None when they are.
+    window_hu : centre and width in which they are to be shown; None for the source's own.
     """
 
     method: str
@@ -32,6 +34,8 @@ class Derivation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     sharpens: bool | None = None
     synthetic: str | None = None
+    shows: str | None = None
+    window_hu: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if len(self.model_sha256) != 64 or set(self.model_sha256) - set("0123456789abcdef"):
@@ -40,6 +44,7 @@ class Derivation:
     def canonical(self) -> str:
         """One JSON text for one derivation: sorted keys, no spaces."""
         fields = {**asdict(self), "settings": dict(self.settings)}
-        if self.synthetic is None:
-            del fields["synthetic"]  # UIDs of what was standardized hang on the text as it always was
+        for name in ("synthetic", "shows", "window_hu"):
+            if fields[name] is None:
+                del fields[name]  # UIDs of what was standardized hang on the text as it always was
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))

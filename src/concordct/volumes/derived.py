@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -72,6 +72,7 @@ def write_derived_series(
     *,
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
+    also: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write standardized slabs of a DICOM series as a derived CT series.
 
@@ -83,6 +84,7 @@ def write_derived_series(
     derivation : what was done.
     allow : problems of the source that may pass, see `Series.check`; they are recorded.
     overwrite : whether an existing folder is replaced, after the new one is complete.
+    also : what else the record beside the objects says, JSON values.
 
     Returns
     -------
@@ -122,6 +124,7 @@ def write_derived_series(
         with writing(directory):
             waiting.unlink()
             record = _record(series, derivation, series_uid, identity, digest, clipped, names, allowed)
+            record |= dict(also or {})
             (aside / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Written(
         directory=directory,

@@ -119,6 +119,11 @@ def derived_dataset(
         source.ReferencedSeriesSequence = Sequence([_referenced_series(source_series, reference)])
         equipment = list(source.get("ContributingEquipmentSequence") or [])
         source.ContributingEquipmentSequence = Sequence([*equipment, _equipment(derivation)])
+        if derivation.window_hu is not None:
+            source.WindowCenter, source.WindowWidth = derivation.window_hu
+            for name in ("WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence"):
+                if name in source:
+                    delattr(source, name)
         if padding is not None:
             # Some writers store a signed value as unsigned; explicit VR needs what PixelRepresentation says.
             vr = "SS" if source.get("PixelRepresentation", 0) else "US"
@@ -167,7 +172,11 @@ def _swap_words(dataset: Dataset) -> None:
 
 def _series_description(source: str, derivation: Derivation) -> str:
     # LO holds no backslash: that would part two values.
-    said = "[synthetic, not for diagnosis]" if derivation.synthetic else f"[concordct{_toward(derivation)}]"
+    said = (
+        "[synthetic, not for diagnosis]"
+        if derivation.synthetic
+        else f"[concordct{_toward(derivation)}{_shows(derivation)}]"
+    )
     ours = _ascii(said, _LO_LENGTH).replace("\\", "/")
     room = _LO_LENGTH - len(ours) - 1
     return f"{source.strip()[:room].rstrip()} {ours}".strip() if room > 0 else ours
@@ -177,7 +186,7 @@ def _description(
     dataset: Dataset, source_kernel: str | None, derivation: Derivation, allowed: tuple[Problem, ...]
 ) -> str:
     """One text, at most 1024 characters; an earlier description goes first and is cut before ours is."""
-    ours = f"Reconstruction kernel {source_kernel or 'unknown'} converted{_toward(derivation)}"
+    ours = f"Reconstruction kernel {source_kernel or 'unknown'} converted{_toward(derivation)}{_shows(derivation)}"
     if derivation.synthetic:
         ours = f"Synthetic, not a scan and not for diagnosis: {derivation.synthetic}, computed"
     ours += f" by concordct {__version__}"
@@ -196,6 +205,10 @@ def _description(
 
 def _toward(derivation: Derivation) -> str:
     return f" toward {derivation.target_kernel}" if derivation.target_kernel else ""
+
+
+def _shows(derivation: Derivation) -> str:
+    return f", {derivation.shows}" if derivation.shows else ""
 
 
 def _ascii(text: str, length: int) -> str:

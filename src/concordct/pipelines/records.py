@@ -1,0 +1,113 @@
+"""What a run leaves beside its results, and how the next run reads it: done already, damaged, or someone else's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from concordct import __version__
+from concordct.errors import ConcordctError
+from concordct.pipelines.scans import Scan
+from concordct.volumes.derivation import Derivation
+from concordct.volumes.derived import RECORD
+from concordct.volumes.files import is_volume_file
+from concordct.volumes.series import Series
+
+Status = Literal["done", "skipped", "failed"]
+
+
+#: Where a record holds the self-check.
+SELF_CHECK = "self_check"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one scan. Paths are relative to the input and the output, so that two runs agree to the byte."""
+
+    input: str
+    output: str | None
+    status: Status
+    reason: str | None = None
+    slices: int = 0
+    clipped_voxels: int = 0
+    pixels_sha256: str | None = None
+    notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    self_check: dict[str, Any] | None = None
+
+    def line(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan, where its result goes, and what was found beside it."""
+
+    scan: Scan
+    output: Path
+    input_name: str
+    output_name: str
+    notes: tuple[str, ...] = ()
+
+
+def done(job: Job, clipped: int, digest: str, notes: tuple[str, ...], found: dict[str, Any] | None = None) -> Record:
+    name, depth = job.input_name, job.scan.shape[0]
+    return Record(name, job.output_name, "done", None, depth, clipped, digest, notes, self_check=found)
+
+
+def record_path(job: Job) -> Path:
+    if is_volume_file(job.output):
+        return job.output.with_name(job.output.name + ".json")
+    return job.output / RECORD
+
+
+def made_from(job: Job, derivation: Derivation) -> dict[str, Any]:
+    """What a record must say to be that of this source and this way."""
+    return {
+        "source": job.scan.key,
+        "software": f"concordct {__version__}",
+        "derivation": json.loads(derivation.canonical()),
+    }
+
+
+def standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record | None:
+    """The record of a result that stands already, made from this source in this way; None when there is none.
+
+    Raises
+    ------
+    ConcordctError : something else stands in the place.
+    """
+    path = record_path(job)
+    missing: list[str] = []
+    if not path.exists() or not job.output.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(job.scan, Series) and not is_volume_file(job.output):
+            slices = [one["source_sop_instance_uid"] for one in found["instances"]]
+            missing = [one["file"] for one in found["instances"] if not _whole(job.output / one["file"], job.scan)]
+            found["source"] = job.scan.key if slices == [ref.sop_instance_uid for ref in job.scan.slices] else None
+        same = all(found[name] == value for name, value in made_from(job, derivation).items())
+        digest = found["pixels_sha256"]
+        clipped = found.get("clipped_low", 0) + found.get("clipped_high", 0)
+        check = found.get(SELF_CHECK)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise ConcordctError(
+            f"{job.output}: holds the result of another source, model, setting or version (--overwrite replaces it)"
+        )
+    if missing:
+        raise ConcordctError(
+            f"{job.output}: {len(missing)} of {job.scan.shape[0]} slices of the result are missing or cut short, "
+            f"{missing[0]} first (--overwrite makes it again)"
+        )
+    return None if digest is None else done(job, clipped, digest, notes, check)
+
+
+def _whole(path: Path, series: Series) -> bool:
+    """Whether a derived slice is there and not cut short; its pixels take at least a byte each."""
+    return path.is_file() and path.stat().st_size > series.shape[1] * series.shape[2]
