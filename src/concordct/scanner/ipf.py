@@ -40,8 +40,8 @@ GAS_DECLINE, GAS_DECLINE_NOISE = 95.0, 3.5
 SHRINKAGE = 0.45
 #: Tests other than FVC that were not done.
 MISSING = 0.08
-#: Slices thicker than this are averaged from several planes, mm.
-PLANE_MM = 1.5
+#: Slices thicker than this are averaged from several planes, mm; more than three add time and little else.
+PLANE_MM, MOST_PLANES = 1.5, 3
 #: In-plane grain of the drawn noise, pixels.
 NOISE_GRAIN = 0.6
 
@@ -213,7 +213,7 @@ class IpfSubject:
         """
         scan = self.scan(time)
         frame, stack = self.grid(time, spacing_mm, shape)
-        parts = max(round(spacing_mm[0] / PLANE_MM), 1)
+        parts = min(max(round(spacing_mm[0] / PLANE_MM), 1), MOST_PLANES)
         offsets = ((np.arange(parts) + 0.5) / parts - 0.5) * spacing_mm[0]
         seeds = SliceSeeds(self.seed, scan.key)
         planes = []
