@@ -170,7 +170,8 @@ def prepare_cohort(
             raise ConcordctError(f"{cohort}, row {number}: {error}") from None
         if progress is not None:
             progress("registering", done, len(pairs))
-        if stop is not None and stop():
+        # Only after work was done: a run in short pieces must come to its end.
+        if ready[-1].fresh and stop is not None and stop():
             raise Paused
     return ready
 

@@ -47,6 +47,7 @@ class Prepared:
     subject : pseudonym. data : registered volumes and the sentence. label : "stable", "progressive" or None.
     weeks : between the scans. tests : at the first visit.
     record : what the registration did, JSON.
+    fresh : made ready now, not by an earlier run.
     """
 
     subject: str
@@ -55,6 +56,7 @@ class Prepared:
     weeks: float
     tests: LungFunction
     record: dict[str, Any]
+    fresh: bool
 
 
 def to_spacing(volume: Volume, spacing_mm: float) -> Volume:
@@ -144,7 +146,8 @@ def prepare(pair: FollowupPair, folder: Path, spacing_mm: float, *, allow: Colle
     keys = [scan.key for scan in scans]
     name = hashlib.sha256(json.dumps([PREPARATION, pair.subject, keys, spacing_mm]).encode()).hexdigest()[:24]
     place = folder / name
-    if not (place / RECORD).exists():
+    fresh = not (place / RECORD).exists()
+    if fresh:
         if patient_of(scans[0]) != patient_of(scans[1]) and not any(isinstance(s, VolumeFile) for s in scans):
             raise ConcordctError("expected two scans of one patient, found two PatientIDs")
         for scan in scans:
@@ -157,7 +160,7 @@ def prepare(pair: FollowupPair, folder: Path, spacing_mm: float, *, allow: Colle
         np.load(place / f"{kind}.npy", mmap_mode="r") for kind in ("initial", "followup", "region", "lungs")
     )
     data = Followup(pair.subject, initial_hu, followup_hu, region, lungs, said)
-    return Prepared(pair.subject, data, pair.label, pair.weeks, tests, record)
+    return Prepared(pair.subject, data, pair.label, pair.weeks, tests, record, fresh)
 
 
 def _keep(place: Path, initial: Volume, registered: Registered) -> None:

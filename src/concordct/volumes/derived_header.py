@@ -110,7 +110,7 @@ def derived_dataset(
         source.SeriesDescription = _series_description(str(source.get("SeriesDescription") or ""), derivation)
         # SH, 16 characters a value. The name of the model, never that of a vendor's kernel.
         source.ConvolutionKernel = ["CONCORDCT", derivation.model_sha256[:12]]
-        if str(source.get("FilterType") or "") in kernels:
+        if source.get("FilterType") and str(source.FilterType) in kernels:
             del source.FilterType  # Philips names the kernel here, too
         source.DerivationDescription = _description(source, source_kernel, derivation, allowed)
         codes = list(source.get("DerivationCodeSequence") or [])
