@@ -3,8 +3,15 @@
 python -m benchmarks.papers                       # cohort, second scans, every row, comparison; writes docs/results.md
 python -m benchmarks.papers --minutes 9           # one piece; run it again to go on
 python -m benchmarks.papers --most-steps 200      # a rehearsal
+python -m benchmarks.papers --study diffusionct   # latent size, T and schedule of DiffusionCT
 
 Everything goes to `runs/papers` (not kept in the repository): the cohort, the models with their runs, the comparison.
+
+What `small` spends, seconds of one core: cohort and second scans 400; encoder-decoder 150, UNet++ 190, DDPM 240, each
+4,000 steps of 8 patches of 64 pixels; LTDiff++ the same 4,000 for its diffusion (300) beside 100 for an autoencoder
+that starts as the identity and 400 for the integration (50); without skips 200, without supervision 350; without phase
+3 nothing, since its first two phases are LTDiff++'s to the bit and are taken over; DiffusionCT 4,000 + 4,000 steps of
+larger patches (1,000); comparison, curve and leak 600. An hour of one core in all.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import papers_diffusionct
 from benchmarks.results import ROOT, table, write_section
 from concordct.features import agreement
 from concordct.features.extract import extract
@@ -27,12 +36,13 @@ from concordct.features.rois import PAPER_RANGES_HU, random_rois
 from concordct.methods import ltdiffpp
 from concordct.methods.network import TrainingData, seeded, to_unit
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
-from concordct.pipelines.compare import CEILING, INPUT, RANDOM, compare
+from concordct.pipelines.compare import CEILING, INPUT, RANDOM, _peak_mb, _reset_peak, compare
 from concordct.pipelines.models import load_model
 from concordct.pipelines.scans import one_scan
 from concordct.pipelines.simulate import plan_recipe, simulate
 from concordct.pipelines.train import train
-from concordct.training.data import Patches, store
+from concordct.scanner.cohorts import Job
+from concordct.training.data import Images, Patches, store
 from concordct.training.engine import Run, train_phase
 from concordct.volumes.manifest import read_manifest, write_manifest
 from concordct.volumes.seeds import SliceSeeds
@@ -52,14 +62,25 @@ ROWS: dict[str, tuple[str, str | None]] = {
     "LTDiff++ without phase 3": ("ltdiffpp", "integration"),
 }
 #: Sampling steps of the curve.
-STEPS = (1, 2, 4, 6, 10, 20, 50)
+STEPS = (1, 2, 4, 6, 10, 20)
 #: Steps of the two autoencoders that the leak is measured on.
-LEAK_STEPS = 1500
+LEAK_STEPS = 500
+#: LTDiff++ without phase 3 is LTDiff++ before phase 3.
+WHOLE, CUT_SHORT = "LTDiff++", "LTDiff++ without phase 3"
+#: A slice is standardized this often; the fastest counts.
+SPEED_REPEATS = 3
+#: Slices of each validation pair that the curve is measured on.
+CURVE_SLICES = 1
+
+
+def jobs_of_cohort() -> tuple[Job, ...]:
+    """The small cohort without the subjects of other kernels that it holds back."""
+    return tuple(job for job in plan_recipe("small", seed=SEED) if job.split != "held-out")
 
 
 def second_scans(folder: Path, cohort: Path) -> Path:
     """The test subjects scanned again with other noise: a manifest with the names of the first scans' pairs."""
-    jobs = [dataclasses.replace(job, scan=1) for job in plan_recipe("small", seed=SEED) if job.split == "test"]
+    jobs = [dataclasses.replace(job, scan=1) for job in jobs_of_cohort() if job.split == "test"]
     made = simulate(jobs, folder, file_format="nifti")
     rows = [
         row.model_copy(update={"pair": row.pair.replace("scan-1", "scan-0")}) for row in read_manifest(made.manifest)
@@ -68,6 +89,20 @@ def second_scans(folder: Path, cohort: Path) -> Path:
     if not {row.pair for row in rows} <= known:
         raise SystemExit(f"{folder}: its pairs are not those of {cohort}")
     return write_manifest(folder / "ceiling.csv", rows, overwrite=True)
+
+
+def take_over(whole: Path, cut_short: Path) -> None:
+    """Give the ablation the finished phases that it shares with the whole."""
+    for phase in ("autoencoder", "diffusion"):
+        place = cut_short / "checkpoints" / phase
+        if not place.exists() and (whole / "checkpoints" / phase).exists():
+            shutil.copytree(whole / "checkpoints" / phase, place)
+
+
+def stored(pairs: Path, folder: Path, split: str) -> list[Images]:
+    """The pairs of a split, memory-mapped."""
+    rows = [row for row in read_manifest(pairs) if row.split == split and row.target is not None]
+    return [store(folder, row.pair, one_scan(row.source), one_scan(row.target)) for row in rows]  # type: ignore[arg-type]
 
 
 def steps_against_quality(model: Path, pairs: Path) -> list[list[str]]:
@@ -82,10 +117,10 @@ def steps_against_quality(model: Path, pairs: Path) -> list[list[str]]:
         for row in rows:
             source, target = one_scan(row.source), one_scan(row.target)  # type: ignore[arg-type]
             middle = source.shape[0] // 2
-            volume, wanted = source.read(middle, middle + 2), target.read(middle, middle + 2)
+            volume, wanted = (scan.read(middle, middle + CURVE_SLICES) for scan in (source, target))
             began = time.perf_counter()
             made = standardizer(volume, generator=SliceSeeds(SEED, source.key))
-            seconds.append((time.perf_counter() - began) / 2)
+            seconds.append((time.perf_counter() - began) / CURVE_SLICES)
             squares.append(float(((made.hu - wanted.hu) ** 2).mean()))
             rois = random_rois(
                 wanted,
@@ -115,21 +150,49 @@ def steps_against_quality(model: Path, pairs: Path) -> list[list[str]]:
     return found
 
 
+def speed(models: dict[str, Path], pairs: Path) -> list[list[str]]:
+    """Seconds, memory and parameters for a slice of 512 x 512 with two threads, each model as it comes and pruned."""
+    (row, *_) = [row for row in read_manifest(pairs) if row.split == "validation"]
+    source = one_scan(row.source)
+    volume = source.read(0, 1)
+    rows, threads = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    for name, path in models.items():
+        model = load_model(path)
+        depths = range(2 if "LTDiff++" in name or name == "UNet++" else 1)
+        for depth in depths:
+            standardizer = model.standardizer(mode="sample", sampling={"depth": depth} if depth else None)
+            clock, processor = [], []
+            _reset_peak()
+            before = _peak_mb() or 0
+            for _ in range(SPEED_REPEATS):
+                began = time.perf_counter(), time.process_time()
+                standardizer(volume, generator=SliceSeeds(SEED, source.key))
+                clock.append(time.perf_counter() - began[0])
+                processor.append(time.process_time() - began[1])
+            steps = standardizer.settings.get("sampling", {}).get("steps", 1)
+            parameters = model.bundle.metadata.get("parameters", sum(one.size for one in model.bundle.tensors.values()))
+            rows.append(
+                [
+                    name + (f", pruned to depth {depth}" if depth else ""),
+                    str(steps),
+                    f"{min(clock):.2f}",
+                    f"{min(processor):.2f}",
+                    str((_peak_mb() or 0) - before),
+                    f"{parameters / 1e6:.2f} M",
+                ]
+            )
+    torch.set_num_threads(threads)
+    return rows
+
+
 def leak(folder: Path, pairs: Path, steps: int) -> list[list[str]]:
     """How far the output moves toward B when A's latents are replaced by B's: raw skips against latents at every scale.
 
     The share is 1 - |D(Z_B; skips of A) - D(E(B))|^2 / |D(E(A)) - D(E(B))|^2: 1 when the latents carry everything, 0
     when the skips do.
     """
-    rows = [row for row in read_manifest(pairs) if row.target is not None]
-    stored = {
-        split: [
-            store(folder / "voxels", row.pair, one_scan(row.source), one_scan(row.target))  # type: ignore[arg-type]
-            for row in rows
-            if row.split == split
-        ]
-        for split in ("train", "validation")
-    }
+    images = {split: stored(pairs, folder / "voxels", split) for split in ("train", "validation")}
     recipe = ltdiffpp.RECIPES["small"]
     variants = {
         "raw skips, latent at the deepest scale (as printed)": dataclasses.replace(
@@ -144,11 +207,11 @@ def leak(folder: Path, pairs: Path, steps: int) -> list[list[str]]:
         assert isinstance(system, ltdiffpp.LTDiffPlusPlus)
         system.requires_grad_(False)
         system.codec.requires_grad_(True)
-        data = TrainingData(stored["train"], [], {})
+        data = TrainingData(images["train"], [], {})
         patches = Patches(data.pairs, recipe.patch, 0, either=True)
         task = ltdiffpp._Autoencoder(system)
         train_phase("autoencoder", task, patches, phase, Run(folder / str(index)))
-        batch = Patches(stored["validation"], 128, 1).batch(0, range(32))
+        batch = Patches(images["validation"], 128, 1).batch(0, range(32))
         with torch.no_grad():
             a, b = (to_unit(torch.from_numpy(image)) for image in (batch.source, batch.target))
             (za, skips_a), (zb, skips_b) = system.codec.encode(a), system.codec.encode(b)
@@ -167,22 +230,37 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
     parser.add_argument("--most-steps", type=int)
+    parser.add_argument("--study", choices=("diffusionct",))
     parser.add_argument("--models", action="store_true", help="train only, compare nothing")
     given = parser.parse_args()
     began = time.monotonic()
     folder: Path = given.folder
-    cohort = simulate(plan_recipe("small", seed=SEED), folder / "cohort", file_format="nifti").manifest
-    ceiling = second_scans(folder / "second-scans", cohort)
+    cohort = simulate(jobs_of_cohort(), folder / "cohort", file_format="nifti").manifest
+    if given.study:
+        steps = min(papers_diffusionct.STEPS, given.most_steps or papers_diffusionct.STEPS)
+        images = [stored(cohort, folder / "study" / "voxels", split) for split in ("train", "validation")]
+        rows, given_text = papers_diffusionct.study(*images, folder / "study", steps)
+        body = [
+            "## DiffusionCT: what the paper does not print",
+            "",
+            f"Small cohort, {steps} + {steps} steps each, validation patches, 10 sampling steps. {given_text}",
+            "",
+            table(papers_diffusionct.HEADER, rows),
+        ]
+        write_section("diffusionct", "python -m benchmarks.papers --study diffusionct", "\n".join(body), seed="0")
+        return
     models = {}
     for name in given.rows:
         method, without = ROWS[name]
-        path = folder / "models" / name.replace(" ", "-").replace("(", "").replace(")", "").lower()
+        path = _place(folder, name)
         models[name] = path
         if path.exists():
             continue
         if method == "spectral":
             calibrate_pairs(pairs_of_manifest(cohort), path)
             continue
+        if name == CUT_SHORT:
+            take_over(Path(f"{_place(folder, WHOLE)}.run"), Path(f"{path}.run"))
         left = None if given.minutes is None else given.minutes - (time.monotonic() - began) / 60
         if left is not None and left <= 0:
             raise SystemExit(f"paused before {name}; run it again to go on")
@@ -202,8 +280,16 @@ def main() -> None:
             raise SystemExit(f"paused in {name}; run it again to go on")
     if given.models:
         return
+    ceiling = second_scans(folder / "second-scans", cohort)
     results = compare(cohort, models, folder / "comparison", ceiling=ceiling, seed=SEED, overwrite=True)
     body = [_section(results, given.recipe, given.most_steps)]
+    body += [
+        "",
+        "One slice of 512 x 512, two threads, the fastest of three (the papers: 30 s). Other work shares the cores, so",
+        "processor seconds, over both cores, are what can be compared; memory is what the call adds to the process.",
+        "",
+        table(["", "steps", "s", "processor s", "MiB", "parameters"], speed(models, cohort)),
+    ]
     if "LTDiff++" in models:
         header = ["sampler", "steps", "RMSE, HU", "GLCM", "GLRLM", "s a slice"]
         body += ["", "Sampling steps of LTDiff++ against quality, validation pairs:", ""]
@@ -215,6 +301,10 @@ def main() -> None:
     command += f" --most-steps {given.most_steps}" if given.most_steps else ""
     write_section("papers", command, "\n".join(body), seed=str(SEED))
     print(json.dumps({"report": str(folder / "comparison" / "report.html")}))
+
+
+def _place(folder: Path, name: str) -> Path:
+    return folder / "models" / name.replace(" ", "-").replace("(", "").replace(")", "").lower()
 
 
 def _section(results: dict[str, Any], recipe: str, most_steps: int | None) -> str:
@@ -240,8 +330,8 @@ def _section(results: dict[str, Any], recipe: str, most_steps: int | None) -> st
             cells.append(text if low is None else f"{text} ({low:.2f}, {high:.2f})")
         cost = results["cost"].get(row["name"])
         parameters = "" if cost is None else f"{cost['parameters'] / 1e6:.2f} M"
-        rows.append([row["name"], *cells, "" if cost is None else f"{cost['seconds_per_slice']:.2f}", parameters])
-    lines.append(table(["", *classes, "s a slice", "parameters"], rows))
+        rows.append([row["name"], *cells, parameters])
+    lines.append(table(["", *classes, "parameters"], rows))
     above = {row["name"]: row["classes"] for row in results["table"][RANDOM]}
     lines += ["", f"Ceiling: {CEILING}; baseline: {INPUT}."] if CEILING in above else []
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from skimage.exposure import match_histograms
 
 from concordct.errors import ConcordctError
 from concordct.methods import diffusionct, histogram, ltdiffpp
-from concordct.methods.conditional import ConditionalDiffusion, Sampling, pack, unpack
+from concordct.methods.conditional import ConditionalDiffusion, Sampling, detail_window, pack, unpack
 from concordct.methods.network import FADE_HU, HIGH_HU, LOW_HU, NetworkStandardizer, from_unit, to_bundle, to_unit
 from concordct.nets.denoisers import ScalesUNet
 from concordct.pipelines.models import load_model
@@ -141,6 +141,29 @@ def test_a_network_that_says_nothing_leaves_the_source() -> None:
     diffusion = ConditionalDiffusion(net, CHAIN, (2,))
     a = [torch.randn(1, 2, 8, 8)]
     torch.testing.assert_close(diffusion.mean(a)[0], a[0], atol=1e-3, rtol=1e-3)
+
+
+def test_detail_is_what_differs_from_the_surroundings_in_units_of_the_residual() -> None:
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x, time, condition):
+            seen.append(condition[0])
+            return [torch.zeros_like(one) for one in x]
+
+    diffusion = ConditionalDiffusion(Net(), CHAIN, (2,), detail=detail_window(4))
+    diffusion.set_spread([torch.tensor([0.5, 0.1])])
+    texture = torch.randn(1, 2, 12, 12)
+    ramp = torch.linspace(-1, 1, 12)[None, None, :, None]
+    for added in (0.0, 3.0, ramp):
+        diffusion.mean([texture + added])
+        source, detail = seen[-1].chunk(2, dim=1)
+        assert torch.equal(source, texture + added)
+        inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+        around = torch.nn.functional.avg_pool2d(texture, 3, 1)
+        wanted = (texture[inside] - around) / torch.tensor([0.5, 0.1])[:, None, None]
+        torch.testing.assert_close(detail[inside], wanted, atol=1e-4, rtol=1e-4)
+    assert [detail_window(fold) for fold in (1, 2, 4)] == [13, 7, 3]
 
 
 def test_packing_is_a_round_trip() -> None:

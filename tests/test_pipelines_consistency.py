@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from concordct.errors import ConcordctError
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
-from concordct.pipelines.consistency import consistency
+from concordct.pipelines.consistency import consistency, sybil
 from concordct.pipelines.models import load_model
 from concordct.volumes.manifest import read_manifest, write_manifest
 from concordct.volumes.volume import Volume
@@ -58,3 +59,59 @@ def test_wrong_scores_are_refused(manifest: Path, tmp_path: Path) -> None:
         consistency(manifest, model, lambda volume: [0.5] * next(lengths))
     with pytest.raises(ConcordctError, match="split 'none'"):
         consistency(manifest, model, lambda volume: [0.5], split="none")
+
+
+#: Sybil's interface (Serie of DICOM paths; predict to scores by year), with the classifier above inside.
+_STAND_IN = """
+import numpy as np
+import pydicom
+
+class Serie:
+    def __init__(self, dicoms):
+        read = [pydicom.dcmread(path) for path in dicoms]
+        if float(read[0].SliceThickness) > 5:
+            raise ValueError("slice thickness is greater\\nthan 5.")
+        self.hu = np.stack([one.pixel_array + float(one.RescaleIntercept) for one in read])
+
+class Sybil:
+    score = None
+    def __init__(self, name):
+        assert name == "sybil_ensemble"
+    def predict(self, series):
+        return type("Prediction", (), {"scores": [Sybil.score(one.hu) for one in series]})
+"""
+
+
+def test_sybil_is_asked_through_dicom(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through files in Sybil's format the classifier gives the six scores that it gives in memory, or nearly."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "sybil.py").write_text(_STAND_IN)
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    monkeypatch.delitem(sys.modules, "sybil", raising=False)
+    score = sybil()
+    classifier, template = _classifier(), pair(0)[0]
+    monkeypatch.setattr(sys.modules["sybil"].Sybil, "score", lambda hu: classifier(template.with_hu(hu)))
+    calibrate_pairs(pairs_of_manifest(manifest), tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    through, direct = consistency(manifest, model, score), consistency(manifest, model, classifier)
+    assert through.target.shape == (2, 6)
+    np.testing.assert_allclose(through.standardized, direct.standardized, atol=1e-2)
+    np.testing.assert_allclose(through.target, direct.target, atol=1e-6)
+    thick = template.affine @ np.diag([6.0, 1, 1, 1])
+    with pytest.raises(ConcordctError, match=r"Sybil refuses the scan: slice thickness is greater than 5\."):
+        score(Volume(template.hu, thick))
+    monkeypatch.delitem(sys.modules, "sybil")
+
+
+def test_without_sybil_one_line_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing installed, or the other project of that name."""
+    monkeypatch.setitem(sys.modules, "sybil", None)
+    with pytest.raises(ConcordctError, match=r"expected Sybil .* pip install git\+https") as found:
+        sybil()
+    assert "\n" not in str(found.value)
+    (tmp_path / "sybil.py").write_text("class Sybil: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "sybil")
+    with pytest.raises(ConcordctError, match="found none"):
+        sybil()
+    monkeypatch.delitem(sys.modules, "sybil", raising=False)

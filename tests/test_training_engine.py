@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from concordct.errors import ConcordctError
 from concordct.methods import ltdiffpp
@@ -20,7 +22,7 @@ from concordct.training.bundle import load_bundle
 from concordct.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from concordct.training.data import Patches
 from concordct.training.engine import Paused, Phase, Run, train_phase
-from learning import QUICK, data, images, pair, recipes
+from learning import QUICK, cohort, data, images, pair, recipes
 
 
 class Line(torch.nn.Module):
@@ -158,38 +160,63 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         ltdiffpp.fit(data(tmp_path / "v"), other, Run(tmp_path / "a"))
 
 
-_TWO = """
-import sys
-sys.path[:0] = {path!r}
-from pathlib import Path
-import torch
-from learning import data, recipes
-from concordct.methods import ltdiffpp
-from concordct.training.bundle import save_bundle
-from concordct.training.engine import Run, team
-torch.set_num_threads(1)
-with team() as members:
-    found = ltdiffpp.fit(data(Path({out!r}) / f"v{{members.rank}}"), recipes()["ltdiffpp"], Run(Path({out!r}), members))
-    if members.rank == 0:
-        save_bundle(found, Path({out!r}) / "model", card="")
-"""
+TINY = Path(__file__).parent / "tiny_cli.py"
 
 
-def test_two_processes_are_one_at_the_same_global_batch(tmp_path: Path) -> None:
-    alone = ltdiffpp.fit(data(tmp_path / "v"), recipes()["ltdiffpp"], Run(tmp_path / "alone"))
-    script = tmp_path / "two.py"
-    (tmp_path / "two").mkdir()
-    here = str(Path(__file__).parent)
-    script.write_text(_TWO.format(path=[here, *sys.path], out=str(tmp_path / "two")))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
-        check=True,
-        capture_output=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    both = load_bundle(tmp_path / "two" / "model")
-    assert set(both.tensors) == set(alone.tensors)
-    for name, one in alone.tensors.items():
-        np.testing.assert_allclose(both.tensors[name], one, atol=2e-4, rtol=1e-3, err_msg=name)
-    assert load_file(tmp_path / "two" / "model" / "models" / "model.safetensors").keys() == both.tensors.keys()
+def _train(manifest: Path, output: Path, *launcher: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, *launcher, str(TINY), "train", "ltdiffpp", str(manifest), "-o", str(output), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT)
+
+
+def _finished(process: subprocess.Popen[bytes]) -> None:
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()
+
+
+_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A manifest, and what one process trains on it from the command line."""
+    folder = tmp_path_factory.mktemp("alone")
+    manifest = cohort(folder / "cohort")
+    _finished(_train(manifest, folder / "model"))
+    return manifest, folder / "model"
+
+
+def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    """SIGKILL, which no handler sees; the run that goes on falls back to its last checkpoint."""
+    manifest, model = alone
+    metrics = tmp_path / "model.run" / "metrics.jsonl"
+    after = random.SystemRandom().randint(1, 85)
+    process = _train(manifest, tmp_path / "model")
+    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= after):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, f"ended before step {after}: {process.communicate()[1].decode()}"
+    assert not (tmp_path / "model").exists()
+    _finished(_train(manifest, tmp_path / "model"))
+    killed, undisturbed = load_bundle(tmp_path / "model"), load_bundle(model)
+    for name, one in undisturbed.tensors.items():
+        assert np.array_equal(killed.tensors[name], one), f"{name}, killed after step {after}"
+    assert killed.sha256 == undisturbed.sha256
+
+
+def test_two_processes_are_one_at_the_same_global_batch(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    """`torchrun` with gloo; sums in another order are all that may differ."""
+    manifest, model = alone
+    _finished(_train(manifest, tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))
+    both, one = load_bundle(tmp_path / "two"), load_bundle(model)
+    assert set(both.tensors) == set(one.tensors)
+    for name, tensor in one.tensors.items():
+        np.testing.assert_allclose(both.tensors[name], tensor, atol=1e-3, rtol=5e-3, err_msg=name)
+
+
+def test_tensorboard_gets_every_step_where_it_is_installed(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    patches = Patches(images(tmp_path / "v"), 32, seed=5)
+    train_phase("one", Line(), patches, QUICK, Run(tmp_path))
+    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [one.step for one in found.Scalars("one/loss")] == list(range(1, QUICK.steps + 1))

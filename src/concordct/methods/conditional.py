@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from concordct.diffusion.samplers import (
     Draw,
@@ -28,6 +29,9 @@ from concordct.diffusion.schedule import Kind, q_sample, respaced, schedule, tra
 Predicts = Literal["noise", "residual"]
 Sampler = Literal["ddpm", "ddim", "dpmpp"]
 Start = Literal["noise", "source"]
+
+#: What differs from its surroundings of this many pixels is shown to the network as the source's detail.
+DETAIL_PIXELS = 12
 
 #: Estimates of unit-normal latents are cut here when the network predicts the noise: at the last steps the division by
 #: sqrt(alpha_bar) turns small errors into wild latents (Ho et al. 2020 cut images at 1).
@@ -75,11 +79,14 @@ class ConditionalDiffusion(nn.Module):
     ----------
     net : (noisy state, time, condition) -> prediction, lists of tensors [b, c, ...].
     channels : of the state at each scale.
+    detail : edge of the surroundings, odd, whose mean is taken from the source to show its detail beside it, in units
+        of the residual's spread; the condition then has twice the state's channels. 0: the source alone.
     """
 
-    def __init__(self, net: nn.Module, chain: Chain, channels: Sequence[int]) -> None:
+    def __init__(self, net: nn.Module, chain: Chain, channels: Sequence[int], *, detail: int = 0) -> None:
         super().__init__()
         self.net, self.chain, self.schedule = net, chain, schedule(chain.schedule, chain.steps)
+        self.detail = detail
         for index, count in enumerate(channels):
             self.register_buffer(f"spread_{index}", torch.ones(count))
 
@@ -145,7 +152,17 @@ class ConditionalDiffusion(nn.Module):
 
     def _predict(self, x: Tensor, time: Tensor, source: Sequence[Tensor], alpha: Tensor) -> Tensor:
         shown = x if self.chain.predicts == "noise" else x - alpha * pack(self._scaled(source))
-        return pack(self.net(unpack(shown, source), time, source)).float()
+        return pack(self.net(unpack(shown, source), time, self._shown(source))).float()
+
+    def _shown(self, source: Sequence[Tensor]) -> Sequence[Tensor]:
+        # The texture that the residual follows from is a few hundredths of a source of unit variance.
+        if not self.detail:
+            return source
+        found = []
+        for index, one in enumerate(source):
+            around = functional.avg_pool2d(one, self.detail, 1, self.detail // 2, count_include_pad=False)
+            found.append(torch.cat([one, (one - around) / self._spread(index, one)], dim=1))
+        return found
 
     def _estimate(self, found: Tensor, x: Tensor, a: Tensor, alpha: Tensor, sigma: Tensor, *, cut: bool) -> Tensor:
         if self.chain.predicts == "noise":
@@ -162,6 +179,11 @@ class ConditionalDiffusion(nn.Module):
 
     def _unscaled(self, state: Sequence[Tensor]) -> list[Tensor]:
         return [one * self._spread(index, one) for index, one in enumerate(state)]
+
+
+def detail_window(fold: int) -> int:
+    """An odd edge of about `DETAIL_PIXELS` where one position stands for `fold` pixels."""
+    return (DETAIL_PIXELS // fold) | 1
 
 
 def residual_spread(pairs: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> list[Tensor]:

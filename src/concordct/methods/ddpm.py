@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from concordct.methods.conditional import Chain, ConditionalDiffusion, Sampling, residual_spread
+from concordct.methods.conditional import Chain, ConditionalDiffusion, Sampling, detail_window, residual_spread
 from concordct.methods.network import (
     Draw,
     NetworkStandardizer,
@@ -57,7 +57,7 @@ RECIPES: dict[str, Recipe] = {
     "small": Recipe(
         config=Config(widths=(64, 96, 128), chain=Chain(200, "cosine", "residual"), fold=4),
         patch=64,
-        phases=(("diffusion", Phase(steps=6000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
+        phases=(("diffusion", Phase(steps=4000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
         sampling=Sampling(steps=6),
     ),
     "gpu": Recipe(
@@ -76,8 +76,9 @@ class ImageDDPM(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        net = ScalesUNet((1,), config.widths, blocks=config.blocks, fold=config.fold)
-        self.diffusion = ConditionalDiffusion(net, config.chain, [1])
+        detail = detail_window(1) if config.chain.predicts == "residual" else 0
+        net = ScalesUNet((1,), config.widths, blocks=config.blocks, fold=config.fold, shown=2 if detail else 1)
+        self.diffusion = ConditionalDiffusion(net, config.chain, [1], detail=detail)
         self.divisor = config.fold * 2 ** (len(config.widths) - 1)
 
     def translate(self, image: Tensor, sampling: Sampling, draw: Draw, *, mean: bool) -> Tensor:

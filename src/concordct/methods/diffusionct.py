@@ -79,14 +79,14 @@ RECIPES: dict[str, Recipe] = {
         config=Config(
             channels=128,
             chain=Chain(200, "cosine", "noise", l1=1.0),
-            denoiser=(128, 192),
+            denoiser=(96, 128),
             tile=128,
-            widths=(32, 32, 64, 96, 128),
+            widths=(16, 32, 64, 96, 128),
         ),
         patch=128,
         phases=(
-            ("autoencoder", Phase(steps=3000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
-            ("diffusion", Phase(steps=3000, batch=16, learning_rate=1e-3, final_rate=0.05, every=250)),
+            ("autoencoder", Phase(steps=4000, batch=2, learning_rate=1e-3, final_rate=0.05, every=250)),
+            ("diffusion", Phase(steps=4000, batch=4, learning_rate=1e-3, final_rate=0.05, every=250)),
         ),
         sampling=Sampling(steps=10),
     ),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from concordct.methods.conditional import Chain, ConditionalDiffusion, Sampling, residual_spread
+from concordct.methods.conditional import Chain, ConditionalDiffusion, Sampling, detail_window, residual_spread
 from concordct.methods.network import (
     Draw,
     NetworkStandardizer,
@@ -107,9 +107,9 @@ RECIPES: dict[str, Recipe] = {
         config=_SMALL,
         patch=64,
         phases=(
-            ("autoencoder", Phase(steps=500, batch=8, learning_rate=2e-4, final_rate=0.05, every=250)),
-            ("diffusion", Phase(steps=6000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
-            ("integration", Phase(steps=600, batch=8, learning_rate=2e-4, final_rate=0.05, every=200)),
+            ("autoencoder", Phase(steps=100, batch=8, learning_rate=2e-4, final_rate=0.05, every=100)),
+            ("diffusion", Phase(steps=4000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
+            ("integration", Phase(steps=400, batch=8, learning_rate=2e-4, final_rate=0.05, every=200)),
         ),
         sampling=Sampling(steps=6),
     ),
@@ -159,12 +159,13 @@ class LTDiffPlusPlus(nn.Module):
         channels = [config.latents[i] for i in self.codec.scales]
         # The denoiser's scales begin at the finest latent.
         maps = config.latents[self.codec.scales[0] :]
+        detail = 0 if config.vector or config.chain.predicts == "noise" else detail_window(config.fold)
         net: nn.Module
         if config.vector:
             net = LatentUNet1d(channels[0], config.denoiser)
         else:
-            net = ScalesUNet(maps, config.denoiser, blocks=config.blocks)
-        self.diffusion = ConditionalDiffusion(net, config.chain, channels)
+            net = ScalesUNet(maps, config.denoiser, blocks=config.blocks, shown=2 if detail else 1)
+        self.diffusion = ConditionalDiffusion(net, config.chain, channels, detail=detail)
 
     def translate(self, image: Tensor, sampling: Sampling, draw: Draw, *, mean: bool) -> Tensor:
         """A' = D(Z_A'), Z_A' drawn given Z_A = E(A)."""

@@ -30,7 +30,7 @@ LOW_HU, HIGH_HU = -1200.0, 1500.0
 #: Below the upper end of the window the result fades into the source over this many HU; beyond it the source stands.
 FADE_HU = 100.0
 #: Pixels of each tile that are thrown away at its border, where the network saw no neighbours.
-TILE_MARGIN = 16
+TILE_MARGIN = 8
 #: Tiles that go through the network together: a constant, so that it changes no byte.
 TILES_AT_ONCE = 16
 

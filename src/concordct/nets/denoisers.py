@@ -73,15 +73,21 @@ class LatentUNet1d(nn.Module):
 class ScalesUNet(nn.Module):
     """A U-Net over maps at several scales; each enters, and leaves, at its own.
 
+    Beside it one convolution leads straight from what enters a scale to what leaves it, times a gain that follows the
+    time: most of a kernel's change is linear, and every block normalizes its input.
+
     Parameters
     ----------
     channels : of the state at each scale, the finest first, 0 where there is none; each scale halves the size.
     widths : channels of the network at each scale, at least as many.
     blocks : residual blocks at each scale on the way down, and on the way up.
     fold : a single finest map whose blocks of fold x fold pixels become channels inside (for images).
+    shown : channels of the condition for each of the state's.
     """
 
-    def __init__(self, channels: Sequence[int], widths: Sequence[int], *, blocks: int = 1, fold: int = 1) -> None:
+    def __init__(
+        self, channels: Sequence[int], widths: Sequence[int], *, blocks: int = 1, fold: int = 1, shown: int = 1
+    ) -> None:
         super().__init__()
         if len(channels) > len(widths) or not any(channels):
             raise ValueError(f"{len(channels)} scales of {tuple(channels)} channels do not fit {len(widths)} widths")
@@ -90,7 +96,7 @@ class ScalesUNet(nn.Module):
         self.scales = tuple(i for i, count in enumerate(folded) if count)
         embedding = 4 * widths[0]
         self.time = TimeEmbedding(embedding)
-        self.enter = nn.ModuleDict({str(i): convolution(2 * folded[i], widths[i]) for i in self.scales})
+        self.enter = nn.ModuleDict({str(i): convolution((1 + shown) * folded[i], widths[i]) for i in self.scales})
         self.between = nn.ModuleList(convolution(widths[i - 1], widths[i], 1) for i in range(1, len(widths)))
         self.down = nn.ModuleList(_Blocks(width, blocks, embedding) for width in widths)
         self.join = nn.ModuleList(convolution(widths[i] + widths[i + 1], widths[i], 1) for i in range(len(widths) - 1))
@@ -101,9 +107,13 @@ class ScalesUNet(nn.Module):
                 for i in self.scales
             }
         )
+        self.straight = nn.ModuleDict(
+            {str(i): zeroed(convolution((1 + shown) * folded[i], folded[i])) for i in self.scales}
+        )
+        self.gain = nn.ModuleDict({str(i): zeroed(nn.Linear(embedding, folded[i])) for i in self.scales})
 
     def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
-        """[b, c, y, x] for each scale, twice, and [b] in [0, 1] to [b, c, y, x] for each scale."""
+        """[b, c, y, x] and [b, shown c, y, x] for each scale, and [b] in [0, 1], to [b, c, y, x] for each scale."""
         embedding = self.time(time)
         given = {
             i: functional.pixel_unshuffle(torch.cat([one, other], dim=1), self.fold)
@@ -129,5 +139,6 @@ class ScalesUNet(nn.Module):
                 y = self.join[i](torch.cat([skips[i], y], dim=1))
             y = self.up[i](y, embedding)
             if i in self.scales:
-                left[i] = functional.pixel_shuffle(self.leave[str(i)](y), self.fold)
+                straight = (1 + self.gain[str(i)](embedding))[:, :, None, None] * self.straight[str(i)](given[i])
+                left[i] = functional.pixel_shuffle(self.leave[str(i)](y) + straight, self.fold)
         return [left[i] for i in self.scales]

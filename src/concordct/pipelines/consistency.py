@@ -2,8 +2,8 @@
 
     consistency(pairs, model, score, split="test")
 
-`score` is any callable from a Volume to numbers, such as a risk for each of the years 1 to 6. It is asked three times
-for each pair: on the target, on the source, and on the source standardized.
+`score` is any callable from a Volume to numbers, such as a risk for each of the years 1 to 6 (`sybil`). It is asked
+three times for each pair: on the target, on the source, and on the source standardized.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from concordct.methods.spectral import Mode
 from concordct.pipelines.models import Model
 from concordct.pipelines.scans import evenly_spaced, one_scan, standardized_slabs
 from concordct.volumes.manifest import read_manifest
+from concordct.volumes.new_series import INTERCEPT, SimulatedScan, write_new_series
 from concordct.volumes.pairing import check_pair
 from concordct.volumes.volume import Volume
 
@@ -112,3 +114,40 @@ def _interval(gains: NDArray[np.float64], subjects: Sequence[str], seed: int) ->
     drawn = np.random.default_rng(seed).integers(0, who.size, (REPEATS, who.size))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)[:, None]
     return np.asarray(np.quantile(means, (0.025, 0.975), axis=0))
+
+
+def sybil(name: str = "sybil_ensemble") -> Score:
+    """Sybil's risk of lung cancer within 1 to 6 years (Mikhael et al. 2023, doi:10.1200/JCO.22.01345) as a `Score`.
+
+    Sybil reads DICOM files, so each volume is written as a series without a patient, rounded and cut to 12 bits, and
+    removed again. What Sybil rests on it downloads by itself on first use.
+
+    Parameters
+    ----------
+    name : of Sybil's model.
+
+    Raises
+    ------
+    ConcordctError : Sybil is not installed, or it refuses a scan (slices above 5 mm).
+    """
+    try:
+        # On PyPI `sybil` is another project, which has no Serie.
+        from sybil import Serie, Sybil
+    except ImportError:
+        raise ConcordctError(
+            "expected Sybil for its risks, found none: pip install git+https://github.com/reginabarzilaygroup/Sybil"
+        ) from None
+    model = Sybil(name)
+
+    def score(volume: Volume) -> list[float]:
+        whole = volume.with_hu(np.clip(np.rint(volume.hu), INTERCEPT, INTERCEPT + 4095))
+        scan = SimulatedScan("consistency", "sybil", "volume to be scored", 1, 120.0, 0.0)
+        with TemporaryDirectory() as folder:
+            paths = write_new_series(whole, Path(folder) / "series", scan)
+            try:
+                found = model.predict([Serie([str(path) for path in paths])])
+            except ValueError as error:
+                raise ConcordctError(f"Sybil refuses the scan: {' '.join(str(error).split())}") from error
+        return [float(risk) for risk in found.scores[0]]
+
+    return score
