@@ -381,16 +381,19 @@ class SpectralStandardizer:
 
     def unit_noise(self, volume: Volume, index: int, generator: SliceSeeds) -> NDArray[np.float32]:
         """[y, x] noise of the calibrated spectrum for a deviation of 1, seeded slice by slice."""
-        noise = self._required_noise()
-        shape, spacing = volume.shape[1:], volume.spacing_mm[1:]
-        # White cosine coefficients are white noise; each slice mixes its own with its predecessor's, a moving average
-        # of lag-one correlation theta / (1 + theta^2).
+        return from_cosines(self.white(volume, index, generator) * self.amplitude(volume.shape[1:], volume.spacing_mm[1:]))
+
+    def white(self, volume: Volume, index: int, generator: SliceSeeds) -> NDArray[np.float32]:
+        """[y, x] white cosine coefficients (white noise), correlated between neighbouring slices as calibrated."""
+        noise, shape = self._required_noise(), volume.shape[1:]
         white = generator.at(volume.first_slice + index).standard_normal(shape, dtype=np.float32)
         if noise.z_correlation > 0 and self.use_neighbours:
+            # Each slice mixes its own with its predecessor's: a moving average of lag-one correlation
+            # theta / (1 + theta^2).
             theta = np.float32((1 - np.sqrt(1 - 4 * noise.z_correlation**2)) / (2 * noise.z_correlation))
             before = generator.at(volume.first_slice + index - 1).standard_normal(shape, dtype=np.float32)
             white = (white + theta * before) / np.sqrt(1 + theta**2)
-        return from_cosines(white * self.amplitude(shape, spacing))
+        return white
 
     def amplitude(self, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> NDArray[np.float32]:
         """[y, x] root mean square of the cosine coefficients of `unit_noise`."""
