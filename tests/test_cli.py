@@ -18,6 +18,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from concordct.volumes.files import write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.new_series import SimulatedScan, write_new_series
@@ -108,6 +109,26 @@ def test_one_series_from_scan_to_report(exams: Path, model: Path, tmp_path: Path
         find_series(folder).series[0].read().hu for folder in (target, tmp_path / "mean", tmp_path / "out")
     )
     assert np.std(mean_hu - target_hu) < np.std(sample_hu - target_hu)
+
+
+def test_a_scan_of_the_wrong_kernel_is_found_out_without_a_target(exams: Path, model: Path, tmp_path: Path) -> None:
+    found = run("standardize", exams / "beta" / "Br40", "-m", model, "-o", tmp_path / "right", "--samples", "2")
+    assert found.returncode == 0, found.stderr
+    assert "self-check: scan of the calibrated kernel" in found.stdout
+    assert "self-check: taken back" in found.stdout
+    assert "beside it: right-mean" in found.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"right", "right-mean", "right-uncertainty"}
+    # Sharp images in a file that names no kernel.
+    sharp = tmp_path / "sharp.nrrd"
+    write_volume_file(sharp, find_series(exams / "beta" / "Bl64").series[0].read())
+    warned = run("standardize", sharp, "-m", model, "-o", tmp_path / "warned.nrrd")
+    assert warned.returncode == 0
+    assert "self-check failed: scan not of the calibrated kernel" in warned.stderr
+    refused = run("standardize", sharp, "-m", model, "-o", tmp_path / "refused.nrrd", "--check", "refuse")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "self-check failed" in refused.stderr
+    assert not list(tmp_path.glob("refused*"))
 
 
 def test_a_tree_keeps_its_shape_and_resumes(exams: Path, model: Path, tmp_path: Path) -> None:

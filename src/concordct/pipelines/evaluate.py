@@ -25,6 +25,7 @@ from concordct.features.rois import grid_rois
 from concordct.features.spectra import Rings, cosine_frequencies, noise_power, to_cosines
 from concordct.methods.spectral import Mode
 from concordct.pipelines.models import Model
+from concordct.pipelines.records import recorded_check
 from concordct.pipelines.results import (
     STAGES,
     Gathered,
@@ -285,5 +286,14 @@ def _results(
         results["agreement"] = features_results(found, settings=f"ROIs: {rois}; {what}")
     if found.noise:
         results["nps"] = nps_results(found, warnings)
+    checks = [recorded_check(case.standardized) for case in cases if case.standardized is not None]
+    checked = [check for check in checks if check is not None]
+    if checked:
+        results["self_check"] = {
+            "scans": len(checked),
+            "failed": sum(check["failed"] for check in checked),
+            "found": [line for check in checked for line in check["lines"]],
+        }
+        warnings = [*warnings, *("self-check failed: " + "; ".join(c["lines"]) for c in checked if c["failed"])]
     results["warnings"] = [*warnings, *sorted({note for case in cases for note in case.source.notes})]
     return results

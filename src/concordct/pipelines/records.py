@@ -111,3 +111,13 @@ def standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record
 def _whole(path: Path, series: Series) -> bool:
     """Whether a derived slice is there and not cut short; its pixels take at least a byte each."""
     return path.is_file() and path.stat().st_size > series.shape[1] * series.shape[2]
+
+
+def recorded_check(scan: Scan) -> dict[str, Any] | None:
+    """The self-check beside a result of ours; None for every other scan."""
+    path = scan.folder / RECORD if isinstance(scan, Series) else scan.path.with_name(scan.path.name + ".json")
+    try:
+        found = json.loads(path.read_text())[SELF_CHECK]
+        return {"failed": bool(found["failed"]), "lines": [str(line) for line in found["lines"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

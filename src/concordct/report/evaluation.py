@@ -192,6 +192,7 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
                 ("Inputs", "inputs"),
                 ("Lungs", "lungs"),
                 ("Model", "model"),
+                ("Self-check", "self_check"),
                 ("Provenance", "provenance"),
             )
             if (rows := flatten(results.get(key)))
