@@ -231,11 +231,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
     parser.add_argument("--most-steps", type=int)
     parser.add_argument("--study", choices=("diffusionct",))
+    parser.add_argument("--workers", type=int, default=1, help="processes that simulate the cohort")
     parser.add_argument("--models", action="store_true", help="train only, compare nothing")
     given = parser.parse_args()
     began = time.monotonic()
     folder: Path = given.folder
-    cohort = simulate(jobs_of_cohort(), folder / "cohort", file_format="nifti").manifest
+    cohort = simulate(jobs_of_cohort(), folder / "cohort", file_format="nifti", workers=given.workers).manifest
     if given.study:
         steps = min(papers_diffusionct.STEPS, given.most_steps or papers_diffusionct.STEPS)
         images = [stored(cohort, folder / "study" / "voxels", split) for split in ("train", "validation")]

@@ -13,10 +13,10 @@ from concordct.pipelines import train as pipeline
 from learning import recipes
 
 torch.set_num_threads(1)
-STEPS = 30
+STEPS = 12
 
 for name, recipe in recipes().items():
-    phases = tuple((key, dataclasses.replace(phase, steps=STEPS, every=7)) for key, phase in recipe.phases)
+    phases = tuple((key, dataclasses.replace(phase, steps=STEPS, every=5)) for key, phase in recipe.phases)
     pipeline.RECIPES[name] = {"small": dataclasses.replace(recipe, phases=phases)}
 if __name__ == "__main__":
     main()

@@ -132,7 +132,7 @@ def sybil(name: str = "sybil_ensemble") -> Score:
     """
     try:
         # On PyPI `sybil` is another project, which has no Serie.
-        from sybil import Serie, Sybil
+        from sybil import Serie, Sybil  # type: ignore[import-not-found]
     except ImportError:
         raise ConcordctError(
             "expected Sybil for its risks, found none: pip install git+https://github.com/reginabarzilaygroup/Sybil"

@@ -159,7 +159,7 @@ def train_phase(
         if team.size > 1:
             forward = nn.parallel.DistributedDataParallel(task, broadcast_buffers=False, find_unused_parameters=True)
         own = range(team.rank, phase.batch, team.size)
-        mixed = torch.autocast("cuda", torch.bfloat16) if _has_bfloat16(team.device) else nullcontext()
+        mixed = torch.autocast(team.device.type, torch.bfloat16) if _has_bfloat16(team.device) else nullcontext()
         began = time.monotonic()
         with ThreadPoolExecutor(1) as reader:
             waiting = reader.submit(patches.batch, start, own)
