@@ -51,6 +51,7 @@ class CheckChoice(StrEnum):
 class MethodChoice(StrEnum):
     """Methods that `calibrate` fits."""
 
+    concord = "concord"
     spectral = "spectral"
 
 

@@ -81,7 +81,12 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The model, a folder.")] = ...,  # type: ignore[assignment]
     pairs: Annotated[Path | None, typer.Option(help="A manifest of pairs instead of SOURCE and TARGET.")] = None,
     split: Annotated[str, typer.Option(help="Rows of the manifest to calibrate on; 'all' for every row.")] = "train",
-    method: Annotated[MethodChoice, typer.Option(help="Method to calibrate.")] = MethodChoice.spectral,
+    method: Annotated[
+        MethodChoice | None,
+        typer.Option(
+            help="Method to calibrate.", show_default="concord for pairs, spectral for --unpaired and --tables"
+        ),
+    ] = None,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="SOURCE and TARGET are folders of unrelated scans.")
     ] = False,
@@ -102,18 +107,22 @@ def calibrate(
         raise ConcordctError("expected SOURCE and TARGET, or --pairs, found " + ("both" if pairs else "neither"))
     if sum((pairs is not None, unpaired, tables)) > 1:
         raise ConcordctError("expected one of --pairs, --unpaired and --tables, found several")
+    if method is MethodChoice.concord and (unpaired or tables):
+        raise ConcordctError("expected pairs for method concord, found none: --unpaired and --tables serve spectral")
     allowed = frozenset(allow or ())
+    paired_method = (method or MethodChoice.concord).value
     with bar(quiet=as_json) as report:
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
         if pairs is not None:
             found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
-            result = pipeline.calibrate_pairs(found, output, **common)
+            result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
         elif tables:
             result = pipeline.calibrate_tables(source, target, output, overwrite=overwrite)  # type: ignore[arg-type]
         elif unpaired:
             result = pipeline.calibrate_unpaired(source, target, output, **common)  # type: ignore[arg-type]
         else:
-            result = pipeline.calibrate_pairs(pipeline.pairs_of_paths(source, target), output, **common)  # type: ignore[arg-type]
+            found = pipeline.pairs_of_paths(source, target)  # type: ignore[arg-type]
+            result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
     summary = pipeline.summary(result)
     if as_json:
         print_json(summary)

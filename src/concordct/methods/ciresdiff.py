@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 
 from concordct import __version__
@@ -38,7 +37,7 @@ from concordct.nets.unet3d import AttentionUNet3d, Query
 from concordct.training.bundle import Bundle
 from concordct.training.data import Batch
 from concordct.training.engine import Phase, Run, train_phase
-from concordct.training.patches3d import Followup, Patches3d, patch_seed, region_box
+from concordct.training.patches3d import Followup, Patches3d, cube, patch_seed
 
 METHOD = "ciresdiff"
 
@@ -359,14 +358,8 @@ def fit(data: CohortData, recipe: Recipe, run: Run, *, clip: Path | None = None)
 
 def thumbnail(hu: NDArray[Any], region: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.float32]:
     """The lungs at `THUMBNAIL_MM` in a cube of `THUMBNAIL` voxels, [0, 1], centred on the region's box."""
-    low, high = region_box(region)
-    unit = np.where(region, (np.asarray(hu, np.float32) - LOW_HU) / (HIGH_HU - LOW_HU), OUTSIDE).astype(np.float32)
-    factor = THUMBNAIL_MM / spacing_mm
-    smooth = ndimage.uniform_filter(unit, max(1, round(factor)), mode="constant")
-    at = (np.arange(THUMBNAIL) - (THUMBNAIL - 1) / 2) * factor
-    centre = (low + high - 1) / 2
-    places = np.meshgrid(*(at + c for c in centre), indexing="ij")
-    return ndimage.map_coordinates(smooth, places, order=1, mode="constant").astype(np.float32)
+    unit = (np.asarray(hu, np.float32) - LOW_HU) / (HIGH_HU - LOW_HU)
+    return cube(unit, region, size=THUMBNAIL, factor=THUMBNAIL_MM / spacing_mm)
 
 
 def _to_bundle(system: CIResDiff, recipe: Recipe, tokenizer: str, info: Mapping[str, Any]) -> Bundle:

@@ -381,7 +381,9 @@ class SpectralStandardizer:
 
     def unit_noise(self, volume: Volume, index: int, generator: SliceSeeds) -> NDArray[np.float32]:
         """[y, x] noise of the calibrated spectrum for a deviation of 1, seeded slice by slice."""
-        return from_cosines(self.white(volume, index, generator) * self.amplitude(volume.shape[1:], volume.spacing_mm[1:]))
+        return from_cosines(
+            self.white(volume, index, generator) * self.amplitude(volume.shape[1:], volume.spacing_mm[1:])
+        )
 
     def white(self, volume: Volume, index: int, generator: SliceSeeds) -> NDArray[np.float32]:
         """[y, x] white cosine coefficients (white noise), correlated between neighbouring slices as calibrated."""

@@ -13,18 +13,28 @@ from numpy.typing import NDArray
 
 from concordct import __version__
 from concordct.errors import ConcordctError
+from concordct.methods import concord_bundle, spectral
 from concordct.methods.spectral import SpectralModel
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
+from concordct.methods.transport import Transport, fit_transport
 from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
 from concordct.training.bundle import save_bundle
 from concordct.volumes.pairing import check_pair, pair_series
 from concordct.volumes.volume import Volume
 
+#: What a model card calls them.
+TITLES = {
+    concord_bundle.METHOD: "Spectral transfer with residual diffusion",
+    spectral.METHOD: "Spectral transfer",
+}
 #: A scan contributes at most this many slabs of this many slices, evenly spread: enough for every ring, in seconds.
 SLABS, SLAB_SLICES = 4, 8
 #: Difference of uniform regions that is worth a warning, HU; `check_pair` refuses beyond its own limit.
 LARGEST_BIAS_HU = 3.0
+
+#: Methods that a calibration serves; the default of the command line first.
+METHODS = (concord_bundle.METHOD, spectral.METHOD)
 
 Pair = tuple[Scan, Scan]
 #: Called with (what is being read, slices done, slices in all).
@@ -36,6 +46,7 @@ class Calibration:
     """A model and where it was saved."""
 
     model: SpectralModel
+    method: str
     path: Path
     warnings: tuple[str, ...]
 
@@ -74,6 +85,7 @@ def calibrate_pairs(
     pairs: Sequence[Pair],
     output: Path,
     *,
+    method: str = spectral.METHOD,
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -82,6 +94,7 @@ def calibrate_pairs(
 
     Parameters
     ----------
+    method : one of `METHODS`; "concord" adds the network that comes with the package.
     allow : problems of a series that may pass, see `Series.check`; they are recorded.
 
     Raises
@@ -89,7 +102,10 @@ def calibrate_pairs(
     ConcordctError : pairs that are not two reconstructions of one scan, and by how much; unreadable slices; an output
         that exists.
     """
-    total = 3 * sum(stop - start for source, _ in pairs for start, stop in _slabs(source))
+    if method not in METHODS:
+        raise ConcordctError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
+    passes = 4 if method == concord_bundle.METHOD else 3
+    total = passes * sum(stop - start for source, _ in pairs for start, stop in _slabs(source))
     done = 0
 
     def slabs() -> Iterator[tuple[Volume, Volume]]:
@@ -108,7 +124,8 @@ def calibrate_pairs(
     info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
     worst: float = max(bias, key=abs)
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
-    return _save(model, output, overwrite)
+    transport = fit_transport(model, slabs) if method == concord_bundle.METHOD else None
+    return _save(model, transport, output, method, overwrite)
 
 
 def calibrate_unpaired(
@@ -141,7 +158,7 @@ def calibrate_unpaired(
 
     info = _info(found[0], found[1], pairs=0, allow=allow)
     model = fit_unpaired(lambda: slabs(found[0]), lambda: slabs(found[1]), info=info)
-    return _save(model, output, overwrite)
+    return _save(model, None, output, spectral.METHOD, overwrite)
 
 
 def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: bool = False) -> Calibration:
@@ -163,7 +180,7 @@ def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: boo
         nps_target_hu2_mm2=on.get("nps_hu2_mm2") if "nps_hu2_mm2" in inside else None,
         info={"software": f"concordct {__version__}", "source_kernels": [], "target_kernels": []},
     )
-    return _save(model, output, overwrite)
+    return _save(model, None, output, spectral.METHOD, overwrite)
 
 
 def _slabs(scan: Scan) -> list[tuple[int, int]]:
@@ -214,16 +231,19 @@ def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     return table
 
 
-def _save(model: SpectralModel, output: Path, overwrite: bool) -> Calibration:
+def _save(model: SpectralModel, transport: Transport | None, output: Path, method: str, overwrite: bool) -> Calibration:
     warnings = list(model.info.get("warnings", []))
     bias = model.info.get("bias_hu", 0.0)
     if abs(bias) > LARGEST_BIAS_HU:
         warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
-    save_bundle(model.to_bundle(), output, card=_card(model, warnings), overwrite=overwrite)
-    return Calibration(model, output, tuple(warnings))
+    bundle = model.to_bundle()
+    if method == concord_bundle.METHOD:
+        bundle = concord_bundle.to_bundle(model, transport, concord_bundle.shipped_weights())
+    save_bundle(bundle, output, card=_card(model, method, warnings), overwrite=overwrite)
+    return Calibration(model, method, output, tuple(warnings))
 
 
-def _card(model: SpectralModel, warnings: Sequence[str]) -> str:
+def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
     """The model card, Markdown."""
     info, limits = model.info, model.limits
     source, target = ("/".join(info.get(f"{side}_kernels", [])) or "unnamed" for side in ("source", "target"))
@@ -238,7 +258,7 @@ def _card(model: SpectralModel, warnings: Sequence[str]) -> str:
     )
     lost = "not measured" if limits.noise_share_above_half is None else f"{limits.noise_share_above_half:.1%}"
     lines = [
-        f"# Spectral transfer, {source} to {target}",
+        f"# {TITLES[method]}, {source} to {target}",
         "",
         f"Calibrated from {data} by {info.get('software', 'concordct')}. Research use; not a medical device.",
         "",
@@ -259,6 +279,7 @@ def summary(result: Calibration) -> dict[str, Any]:
     model, limits = result.model, result.model.limits
     return {
         "model": str(result.path),
+        "method": result.method,
         "source_kernels": model.info.get("source_kernels", []),
         "target_kernels": model.info.get("target_kernels", []),
         "slices": model.info.get("slices"),
@@ -281,7 +302,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     limits = found["limits"]
     share = limits["noise_share_above_half"]
     lines = [
-        f"model: {found['model']}, {kernels[0]} to {kernels[1]}",
+        f"model: {found['model']}, {found['method']}, {kernels[0]} to {kernels[1]}",
         f"limits: half of the target's power follows from the source up to {limits['half_lp_cm']:.2f} lp/cm"
         + ("" if share is None else f", {share:.1%} of its noise power lies above")
         + f"; nothing is passed above {limits['gone_lp_cm']:.2f} lp/cm",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.methods import spectral
+from concordct.methods import concord_bundle, spectral
 from concordct.methods.spectral import Mode, SpectralModel, SpectralStandardizer
 from concordct.methods.standardizer import Standardizer
 from concordct.training.bundle import Bundle, load_bundle
@@ -30,6 +30,17 @@ def _histogram(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampl
 
 
 # Torch is imported where a network is used: the spectral path needs none.
+
+
+def _concord(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    try:
+        from concordct.methods import concord
+    except ModuleNotFoundError as error:
+        raise ConcordctError(
+            f"method concord needs {error.name}: pip install 'concordct[nets]', or calibrate with --method spectral"
+        ) from error
+
+    return concord.load(bundle, mode, use_neighbours, sampling)
 
 
 def _ltdiffpp(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
@@ -57,6 +68,7 @@ def _encoder_decoder(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling:
 
 
 METHODS: dict[str, Callable[[Bundle, Mode, bool, Sampling], Standardizer]] = {
+    concord_bundle.METHOD: _concord,
     spectral.METHOD: _spectral,
     "ltdiffpp": _ltdiffpp,
     "diffusionct": _diffusionct,

@@ -1,0 +1,187 @@
+"""Trains the flagship's network on studies: every step meets another kernel pair, calibrated as a user would.
+
+A slice is prepared from a calibration on one slice of the *other* body of its study, the hardest way in which the
+network will be used. What a batch holds follows from (seed, step, place).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from concordct.diffusion.residual_flow import weights
+from concordct.features.spectra import from_cosines, to_cosines
+from concordct.methods.concord_inputs import MAPS, Curves, Prepared, curves, prepare
+from concordct.methods.spectral import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral_fit import fit_pairs
+from concordct.methods.transport import Transport, fit_transport
+from concordct.training.data import Batch
+from concordct.volumes.volume import AIR_HU, Volume
+
+#: Slices kept prepared, and steps after which one is replaced: preparing a slice takes as long as half a step.
+POOL, STEPS_A_SLICE = 24, 3
+#: Slices of the other body that calibrations are made from, one at a time.
+CALIBRATIONS = 2
+#: Share of slices that go from the softer kernel to the sharper, where there is something to draw.
+SHARPENING = 0.75
+#: Share of patches at the start of the flow, where every sample passes.
+AT_START = 0.3
+#: The process runs on patches this much wider on each side, pixels, so that the border of its transform is cut off.
+MARGIN = 16
+#: True and transported texture differ by at most this many levels in training.
+DIFFERENCE_LIMIT = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scanned:
+    """One protocol of a study.
+
+    Attributes
+    ----------
+    images : [kernel, slice, y, x] int16 HU, the sharpest kernel first; memory-mapped.
+    bodies : slices of each body, in order; equal numbers.
+    pixel_mm, thickness_mm : of every slice.
+    """
+
+    name: str
+    images: NDArray[np.int16]
+    bodies: int
+    pixel_mm: float
+    thickness_mm: float
+
+    def volume(self, kernel: int, slices: Sequence[int]) -> Volume:
+        """Slices of one kernel; they need not be neighbours, and are not treated as such."""
+        affine = np.eye(4)
+        affine[:3, :3] = 0.0
+        affine[2, 0] = self.thickness_mm
+        affine[1, 1] = affine[0, 2] = self.pixel_mm
+        hu = self.images[kernel, list(slices)].astype(np.float32)
+        return Volume(hu, affine, slice_thickness_mm=self.thickness_mm)
+
+    def of_body(self, body: int) -> range:
+        """Indices of the slices of a body."""
+        count = self.images.shape[1] // self.bodies
+        return range(body * count, (body + 1) * count)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """A prepared slice: maps and condition of the network, transported and true texture, curves on a patch."""
+
+    one: Prepared
+    truth: NDArray[np.float32]
+    on: Curves
+    name: str
+
+
+class RemainderPatches:
+    """Batches for the training engine: `source` holds state, maps and condition as channels, `target` the velocity."""
+
+    def __init__(self, scanned: Sequence[Scanned], *, size: int, seed: int) -> None:
+        self.scanned, self.size, self.seed = scanned, size, seed
+        self._prepared = lru_cache(maxsize=POOL + 8)(self._prepare)
+        self._models = lru_cache(maxsize=4096)(self._fit)
+
+    @property
+    def slices(self) -> int:
+        """Slices of one kernel."""
+        return sum(one.images.shape[1] for one in self.scanned)
+
+    def batch(self, step: int, places: Sequence[int]) -> Batch:
+        """The patches of a step at these places of the global batch."""
+        drawn = [self._draw(step, place) for place in places]
+        sources, targets, names = zip(*drawn, strict=True)
+        return Batch(np.stack(sources), np.stack(targets)[:, None], (0,) * len(names), tuple(names))
+
+    def _random(self, *key: object) -> np.random.Generator:
+        digest = hashlib.sha256("\0".join(map(str, (self.seed, *key))).encode()).digest()
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+    def _draw(self, step: int, place: int) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
+        random = self._random("patch", step, place)
+        found = self._prepared(step // STEPS_A_SLICE + int(random.integers(POOL)))
+        one, size, edge = found.one, self.size, self.size + 2 * MARGIN
+        assert one.body is not None
+        top, bottom, left, right = one.body
+        y, x = (
+            int(np.clip(random.integers(low, high) - edge // 2, 0, length - edge))
+            for low, high, length in zip((top, left), (bottom, right), found.truth.shape, strict=True)
+        )
+        turns, flip = int(random.integers(4)), bool(random.integers(2))
+
+        def cut(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+            patch = np.rot90(planes[..., y : y + edge, x : x + edge], turns, axes=(-2, -1))
+            return np.ascontiguousarray(patch[..., ::-1] if flip else patch)
+
+        # The process, on a patch with a margin that is cut off afterwards
+        white = random.standard_normal((edge, edge), dtype=np.float32)
+        start = to_cosines(cut(one.texture) + np.float32(AIR_HU)) + white * found.on.drawn
+        target = to_cosines(cut(found.truth) + np.float32(AIR_HU))
+        shift = 1.0 if random.random() < AT_START else float(random.random())
+        own, other, own_rate, other_rate = (np.asarray(weight, np.float32) for weight in weights(found.on.theta, shift))
+        state = from_cosines(own * target + other * start)
+        velocity = from_cosines(own_rate * target + other_rate * start)
+        inner = np.s_[..., MARGIN : MARGIN + size, MARGIN : MARGIN + size]
+        condition = np.concatenate([one.condition, [np.float32(shift)]])
+        channels = np.broadcast_to(condition[:, None, None], (len(condition), size, size))
+        source = np.concatenate([state[inner][None], cut(one.maps)[inner], channels]).astype(np.float32)
+        return source, velocity[inner], f"{found.name} at ({y}, {x})"
+
+    def _prepare(self, number: int) -> _Slice:
+        """Slice `number` of an endless list."""
+        random = self._random("slice", number)
+        while True:
+            which = int(random.integers(len(self.scanned)))
+            scanned = self.scanned[which]
+            a, b = sorted(random.choice(scanned.images.shape[0], 2, replace=False).tolist())
+            source, target = (b, a) if random.random() < SHARPENING else (a, b)
+            body = int(random.integers(scanned.bodies))
+            own = scanned.of_body(body)
+            index = own[int(random.integers(len(own)))]
+            other = scanned.of_body((body + 1) % scanned.bodies)
+            found = self._models(which, source, target, other[int(random.integers(CALIBRATIONS))])
+            if found is None:
+                continue
+            model, transport = found
+            volume = scanned.volume(source, [index])
+            spacing = volume.spacing_mm[1:]
+            on = curves(model, transport, volume.shape[1:], spacing)
+            one = prepare(SpectralStandardizer(model, "mean"), transport, on, volume)[0]
+            if one.body is None:
+                continue
+            hu = scanned.images[target, index].astype(np.float32)
+            truth = from_cosines(to_cosines(hu) * on.free) / one.level
+            # Edges stand as transported; of the rest, too, the largest errors would own the loss.
+            off = truth - one.edges - one.texture
+            truth = one.texture + np.clip(off, -DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)
+            edge = self.size + 2 * MARGIN
+            name = f"{scanned.name} kernel {source} to {target} slice {index}"
+            return _Slice(one, truth, curves(model, transport, (edge, edge), spacing), name)
+
+    def _fit(self, which: int, source: int, target: int, slice_index: int) -> tuple[SpectralModel, Transport] | None:
+        scanned = self.scanned[which]
+        pairs = [(scanned.volume(source, [slice_index]), scanned.volume(target, [slice_index]))]
+        model = fit_pairs(lambda: pairs)
+        transport = fit_transport(model, lambda: pairs)
+        return None if transport is None else (model, transport)
+
+
+class FlowTask(nn.Module):
+    """The loss: squared error of the velocity, each patch over what silence would cost on the average of the batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, source: Tensor, target: Tensor, seeds: tuple[int, ...]) -> dict[str, Tensor]:
+        """Channels of `RemainderPatches` and velocities [b, 1, y, x] to the losses."""
+        state, maps, condition = source[:, :1], source[:, 1 : 1 + MAPS], source[:, 1 + MAPS :, 0, 0]
+        velocity = self.network(state, maps, condition[:, :-1], condition[:, -1])
+        error = (velocity - target).square().mean()
+        return {"loss": error, "share": error / target.square().mean()}

@@ -1,0 +1,240 @@
+"""The flagship: arcs keep power, transport has the target's spectrum at little error, the network keeps its bounds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from concordct.diffusion.residual_flow import sample, weights
+from concordct.errors import ConcordctError
+from concordct.features.body import material_mask
+from concordct.features.spectra import cosine_frequencies, noise_power, power_ratio, to_cosines
+from concordct.methods.concord import ConcordStandardizer, bounded, load, network_of
+from concordct.methods.concord_bundle import PREFIX, SHIPPED, WEIGHTS, shipped_weights, to_bundle
+from concordct.methods.concord_inputs import CONDITION, MAPS, curves
+from concordct.methods.concord_training import FlowTask, RemainderPatches, Scanned
+from concordct.methods.spectral import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral_fit import fit_pairs
+from concordct.methods.transport import Transport, fit_transport
+from concordct.nets.remainder import RemainderConfig, RemainderUNet
+from concordct.training.bundle import load_bundle, save_bundle
+from concordct.training.engine import Phase, Run, train_phase
+from concordct.volumes.seeds import SliceSeeds
+from concordct.volumes.volume import Volume
+from learning import awaken
+from synthetic import pair, volume
+
+SEEDS = SliceSeeds(0, "test")
+SMALL = RemainderConfig(MAPS, CONDITION, widths=(8, 12), embedding=16)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[tuple[Volume, Volume], tuple[Volume, Volume]]:
+    """Two bodies: one to calibrate on, one to judge on."""
+    first, second = pair(seed=1), pair(seed=2)
+    return (volume(first[0]), volume(first[1])), (volume(second[0]), volume(second[1]))
+
+
+@pytest.fixture(scope="module")
+def calibrated(pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]]) -> tuple[SpectralModel, Transport]:
+    model = fit_pairs(lambda: [pairs[0]])
+    transport = fit_transport(model, lambda: [pairs[0]])
+    assert transport is not None
+    return model, transport
+
+
+def silent() -> RemainderUNet:
+    torch.manual_seed(0)
+    return RemainderUNet(SMALL).eval()
+
+
+def awake() -> RemainderUNet:
+    network = silent()
+    awaken(network)
+    return network.eval()
+
+
+def test_arcs_keep_the_power_and_their_velocity_is_uncorrelated_with_the_state() -> None:
+    theta = np.linspace(0, np.pi / 2, 7)
+    rho = np.cos(theta)
+    for shift in (0.0, 0.3, 0.5, 1.0):
+        t, n, dt, dn = weights(theta, shift)
+        np.testing.assert_allclose(t**2 + n**2 + 2 * t * n * rho, 1, atol=1e-5)
+        np.testing.assert_allclose(t * dt + n * dn + rho * (t * dn + n * dt), 0, atol=1e-5)
+    np.testing.assert_allclose(weights(theta, 0.0)[:2], (np.ones(7), np.zeros(7)), atol=1e-9)
+    np.testing.assert_allclose(weights(theta, 1.0)[:2], (np.zeros(7), np.ones(7)), atol=1e-9)
+
+
+def test_the_velocity_is_the_derivative_of_the_state() -> None:
+    theta, step = np.array([0.2, 0.9, 1.5]), 1e-5
+    for shift in (0.2, 0.7):
+        after, before = weights(theta, shift + step), weights(theta, shift - step)
+        for which in (0, 1):
+            slope = (after[which] - before[which]) / (2 * step)
+            np.testing.assert_allclose(slope, weights(theta, shift)[2 + which], rtol=1e-6)
+
+
+def test_an_exact_velocity_leads_to_the_target_and_a_silent_one_stays() -> None:
+    theta, start, target = np.array([1.1]), np.array([0.8]), np.array([-0.5])
+
+    def exact(x: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+        return weights(theta, shift)[2] * target + weights(theta, shift)[3] * start
+
+    errors = [abs(float((sample(exact, start, steps=steps) - target)[0])) for steps in (2, 3, 5, 9)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] < 0.1
+    assert errors[-1] < 0.002
+    assert sample(lambda x, shift: 0 * x, start, steps=4) == start
+
+
+def test_transport_has_the_targets_power_with_less_error_than_noise_has(
+    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
+) -> None:
+    source, target = pairs[1]
+    model, transport = calibrated
+    body = material_mask(source.hu, source.spacing_mm[1:])
+    moved = ConcordStandardizer(model, transport, silent(), steps=0)(source, generator=SEEDS)
+    noisy = SpectralStandardizer(model, "sample")(source, generator=SEEDS)
+    errors = [float(np.sqrt(np.mean((one.hu - target.hu)[body] ** 2))) for one in (moved, noisy)]
+    assert errors[0] < errors[1]
+    powers = [noise_power(one.hu, body, spacing_mm=source.spacing_mm[1:]) for one in (moved, target)]
+    ratio, _ = power_ratio(*powers)
+    np.testing.assert_allclose(ratio, 1, atol=0.1)
+
+
+def test_a_silent_network_is_the_transport(
+    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
+) -> None:
+    model, transport = calibrated
+    source = pairs[1][0]
+    expected = ConcordStandardizer(model, transport, silent(), steps=0)(source, generator=SEEDS)
+    for steps in (1, 2, 4):
+        found = ConcordStandardizer(model, transport, silent(), steps=steps)(source, generator=SEEDS)
+        np.testing.assert_allclose(found.hu, expected.hu, atol=2e-3)
+
+
+def test_what_the_scan_knows_the_network_cannot_overrule(
+    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
+) -> None:
+    """Under 0.5 HU where the coherence exceeds 0.99, at most the unexplained power elsewhere."""
+    model, transport = calibrated
+    source = pairs[1][0]
+    loud = awake()
+    for parameter in loud.head.parameters():
+        parameter.data.normal_(0, 5)  # a network gone wild
+    found = ConcordStandardizer(model, transport, loud, steps=2)(source, generator=SEEDS)
+    base = SpectralStandardizer(model, "mean")(source, generator=SEEDS)
+    frequency = cosine_frequencies(source.shape[1:], source.spacing_mm[1:])
+    known = np.interp(frequency, model.frequency_lp_cm, model.coherence) > 0.99
+    for made, plain in zip(found.hu, base.hu, strict=True):
+        written = to_cosines((made - plain - 1000).astype(np.float32))
+        assert np.sqrt(np.mean((written * known) ** 2)) < 0.5
+    on = curves(model, transport, source.shape[1:], source.spacing_mm[1:])
+    body = material_mask(source.hu[:1], source.spacing_mm[1:])[0]
+    wild = np.random.default_rng(0).standard_normal(body.shape).astype(np.float32) * 9
+    held = bounded(wild, on, body)
+    assert np.square(held[body]).mean() < 1.2 * np.square(on.unexplained).mean()
+    assert not np.allclose(held, 0)
+
+
+def test_same_seed_same_bytes_whatever_the_slab(
+    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
+) -> None:
+    source = pairs[1][0]
+    work = ConcordStandardizer(*calibrated, awake(), steps=2)
+    whole = work(source, generator=SEEDS)
+    again = work(source, generator=SEEDS)
+    assert whole.hu.tobytes() == again.hu.tobytes()
+    if work.context_slices == 0:
+        one = replace(source, hu=source.hu[1:2], first_slice=source.first_slice + 1)
+        assert work(one, generator=SEEDS).hu.tobytes() == whole.hu[1:2].tobytes()
+    other = work(source, generator=SliceSeeds(1, "test"))
+    assert not np.array_equal(other.hu, whole.hu)
+
+
+def test_threads_change_nothing_that_is_stored(
+    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
+) -> None:
+    source, work = replace(pairs[1][0], hu=pairs[1][0].hu[:1]), ConcordStandardizer(*calibrated, awake(), steps=2)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(np.rint(work(source, generator=SEEDS).hu))
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(*found)
+
+
+def test_mean_is_the_transfer_and_needs_no_noise_part(
+    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
+) -> None:
+    model, transport = calibrated
+    source = pairs[1][0]
+    expected = SpectralStandardizer(model, "mean")(source, generator=SEEDS)
+    for one in (transport, None):
+        found = ConcordStandardizer(model, one, silent(), mode="mean")(source, generator=SEEDS)
+        assert found.hu.tobytes() == expected.hu.tobytes()
+    with pytest.raises(ConcordctError, match="use mode 'mean'"):
+        ConcordStandardizer(model, None, silent())
+
+
+def test_air_alone_comes_back(calibrated: tuple[SpectralModel, Transport]) -> None:
+    empty = volume(np.full((1, 64, 64), -1000.0))
+    found = ConcordStandardizer(*calibrated, awake())(empty, generator=SEEDS)
+    np.testing.assert_allclose(found.hu, -1000, atol=0.01)
+
+
+def test_a_model_survives_the_disk(
+    tmp_path: Path,
+    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]],
+    calibrated: tuple[SpectralModel, Transport],
+) -> None:
+    bundle = to_bundle(*calibrated, shipped_weights())
+    save_bundle(bundle, tmp_path / "model", card="")
+    read = load_bundle(tmp_path / "model")
+    source = pairs[1][0]
+    before = load(bundle, "sample", True)(source, generator=SEEDS)
+    after = load(read, "sample", True)(source, generator=SEEDS)
+    assert before.hu.tobytes() == after.hu.tobytes()
+    lacking = {name: one for name, one in bundle.tensors.items() if name != f"{PREFIX}stem.weight"}
+    with pytest.raises(ConcordctError, match="does not fit"):
+        load(replace(bundle, tensors=lacking), "sample", True)
+
+
+def test_the_shipped_weights_are_small_and_whole() -> None:
+    bundle = shipped_weights()
+    assert bundle.method == WEIGHTS
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 16e6
+    network = network_of(bundle)
+    assert network.config.maps == MAPS
+    assert network.config.condition == CONDITION
+
+
+def test_training_learns_a_level_that_calibration_did_not_see(tmp_path: Path) -> None:
+    """Studies whose second body has twice the noise that its level says: the network finds out."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((2, 4, 160, 160), np.int16)
+    for index in range(4):
+        made = pair(seed=20 + index, size=160, slices=1)
+        images[1, index], images[0, index] = (np.rint(one[0]) for one in made)
+        images[0, index] += np.rint(rng.normal(0, 25, (160, 160))).astype(np.int16)
+    data = RemainderPatches([Scanned("t", images, 2, 0.75, 1.0)], size=64, seed=0)
+    torch.manual_seed(0)
+    task = FlowTask(RemainderUNet(SMALL))
+    phase = Phase(steps=30, batch=4, learning_rate=3e-3, warmup=5, ema=0.9, every=1000)
+    batch = data.batch(1000, range(8))
+    args = [torch.from_numpy(one) for one in (batch.source, batch.target)]
+
+    def share() -> float:
+        with torch.no_grad():
+            return float(task(*args, batch.seeds)["share"])
+
+    assert share() == pytest.approx(1.0)
+    train_phase("flow", task, data, phase, Run(tmp_path))
+    assert share() < 0.99
