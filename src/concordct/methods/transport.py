@@ -57,7 +57,7 @@ class Transport:
 
     def to_tensors(self) -> dict[str, NDArray[np.float64]]:
         """Arrays by name."""
-        return {one.name: np.asarray(getattr(self, one.name), np.float64) for one in fields(self)}
+        return {one.name: np.atleast_1d(np.asarray(getattr(self, one.name), np.float64)) for one in fields(self)}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, NDArray[np.float64]]) -> Transport:
@@ -66,9 +66,13 @@ class Transport:
             found = {one.name: np.asarray(tensors[one.name], np.float64) for one in fields(Transport)}
         except KeyError as error:
             raise ConcordctError(f"expected a whole transport, found one without {error}") from error
-        if not all(np.isfinite(one).all() for one in found.values()) or found["scale"] <= 0:
+        scale = found.pop("scale")
+        sizes = {one.shape for one in found.values()}
+        if not all(np.isfinite(one).all() for one in (*found.values(), scale)) or scale.shape != (1,) or scale[0] <= 0:
             raise ConcordctError("expected a transport of finite numbers, found others")
-        return Transport(**{**found, "scale": float(found["scale"])})  # type: ignore[arg-type]
+        if len(sizes) > 1:
+            raise ConcordctError(f"expected transport curves of one length, found {sorted(sizes)}")
+        return Transport(**found, scale=float(scale[0]))
 
 
 def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
