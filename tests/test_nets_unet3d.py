@@ -185,5 +185,6 @@ def test_the_classifier_sees_scans_and_table() -> None:
         assert found.shape == (2,)
         assert not torch.allclose(found, net(scans.flip(1), table))
         assert not torch.allclose(found, net(scans, table + 1))
+        assert not any(isinstance(one, torch.nn.BatchNorm3d) for one in net.modules())
         # No statistics are shared within a batch.
         assert torch.allclose(net(scans[:1], table[:1]), found[:1], atol=1e-5)

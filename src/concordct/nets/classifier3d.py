@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from concordct.errors import ConcordctError
 
-#: Channels that are normalized together.
-GROUPS = 4
+#: All channels are normalized together: by themselves they would lose how dense one scan is against the other.
+GROUPS = 1
 
 
 class PairClassifier(nn.Module):
@@ -24,7 +24,7 @@ class PairClassifier(nn.Module):
     ----------
     scans : channels: 2 for initial and follow-up, 1 for the initial alone.
     table : numbers of the table that are seen beside the scans; 0 for none.
-    widths : channels of the four stages, multiples of `GROUPS`. blocks : of each stage.
+    widths : channels of the four stages. blocks : of each stage.
 
     Raises
     ------
@@ -48,8 +48,8 @@ class PairClassifier(nn.Module):
             conv1_t_stride=2,
             no_max_pool=True,
             feed_forward=False,
-            norm=("group", {"num_groups": GROUPS}),
         )
+        _group_norms(self.trunk)
         self.head = nn.Linear(widths[-1] + table, 1)
 
     def forward(self, scans: Tensor, table: Tensor | None = None) -> Tensor:
@@ -58,3 +58,12 @@ class PairClassifier(nn.Module):
         if table is not None:
             found = torch.cat([found, table], dim=1)
         return self.head(found)[:, 0]
+
+
+def _group_norms(module: nn.Module) -> None:
+    """Put group where batch normalization is; MONAI's own argument for it (1.6) does not reach the blocks."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm3d):
+            setattr(module, name, nn.GroupNorm(GROUPS, child.num_features))
+        else:
+            _group_norms(child)

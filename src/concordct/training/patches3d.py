@@ -8,9 +8,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.training.data import Batch
@@ -106,6 +108,25 @@ def region_box(region: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np
     """First and behind the last index, (z, y, x), of a mask that is not empty."""
     spans = [np.flatnonzero(region.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     return np.array([span[0] for span in spans]), np.array([span[-1] + 1 for span in spans])
+
+
+def cube(values: NDArray[Any], region: NDArray[np.bool_], *, size: int, factor: float) -> NDArray[np.float32]:
+    """A coarse view of what lies in a region, 0 elsewhere: a mean over voxels, centred on the region's box.
+
+    Parameters
+    ----------
+    values, region : [z, y, x]. size : voxels of the cube, each way. factor : their spacing in voxels of the values.
+
+    Returns
+    -------
+    [size, size, size]
+    """
+    low, high = region_box(region)
+    kept = np.where(region, values, 0.0).astype(np.float32)
+    smooth = ndimage.uniform_filter(kept, max(1, round(factor)), mode="constant")
+    at = (np.arange(size) - (size - 1) / 2) * factor
+    places = np.meshgrid(*(at + middle for middle in (low + high - 1) / 2), indexing="ij")
+    return ndimage.map_coordinates(smooth, places, order=1, mode="constant").astype(np.float32)
 
 
 def patch_seed(seed: int, step: int, place: int) -> int:
