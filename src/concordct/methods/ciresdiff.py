@@ -133,7 +133,7 @@ RECIPES: dict[str, Recipe] = {
         patch=32,
         overlap=8,
         contrast=Phase(steps=150, batch=16, learning_rate=1e-3, final_rate=0.05, every=50),
-        diffusion=Phase(steps=900, batch=4, learning_rate=1e-3, final_rate=0.05, every=100),
+        diffusion=Phase(steps=2000, batch=4, learning_rate=1e-3, final_rate=0.05, every=100),
         sampling_steps=4,
     ),
     "gpu": Recipe(
