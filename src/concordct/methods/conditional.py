@@ -61,7 +61,8 @@ class Sampling:
     Attributes
     ----------
     steps : of the T. sampler : "ddpm", "ddim" or "dpmpp" (DPM-Solver++ 2M).
-    start : "noise", or "source" for LTDiff++'s Z_A + noise. begin : share of T at which the source's start lies.
+    start : "noise", or "source" for LTDiff++'s Z_A + noise. begin : share of T at which the start lies; below 1 pure
+        noise is taken for what still holds a little of the signal, where a network that predicts the noise is blind.
     depth : of UNet++, for pruning; 0 for all of it.
     """
 
@@ -128,7 +129,7 @@ class ConditionalDiffusion(nn.Module):
     ) -> list[Tensor]:
         """Draw the target's state given the source's."""
         a = pack(self._scaled(source))
-        last = max(1, round(sampling.begin * self.chain.steps)) if sampling.start == "source" else self.chain.steps
+        last = max(1, round(sampling.begin * self.chain.steps))
         chain = respaced(self.schedule, trailing(last, min(sampling.steps, last)))
         fresh: Draw = lambda: draw((a.shape[0], a.shape[1])).to(a.device)  # noqa: E731
         x = start_from_source(chain, a, draw=fresh) if sampling.start == "source" else start_from_noise(fresh)

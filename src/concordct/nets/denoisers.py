@@ -31,6 +31,9 @@ class _Blocks(nn.Module):
 class LatentUNet1d(nn.Module):
     """A U-Net along the positions of a latent sequence.
 
+    Beside it one convolution leads straight from input to output, each input times a gain that follows the time: the
+    noise in Z_B is nearly (Z_B,t - sqrt(ab_t) Z_A) / sqrt(1 - ab_t), which normalized blocks cannot say.
+
     Parameters
     ----------
     channels : of the latent.
@@ -53,11 +56,14 @@ class LatentUNet1d(nn.Module):
         self.head = nn.Sequential(
             ChannelNorm(widths[0]), nn.SiLU(), zeroed(convolution(widths[0], channels, 1, dims=1))
         )
+        self.straight = zeroed(convolution(2 * channels, channels, 1, dims=1))
+        self.gain = zeroed(nn.Linear(embedding, 2 * channels))
 
     def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
         """[b, c, length] twice and [b] in [0, 1] to [b, c, length], in lists of one."""
         embedding = self.time(time)
-        y = self.stem(torch.cat([x[0], condition[0]], dim=1))
+        given = torch.cat([x[0], condition[0]], dim=1)
+        y = self.stem(given)
         skips = []
         for index, block in enumerate(self.down):
             y = block(y if index == 0 else functional.avg_pool1d(y, 2, ceil_mode=True), embedding)
@@ -67,7 +73,7 @@ class LatentUNet1d(nn.Module):
             if index + 1 < len(self.up):
                 y = functional.interpolate(y, scale_factor=2.0, mode="nearest")[..., : skips[index].shape[-1]]
             y = self.up[index](torch.cat([y, skips[index]], dim=1), embedding)
-        return [self.head(y)]
+        return [self.head(y) + self.straight(given * (1 + self.gain(embedding))[:, :, None])]
 
 
 class ScalesUNet(nn.Module):
