@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -83,7 +84,7 @@ def predict_followup(
 
 
 def train_ciresdiff(
-    cohort: Path, output: Path, recipe: str, seed: int, most_steps: int | None, minutes: float | None, *,
+    cohort: Path, output: Path, recipe: str, clip: Path | None, *, seed: int, limits: Mapping[str, Any],
     overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """`train ciresdiff`: what differs from the other methods is that pairs are two scans of a cohort."""
@@ -94,11 +95,11 @@ def train_ciresdiff(
             cohort,
             output,
             recipe=recipe,
+            clip=clip,
             seed=seed,
-            most_steps=most_steps,
-            minutes=minutes,
             overwrite=overwrite,
             progress=report,
+            **limits,
         )
     if as_json:
         print_json({"model": str(found.output), "done": found.done, "seconds": round(found.seconds, 1)})

@@ -64,6 +64,7 @@ def train(
     imagenet: Annotated[
         Path | None, typer.Option(help="ResNet-18 weights for DiffusionCT: safetensors, or torchvision's .pth.")
     ] = None,
+    clip: Annotated[Path | None, typer.Option(help="Folder of published CLIP weights, for ciresdiff.")] = None,
     seed: SeedOption = 0,
     most_steps: Annotated[int | None, typer.Option(min=1, help="Cut every phase, to try things out.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop with a checkpoint after this long.")] = None,
@@ -78,8 +79,15 @@ def train(
     if method is TrainChoice.ciresdiff:
         from concordct.cli.followup import train_ciresdiff
 
-        train_ciresdiff(pairs, output, recipe.value, seed, most_steps, minutes, overwrite=overwrite, as_json=as_json)
+        if images or without or imagenet:
+            raise ConcordctError("expected no --images, --without or --imagenet with ciresdiff, found some")
+        limits = {"most_steps": most_steps, "minutes": minutes}
+        train_ciresdiff(
+            pairs, output, recipe.value, clip, seed=seed, limits=limits, overwrite=overwrite, as_json=as_json
+        )
         return
+    if clip is not None:
+        raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method.value}")
     from concordct.pipelines import train as pipeline
 
     with bar(quiet=as_json) as report:
