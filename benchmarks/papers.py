@@ -7,11 +7,11 @@ python -m benchmarks.papers --study diffusionct   # latent size, T and schedule 
 
 Everything goes to `runs/papers` (not kept in the repository): the cohort, the models with their runs, the comparison.
 
-What `small` spends, seconds of one core: cohort and second scans 400; encoder-decoder 150, UNet++ 190, DDPM 240, each
-4,000 steps of 8 patches of 64 pixels; LTDiff++ the same 4,000 for its diffusion (300) beside 100 for an autoencoder
-that starts as the identity and 400 for the integration (50); without skips 200, without supervision 350; without phase
-3 nothing, since its first two phases are LTDiff++'s to the bit and are taken over; DiffusionCT 4,000 + 4,000 steps of
-larger patches (1,000); comparison, curve and leak 600. An hour of one core in all.
+What `small` spends, seconds of one core: cohort and second scans 400; encoder-decoder 80, UNet++ 100, DDPM 130, each
+2,000 steps of 8 patches of 64 pixels; LTDiff++ the same 2,000 for its diffusion (150) beside 100 for an autoencoder
+that starts as the identity and 200 for the integration (20); without skips 90, without supervision 170; without phase 3
+nothing, since its first two phases are LTDiff++'s to the bit and are taken over; DiffusionCT 2,000 + 2,000 steps, as
+many pixels in each (260); comparison 400, curve, speed and leak 200. Half an hour of one core in all.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ RECIPES: dict[str, Recipe] = {
     "small": Recipe(
         config=Config(widths=(64, 96, 128), chain=Chain(200, "cosine", "residual"), fold=4),
         patch=64,
-        phases=(("diffusion", Phase(steps=4000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
+        phases=(("diffusion", Phase(steps=2000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
         sampling=Sampling(steps=6),
     ),
     "gpu": Recipe(

@@ -67,8 +67,8 @@ class Config:
     anatomic: float = 0.1
 
 
-#: `small` starts at the source's latent and half of T: of all settings studied only these samples reach the decoder's own
-#: error (`docs/results.md`), since a network that predicts the noise is blind at T.
+#: `small` starts at the source's latent and half of T: of all ways studied only this one's samples reach the decoder's
+#: own error (`docs/results.md`), since a network that predicts the noise is blind at T.
 #: The paper: 20 + 20 epochs, Adam at 1e-4; T, schedule, latent size and batch are not printed (ours).
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
@@ -87,8 +87,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         patch=128,
         phases=(
-            ("autoencoder", Phase(steps=4000, batch=2, learning_rate=1e-3, final_rate=0.05, every=250)),
-            ("diffusion", Phase(steps=4000, batch=4, learning_rate=1e-3, final_rate=0.05, every=250)),
+            ("autoencoder", Phase(steps=2000, batch=2, learning_rate=1e-3, final_rate=0.05, every=250)),
+            ("diffusion", Phase(steps=2000, batch=4, learning_rate=1e-3, final_rate=0.05, every=250)),
         ),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),

@@ -108,8 +108,8 @@ RECIPES: dict[str, Recipe] = {
         patch=64,
         phases=(
             ("autoencoder", Phase(steps=100, batch=8, learning_rate=2e-4, final_rate=0.05, every=100)),
-            ("diffusion", Phase(steps=4000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
-            ("integration", Phase(steps=400, batch=8, learning_rate=2e-4, final_rate=0.05, every=200)),
+            ("diffusion", Phase(steps=2000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
+            ("integration", Phase(steps=200, batch=8, learning_rate=2e-4, final_rate=0.05, every=200)),
         ),
         sampling=Sampling(steps=6),
     ),

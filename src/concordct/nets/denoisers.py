@@ -28,11 +28,26 @@ class _Blocks(nn.Module):
         return x
 
 
-class LatentUNet1d(nn.Module):
-    """A U-Net along the positions of a latent sequence.
+class Straight(nn.Module):
+    """One convolution from what a network sees to what it says, each input times a gain that follows the time.
 
-    Beside it one convolution leads straight from input to output, each input times a gain that follows the time: the
-    noise in Z_B is nearly (Z_B,t - sqrt(ab_t) Z_A) / sqrt(1 - ab_t), which normalized blocks cannot say.
+    Most of a kernel's change is linear, and the noise in Z_B is nearly (Z_B,t - sqrt(ab_t) Z_A) / sqrt(1 - ab_t); blocks
+    that normalize their input can say neither. Starts silent.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, *, kernel: int, dims: int) -> None:
+        super().__init__()
+        self.gain = zeroed(nn.Linear(embedding, inputs))
+        self.layer = zeroed(convolution(inputs, outputs, kernel, dims=dims))
+
+    def forward(self, given: Tensor, embedding: Tensor) -> Tensor:
+        """[b, inputs, ...] and [b, embedding] to [b, outputs, ...]."""
+        gain = 1 + self.gain(embedding)
+        return self.layer(given * gain.reshape(*gain.shape, *([1] * (given.ndim - 2))))
+
+
+class LatentUNet1d(nn.Module):
+    """A U-Net along the positions of a latent sequence, with a `Straight` path beside it.
 
     Parameters
     ----------
@@ -56,8 +71,7 @@ class LatentUNet1d(nn.Module):
         self.head = nn.Sequential(
             ChannelNorm(widths[0]), nn.SiLU(), zeroed(convolution(widths[0], channels, 1, dims=1))
         )
-        self.straight = zeroed(convolution(2 * channels, channels, 1, dims=1))
-        self.gain = zeroed(nn.Linear(embedding, 2 * channels))
+        self.straight = Straight(2 * channels, channels, embedding, kernel=1, dims=1)
 
     def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
         """[b, c, length] twice and [b] in [0, 1] to [b, c, length], in lists of one."""
@@ -73,14 +87,11 @@ class LatentUNet1d(nn.Module):
             if index + 1 < len(self.up):
                 y = functional.interpolate(y, scale_factor=2.0, mode="nearest")[..., : skips[index].shape[-1]]
             y = self.up[index](torch.cat([y, skips[index]], dim=1), embedding)
-        return [self.head(y) + self.straight(given * (1 + self.gain(embedding))[:, :, None])]
+        return [self.head(y) + self.straight(given, embedding)]
 
 
 class ScalesUNet(nn.Module):
-    """A U-Net over maps at several scales; each enters, and leaves, at its own.
-
-    Beside it one convolution leads straight from what enters a scale to what leaves it, times a gain that follows the
-    time: most of a kernel's change is linear, and every block normalizes its input.
+    """A U-Net over maps at several scales; each enters, and leaves, at its own, with a `Straight` path beside it.
 
     Parameters
     ----------
@@ -114,9 +125,8 @@ class ScalesUNet(nn.Module):
             }
         )
         self.straight = nn.ModuleDict(
-            {str(i): zeroed(convolution((1 + shown) * folded[i], folded[i])) for i in self.scales}
+            {str(i): Straight((1 + shown) * folded[i], folded[i], embedding, kernel=3, dims=2) for i in self.scales}
         )
-        self.gain = nn.ModuleDict({str(i): zeroed(nn.Linear(embedding, folded[i])) for i in self.scales})
 
     def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
         """[b, c, y, x] and [b, shown c, y, x] for each scale, and [b] in [0, 1], to [b, c, y, x] for each scale."""
@@ -145,6 +155,6 @@ class ScalesUNet(nn.Module):
                 y = self.join[i](torch.cat([skips[i], y], dim=1))
             y = self.up[i](y, embedding)
             if i in self.scales:
-                straight = (1 + self.gain[str(i)](embedding))[:, :, None, None] * self.straight[str(i)](given[i])
-                left[i] = functional.pixel_shuffle(self.leave[str(i)](y) + straight, self.fold)
+                said = self.leave[str(i)](y) + self.straight[str(i)](given[i], embedding)
+                left[i] = functional.pixel_shuffle(said, self.fold)
         return [left[i] for i in self.scales]
