@@ -31,8 +31,8 @@ class _Blocks(nn.Module):
 class Straight(nn.Module):
     """One convolution from what a network sees to what it says, each input times a gain that follows the time.
 
-    Most of a kernel's change is linear, and the noise in Z_B is nearly (Z_B,t - sqrt(ab_t) Z_A) / sqrt(1 - ab_t); blocks
-    that normalize their input can say neither. Starts silent.
+    Most of a kernel's change is linear, and the noise in Z_B is nearly (Z_B,t - sqrt(ab_t) Z_A) / sqrt(1 - ab_t):
+    blocks that normalize their input can say neither. Starts silent.
     """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, *, kernel: int, dims: int) -> None:
