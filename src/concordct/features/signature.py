@@ -155,6 +155,12 @@ class SignatureMeter:
             self._edges.append(edges)
         return True
 
+    def include(self, other: SignatureMeter) -> None:
+        """The slices of another meter, too."""
+        for name in ("_power", "_cells", "_anatomy", "_tail", "_edges"):
+            getattr(self, name).extend(getattr(other, name))
+        self._pixel_mm = max(self._pixel_mm, other._pixel_mm)
+
     def _add_noise(self, image: NDArray[np.float32], body: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> None:
         size = max(8, 2 * round(PATCH_MM / max(spacing_mm) / 2))
         patches = _patches(image, body, size)
