@@ -106,40 +106,40 @@ def stored(pairs: Path, folder: Path, split: str) -> list[Images]:
 
 
 def steps_against_quality(model: Path, pairs: Path) -> list[list[str]]:
-    """Sampling steps, RMSE, CCC of GLCM and GLRLM in random ROIs of the validation pairs, seconds a slice."""
+    """Sampling steps, RMSE, CCC of GLCM and GLRLM in random ROIs of the validation pairs, processor seconds a slice."""
     settings = settings_for("ibex-1401")
-    rows = [row for row in read_manifest(pairs) if row.split == "validation" and row.target is not None]
+    loaded = load_model(model)
+    judged = []
+    for row in read_manifest(pairs):
+        if row.split != "validation" or row.target is None:
+            continue
+        source, target = one_scan(row.source), one_scan(row.target)
+        middle = source.shape[0] // 2
+        volume, wanted = (scan.read(middle, middle + CURVE_SLICES) for scan in (source, target))
+        random = np.random.default_rng(SEED)
+        rois = random_rois(
+            wanted, ranges_hu=PAPER_RANGES_HU, count=12, size=16, least_share=0.5, generator=random
+        ).labels
+        judged.append((SliceSeeds(SEED, source.key), volume, wanted, rois, extract(wanted, rois, settings)))
+    classes = judged[0][-1].classes
+    targets = np.concatenate([of_target.values for *_, of_target in judged])
+    ways = [*(("dpmpp", n, 0) for n in STEPS), *(("ddim", n, 0) for n in STEPS[2:5]), ("ddpm", STEPS[-1], 0)]
+    ways.append(("dpmpp", loaded.bundle.metadata["sampling"]["steps"], 1))
     found = []
-    for sampler, steps in [*(("dpmpp", n) for n in STEPS), *(("ddim", n) for n in STEPS[2:5]), ("ddpm", STEPS[-1])]:
-        standardizer = load_model(model).standardizer(mode="sample", sampling={"steps": steps, "sampler": sampler})
-        features: dict[str, list[Any]] = {"made": [], "target": []}
-        seconds, squares = [], []
-        for row in rows:
-            source, target = one_scan(row.source), one_scan(row.target)  # type: ignore[arg-type]
-            middle = source.shape[0] // 2
-            volume, wanted = (scan.read(middle, middle + CURVE_SLICES) for scan in (source, target))
-            began = time.perf_counter()
-            made = standardizer(volume, generator=SliceSeeds(SEED, source.key))
-            seconds.append((time.perf_counter() - began) / CURVE_SLICES)
+    for sampler, steps, depth in ways:
+        sampling = {"steps": steps, "sampler": sampler, "depth": depth}
+        standardizer = loaded.standardizer(mode="sample", sampling=sampling)
+        values, seconds, squares = [], [], []
+        for seeds, volume, wanted, rois, _ in judged:
+            began = time.process_time()
+            made = standardizer(volume, generator=seeds)
+            seconds.append((time.process_time() - began) / CURVE_SLICES)
             squares.append(float(((made.hu - wanted.hu) ** 2).mean()))
-            rois = random_rois(
-                wanted,
-                ranges_hu=PAPER_RANGES_HU,
-                count=12,
-                size=16,
-                least_share=0.5,
-                generator=np.random.default_rng(SEED),
-            )
-            stored = made.with_hu(np.clip(np.rint(made.hu), -1024, 3071))
-            for name, image in (("made", stored), ("target", wanted)):
-                one = extract(image, rois.labels, settings)
-                features[name].append(one.values)
-        ccc = agreement.mean_by_class(
-            agreement.ccc_per_feature(np.concatenate(features["made"]), np.concatenate(features["target"])), one.classes
-        )
+            values.append(extract(made.with_hu(np.clip(np.rint(made.hu), -1024, 3071)), rois, settings).values)
+        ccc = agreement.mean_by_class(agreement.ccc_per_feature(np.concatenate(values), targets), classes)
         found.append(
             [
-                sampler,
+                sampler + (f", pruned to depth {depth}" if depth else ""),
                 str(steps),
                 f"{np.sqrt(np.mean(squares)):.1f}",
                 f"{ccc['GLCM'].mean:.3f}",
@@ -159,7 +159,7 @@ def speed(models: dict[str, Path], pairs: Path) -> list[list[str]]:
     torch.set_num_threads(2)
     for name, path in models.items():
         model = load_model(path)
-        depths = range(2 if "LTDiff++" in name or name == "UNet++" else 1)
+        depths = range(2 if name in (WHOLE, "UNet++") else 1)
         for depth in depths:
             standardizer = model.standardizer(mode="sample", sampling={"depth": depth} if depth else None)
             clock, processor = [], []
@@ -292,7 +292,7 @@ def main() -> None:
         table(["", "steps", "s", "processor s", "MiB", "parameters"], speed(models, cohort)),
     ]
     if "LTDiff++" in models:
-        header = ["sampler", "steps", "RMSE, HU", "GLCM", "GLRLM", "s a slice"]
+        header = ["sampler", "steps", "RMSE, HU", "GLCM", "GLRLM", "processor s a slice"]
         body += ["", "Sampling steps of LTDiff++ against quality, validation pairs:", ""]
         body += [table(header, steps_against_quality(models["LTDiff++"], cohort))]
         steps = min(LEAK_STEPS, given.most_steps or LEAK_STEPS)
