@@ -156,9 +156,13 @@ def predicted(
 
 
 def diagnose(
-    folder: Path, train: Sequence[Prepared], test: Sequence[Prepared], made: dict[str, dict[str, Any]],
+    folder: Path,
+    train: Sequence[Prepared],
+    test: Sequence[Prepared],
+    made: dict[str, dict[str, Any]],
+    steps: int | None,
     stop: Callable[[], bool],
-) -> dict[str, list[float]]:  # fmt: skip
+) -> dict[str, list[float]]:
     """The probability of "progressive" for each test subject by what the classifier sees as its second scan."""
     path = folder / "diagnosis.json"
     if path.exists():
@@ -172,16 +176,15 @@ def diagnose(
     def real(one: Prepared) -> NDArray[np.float32]:
         return lung_cube(one.data.followup, one.data.region, SPACING_MM)
 
-    net = fit_classifier(
-        [case(one, real(one)) for one in train], ClassifierRecipe(), Run(folder / "classifier", stop=stop)
-    )
+    recipe = ClassifierRecipe(seed=SEED)
+    if steps is not None:
+        recipe = dataclasses.replace(recipe, phase=dataclasses.replace(recipe.phase, steps=steps))
+    net = fit_classifier([case(one, real(one)) for one in train], recipe, Run(folder / "classifier", stop=stop))
     found = {"real follow-up": probabilities(net, [case(one, real(one)) for one in test]).tolist()}
     for name, results in made.items():
         pairs = [case(one, second) for one, second in zip(test, results["cubes"], strict=True)]
         found[name] = probabilities(net, pairs).tolist()
-    alone = fit_classifier(
-        [case(one, None, tests=True) for one in train], ClassifierRecipe(), Run(folder / "alone", stop=stop)
-    )
+    alone = fit_classifier([case(one, None, tests=True) for one in train], recipe, Run(folder / "alone", stop=stop))
     found["first scan and table alone"] = probabilities(alone, [case(one, None, tests=True) for one in test]).tolist()
     with atomic_file(path) as aside:
         aside.write_text(json.dumps(found))
@@ -309,7 +312,7 @@ def main() -> None:
             for name in METHODS:
                 made[name] = predicted(place, name, train, test, models)
                 check()
-            diagnose(place, train, test, made, stop)
+            diagnose(place, train, test, made, given.most_steps, stop)
         curve = steps_curve(models_of, [ready[i] for i in parts[given.folds[0]]], models[WHOLE])
     except Paused:
         raise SystemExit("paused; run it again to go on") from None

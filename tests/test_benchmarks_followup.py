@@ -1,0 +1,74 @@
+"""The benchmark's own arithmetic, and its whole way on tiny subjects: pieces that resume, one table at the end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from concordct.methods import ciresdiff
+from concordct.pipelines.followup_data import Prepared
+from concordct.progression.lung_function import LungFunction
+from test_methods_ciresdiff import TINY, subject
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import followup as benchmark
+
+
+def prepared(count: int) -> list[Prepared]:
+    """Every other subject's lungs get denser, and its gas transfer says so."""
+    found = []
+    for number in range(count):
+        data = subject(number, change_hu=200.0 * (number % 2))
+        tests = LungFunction(dlco_percent=60.0 - 20 * (number % 2))
+        label = ("stable", "progressive")[number % 2]
+        found.append(Prepared(data.name, data, label, 52.0, tests, {}, False))
+    return found
+
+
+def test_every_subject_is_tested_once_and_both_labels_are_in_every_fold() -> None:
+    subjects = prepared(10)
+    parts = benchmark.folds(subjects)
+    assert sorted(i for part in parts for i in part) == list(range(10))
+    assert all({subjects[i].label for i in part} == {"stable", "progressive"} for part in parts)
+
+
+def test_the_linear_trend_finds_a_trend() -> None:
+    subjects = [one for one in prepared(8) if one.label == "progressive"]
+    found = benchmark.Trend(subjects[:3]).predict(subjects[3])
+    lungs = subjects[3].data.lungs
+    change = (found - subjects[3].data.initial)[lungs]
+    assert change.mean() == pytest.approx(200, abs=10)
+    better = benchmark.measure(subjects[3], found), benchmark.measure(subjects[3], np.float32(subjects[3].data.initial))
+    assert better[0]["psnr"] > better[1]["psnr"] + 10
+
+
+def test_a_difference_comes_with_its_interval() -> None:
+    assert benchmark.against([2.0, 3.0, 4.0], [1.0, 2.0, 3.0], 1) == "+1.0 (+1.0 to +1.0)"
+
+
+def test_pieces_come_to_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("monai")
+    monkeypatch.setitem(ciresdiff.RECIPES, "small", TINY)
+    monkeypatch.setattr(benchmark, "simulate_cohort", lambda folder, **_: folder / "cohort.csv")
+    monkeypatch.setattr(benchmark, "prepare_cohort", lambda *_, **__: prepared(10))
+    monkeypatch.setattr(benchmark, "STEPS", (1, 2))
+    words = ["followup", "--folder", str(tmp_path), "--folds", "0", "--most-steps", "2", "--rehearsal"]
+    monkeypatch.setattr(sys, "argv", [*words, "--minutes", "0"])
+    with pytest.raises(SystemExit, match="paused"):
+        benchmark.main()
+    monkeypatch.setattr(sys, "argv", words)
+    benchmark.main()
+    said = capsys.readouterr().out
+    for name in (*benchmark.METHODS, "real follow-up", "first scan and table alone"):
+        assert f"| {name}" in said
+    assert "2 simulated test subjects of 1 folds, 1 progressive" in said
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    benchmark.main()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == stamps
