@@ -208,13 +208,14 @@ def main(folder: Path) -> None:
         for source, target in (("UB", "YA"), ("YA", "UB")):
             cases[f"Philips {source} to {target}"] = (head[source].slab(0, 6), head[target].slab(0, 6), head[source].slab(6, 12))  # fmt: skip  # noqa: E501
         real = real_kernels(data)
+    of_fed = ", ".join(f"{scan[1]:g} mAs at {scan[5]:g} mm" for scan in FED)
     body = (
         "## Self-check: wrong kernels found out, results taken back\n\n"
         "Refused of all, with the median distance in brackets (allowed: 3.5). One slice of one simulated patient\n"
-        f"calibrates, {len(CHOSEN)} in turn (the scans that the thresholds were chosen on: 30 to 300 mAs, 100 to 140\n"
-        f"kV, pixels of 0.5 to 0.9 mm, slices of 1 to 5 mm); three slices of each of {len(FED)} other patients are fed\n"
-        f"({', '.join(f'{scan[1]:g} mAs at {scan[5]:g} mm' for scan in FED)}). `own` is what such a calibration made\n"
-        "of a scan, fed back. `Br36`, `Br40`, `STANDARD` and `B30f` lie within a fifth of each other in MTF50,\n"
+        f"calibrates, {len(CHOSEN)} in turn (the scans that the thresholds were chosen on: 30 to 300 mAs, 100 to\n"
+        "140 kV, pixels of 0.5 to 0.9 mm, slices of 1 to 5 mm); three slices of each of\n"
+        f"{len(FED)} other patients are fed ({of_fed}). `own` is what such a calibration\n"
+        "made of a scan, fed back. `Br36`, `Br40`, `STANDARD` and `B30f` lie within a fifth of each other in MTF50,\n"
         f"`Bl64`, `LUNG` and `YA` likewise. Measuring a slice takes {cost(fed[0]['Br40'])} of one core.\n\n"
         f"{kernels(chosen, fed)}\n\n"
         "Real scans, on which nothing was tuned; every slice calibrates in turn:\n\n"

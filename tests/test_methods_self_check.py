@@ -21,6 +21,7 @@ from concordct.methods.self_check import (
 )
 from concordct.methods.spectral import SpectralModel, SpectralStandardizer
 from concordct.methods.spectral_fit import SIGNATURE, fit_pairs
+from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
 from concordct.scanner.nonlinear import shrink_noise
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
@@ -110,6 +111,20 @@ def test_the_reference_survives_a_bundle(model: SpectralModel) -> None:
     assert back is not None
     assert reference is not None
     assert back.to_json() == reference.to_json()
+
+
+def test_cohorts_give_a_reference_and_tables_none() -> None:
+    sources, targets = (
+        [(str(seed), volume(pair(size=SIZE, slices=1, seed=seed, noise_hu=100.0)[side])) for seed in seeds]
+        for side, seeds in ((0, (20, 21)), (1, (22, 23)))
+    )
+    unpaired = fit_unpaired(lambda: sources, lambda: targets)
+    source, target = pair(size=SIZE, slices=2, seed=6, noise_hu=100.0)
+    assert judged(unpaired, source).status == "passed"
+    assert judged(unpaired, target).status == "failed"
+    f = np.linspace(0, 6, 61)
+    tables = fit_tables(f, np.exp(-((f / 3) ** 2)), np.exp(-((f / 5) ** 2)))
+    assert judged(tables, source).status == "not recorded"
 
 
 def scan(seed: int = 6) -> Volume:

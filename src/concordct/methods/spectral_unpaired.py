@@ -8,7 +8,7 @@ estimates, and the model says how sure the first one is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.features.body import material_mask
+from concordct.features.signature import SignatureMeter
 from concordct.features.spectra import MM_PER_CM, Rings, cosine_frequencies, from_cosines, to_cosines
 from concordct.methods.spectral import Limits, NoiseModel, SpectralModel, noise_level, require_axial
 from concordct.methods.spectral_fit import (
@@ -25,6 +26,8 @@ from concordct.methods.spectral_fit import (
     KNOWN,
     PROBE_WIDTH_SHARE,
     RING_COUNT,
+    SIGNATURE,
+    SIGNATURE_STEP,
     UNKNOWN,
     falls_below,
     from_zero,
@@ -78,7 +81,15 @@ def fit_unpaired(sources: Cohort, targets: Cohort, *, info: Mapping[str, Any] | 
     if first is None:
         raise ConcordctError("expected scans in the source kernel, found none")
     rings = Rings.covering(first.spacing_mm[1:], RING_COUNT)
-    a, b = (_mean_spectrum(cohort, rings, name) for cohort, name in ((sources, "source"), (targets, "target")))
+    meter = SignatureMeter()
+
+    def measured() -> Iterator[tuple[str, Volume]]:
+        for key, volume in sources():
+            for image in volume.hu[::SIGNATURE_STEP]:
+                meter.add(image, spacing_mm=volume.spacing_mm[1:])
+            yield key, volume
+
+    a, b = (_mean_spectrum(cohort, rings, name) for cohort, name in ((measured, "source"), (targets, "target")))
     coherence = _coherence_of(a.power)
     half, gone = (falls_below(rings.centres_lp_cm, coherence, at) for at in (HALF, GONE))
     error = 0.5 * np.hypot(a.error, b.error)
@@ -102,6 +113,7 @@ def fit_unpaired(sources: Cohort, targets: Cohort, *, info: Mapping[str, Any] | 
             "slice_thickness_mm": first.slice_thickness_mm,
             "transfer_error_median": round(float(np.median(error[known])), 4),
             "transfer_error_largest": round(float(np.max(error[known])), 4),
+            SIGNATURE: meter.signature().to_json(),
         },
         relative_error=from_zero(0.0, error),
     )
