@@ -38,12 +38,16 @@ GAS_HU = -960.0
 WORKING_MM = 2.5
 #: Radius of the closing: bands of dense fibrosis and vessels narrower than twice this come back.
 CLOSING_MM = 7.0
+#: Half the thickness of a honeycomb's walls that are bridged before regions are counted; the diaphragm is thicker.
+WALL_MM = 2.5
+#: A honeycomb's cyst holds less, a bubble in the stomach more, ml.
+LEAST_BUBBLE_ML = 4.0
 #: Less than this is no lung: an adult's is 10 times as large, a stomach bubble seldom reaches it.
 LEAST_ML = 150.0
 #: A lung smaller than this share of the other counts as missing; IPF seldom takes more than half of one side.
 LEAST_SHARE = 0.12
 #: Areas of the trachea's lumen in a slice, mm^2, and the most that trachea and main bronchi hold, ml.
-TRACHEA_MM2, AIRWAYS_ML = (70.0, 800.0), 90.0
+TRACHEA_MM2, AIRWAYS_ML = (40.0, 800.0), 90.0
 
 
 class OneLungWarning(UserWarning):
@@ -128,7 +132,9 @@ def _threshold(volume: Volume) -> NDArray[np.uint8]:
     factors = [max(1, int(WORKING_MM / s)) for s in volume.spacing_mm]
     hu = _block_mean(volume.hu, factors)
     spacing = tuple(float(s * f) for s, f in zip(volume.spacing_mm, factors, strict=True))
-    coarse = _coarse(hu, (spacing[0], spacing[1], spacing[2]), volume.affine)
+    affine = volume.affine.copy()
+    affine[:3, :3] *= factors
+    coarse = _coarse(hu, (spacing[0], spacing[1], spacing[2]), affine)
     if max(factors) == 1:
         return coarse
     return _refine(volume, coarse, factors)
@@ -155,7 +161,12 @@ def _coarse(
     airways = _airways(hu, body, spacing, affine)
     lung &= ~airways
     voxel_ml = float(np.prod(spacing)) / 1000.0
-    kept = _components(lung, hu, voxel_ml)
+    lung = _without_gas(lung, hu, voxel_ml)
+    # Cysts of a honeycomb lie apart from the lung behind their walls, each too small to be one.
+    wall = max(WALL_MM, *spacing)
+    grown = ndimage.distance_transform_edt(~np.pad(lung, 3), sampling=spacing) <= wall
+    joined = ndimage.distance_transform_edt(grown, sampling=spacing)[3:-3, 3:-3, 3:-3] > wall
+    kept = _components((joined & body & ~airways) | lung, hu, voxel_ml)
     if not kept.any():
         return np.zeros(hu.shape, dtype=np.uint8)
     labels = _sides(kept, spacing, affine)
@@ -164,6 +175,18 @@ def _coarse(
         one = _close(labels == label, CLOSING_MM, spacing) & ~airways & body
         closed[one & (closed == 0) & ((labels == 0) | (labels == label))] = label
     return closed
+
+
+def _without_gas(lung: NDArray[np.bool_], hu: NDArray[np.float32], voxel_ml: float) -> NDArray[np.bool_]:
+    """Air without the bubbles of stomach and gut, before anything is joined to the lungs."""
+    labels, count = ndimage.label(lung)
+    if not count:
+        return lung
+    ml = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml
+    means = np.asarray(ndimage.mean(hu, labels, np.arange(count + 1)))
+    keep = (ml < LEAST_BUBBLE_ML) | (means > GAS_HU)
+    keep[0] = False
+    return np.asarray(keep[labels])
 
 
 def _components(lung: NDArray[np.bool_], hu: NDArray[np.float32], voxel_ml: float) -> NDArray[np.bool_]:
