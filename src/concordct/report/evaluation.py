@@ -96,7 +96,8 @@ def write_evaluation_report(
     Parameters
     ----------
     path : the HTML file.
-    results : what evaluate writes as results.json; a missing section is left out of the page.
+    results : what evaluate writes as results.json; a missing section is left out of the page. `cards` stands for the
+        headline where it is given: dicts of label, before, after, unit, verdict and note.
     stacks : volumes of one shape [z, y, x]; may be empty.
     spacing_mm : (z, y, x) distance between voxel centres, mm.
     slice_positions_mm : z positions along the normal, mm, one per slice.
