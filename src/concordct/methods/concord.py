@@ -7,8 +7,8 @@
 2. a network leads that texture to what tissue of this kind looks like, by residual shifting between two textures of
    equal power (`diffusion/residual_flow.py`). It serves every kernel pair: it is told what calibration found, and was
    trained on simulated pairs of random kernels alone. A silent network leaves step 1 as it is;
-3. in each band of the spectrum, what was written beyond the transfer is held to the power that calibration found
-   unexplained, and to nothing where the scan knows.
+3. in each band of the spectrum the network's texture is held to the power of step 1, which calibration measured, and to
+   nothing where the scan knows: the network may move texture about, not make it.
 
     standardized = ConcordStandardizer(model, transport, network)(volume, generator=SliceSeeds(0, "series"))
 """
@@ -42,7 +42,7 @@ from concordct.volumes.volume import Volume
 STEPS = 2
 #: Air around the body that the network sees, pixels.
 BODY_MARGIN = 16
-#: Bands in which what is written is held to the calibrated power.
+#: Bands in which the network's texture is held to the calibrated power.
 BANDS = 120
 
 
@@ -58,7 +58,7 @@ class ConcordStandardizer:
     mode : "sample" (right texture) or "mean" (least HU error).
     use_neighbours : set to False for series whose slices are not evenly spaced.
     steps : evaluations of the network for a sample; 0 leaves the transport as it is.
-    bound : hold what is written to the calibrated power; off for ablations only.
+    bound : hold the network's texture to the calibrated power; off for ablations only.
     """
 
     model: SpectralModel
@@ -120,17 +120,16 @@ class ConcordStandardizer:
             if one.body is None:
                 continue
             noise = from_cosines(base.white(volume, index, generator) * on.drawn)
-            texture = self._shifted(one, one.texture + noise) + one.edges
-            written = texture - one.transferred
-            if self.bound:
-                written = bounded(written, on, material_mask(volume.hu[index : index + 1], spacing)[0])
-            hu[index] += one.level * written
+            start = one.texture + noise
+            texture = self._shifted(one, start) if self.steps else start
+            if self.bound and self.steps:
+                texture = held(texture, start, on, material_mask(volume.hu[index : index + 1], spacing)[0])
+            written = one.level * (texture + one.edges - one.transferred)
+            hu[index] += _kept(written, on.free > 0) if self.bound else written
         return volume.with_hu(hu)
 
     def _shifted(self, one: Prepared, start: NDArray[np.float32]) -> NDArray[np.float32]:
         """The texture at the end of the flow; outside the body's box it stays what it was."""
-        if self.steps == 0:
-            return start
         assert one.body is not None
         rows, columns = start.shape
         top, bottom = max(one.body[0] - BODY_MARGIN, 0), min(one.body[1] + BODY_MARGIN, rows)
@@ -163,20 +162,29 @@ def _bands(shape: tuple[int, int]) -> NDArray[np.intp]:
     return Rings.covering((1.0, 1.0), BANDS).index(cosine_frequencies(shape, (1.0, 1.0)))
 
 
-def bounded(written: NDArray[np.float32], on: Curves, body: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What is written beyond the transfer, with at most the unexplained power in every band of the spectrum.
+def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The part of an image in some cosine coefficients."""
+    coefficients = np.asarray(fft.dctn(image, type=2, norm="ortho"), np.float32)
+    return np.asarray(fft.idctn(coefficients * bands, type=2, norm="ortho"), np.float32)
+
+
+def held(
+    texture: NDArray[np.float32], like: NDArray[np.float32], on: Curves, body: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """A texture with the power of another in every band of the spectrum, and the other itself where the scan knows.
 
     Parameters
     ----------
-    written : [y, x], in units of the level. body : [y, x] bool, where power is measured, edges cut.
+    texture, like : [y, x], in units of the level. body : [y, x] bool, where power is measured, edges cut.
     """
-    band = _bands((written.shape[0], written.shape[1]))
-    allowed = np.bincount(band, np.square(on.unexplained, dtype=np.float64).ravel()) * body.mean()
-    found = np.bincount(band, np.square(tissue(written, body), dtype=np.float64).ravel())
-    gain = np.minimum(1.0, np.sqrt(allowed / np.maximum(found, 1e-12))).astype(np.float32)
-    coefficients = np.asarray(fft.dctn(written, type=2, norm="ortho"), dtype=np.float32)
-    held = coefficients * np.where(on.free > 0, gain[band].reshape(written.shape), np.float32(0))
-    return np.asarray(fft.idctn(held, type=2, norm="ortho"), dtype=np.float32)
+    band = _bands((texture.shape[0], texture.shape[1]))
+    wanted, found = (
+        np.bincount(band, np.square(tissue(one, body), dtype=np.float64).ravel()) for one in (like, texture)
+    )
+    gain = np.sqrt(wanted / np.maximum(found, 1e-12)).astype(np.float32)
+    coefficients, own = (np.asarray(fft.dctn(one, type=2, norm="ortho"), np.float32) for one in (texture, like))
+    kept = np.where(on.free > 0, coefficients * gain[band].reshape(texture.shape), own)
+    return np.asarray(fft.idctn(kept, type=2, norm="ortho"), dtype=np.float32)
 
 
 def network_of(bundle: Bundle, *, prefix: str = "") -> RemainderUNet:

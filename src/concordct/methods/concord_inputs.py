@@ -64,14 +64,12 @@ class Curves:
     ----------
     free, gain : as in `Transport`.
     drawn : root mean square coefficient of the noise to draw, in units of the level.
-    unexplained : the same of what the transfer leaves over.
     theta : angle between transported and true texture, rad.
     """
 
     free: NDArray[np.float32]
     gain: NDArray[np.float32]
     drawn: NDArray[np.float32]
-    unexplained: NDArray[np.float32]
     theta: NDArray[np.float32]
 
 
@@ -89,7 +87,6 @@ def curves(
         on_grid(transport.free),
         on_grid(transport.gain),
         np.sqrt(on_grid(transport.drawn_mm2 * unit)),
-        np.sqrt(on_grid(transport.power_mm2 * (1 - transport.coherence) * unit)),
         on_grid(np.arccos(correlation(transport))),
     )
 
