@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import flagship_real
-from benchmarks.flagship_cohorts import FOLDER, VALIDATION, calibrated, subjects_of, with_weights
+from benchmarks.flagship_cohorts import VALIDATION, calibrated, subjects_of, with_weights
 from benchmarks.flagship_judge import CEILING, INPUT, Entry, Judge, cells, noise_ratio, rmse
 from benchmarks.flagship_real import TEXTURES, Real
 from benchmarks.real_pairs import Texture
@@ -38,9 +38,9 @@ SLICES = 1
 DEFAULT: list[dict[str, Any]] = [
     {"name": "base only", "method": "spectral", "mode": "mean"},
     {"name": "base and calibrated noise, no network", "method": "spectral", "mode": "sample"},
-    *({"name": f"{n} step{'s' if n > 1 else ''}", "mode": "sample", "sampling": {"steps": n}} for n in (1, 2, 3, 5, 9)),
+    {"name": "base and transport, no network", "mode": "sample", "sampling": {"steps": 0}},
+    *({"name": f"{n} step{'s' if n > 1 else ''}", "mode": "sample", "sampling": {"steps": n}} for n in (1, 2, 4, 8)),
     {"name": "without the bound", "mode": "sample", "sampling": {"bound": False}},
-    {"name": "expected remainder (mean)", "mode": "mean"},
 ]
 
 
@@ -73,26 +73,22 @@ def read_variants(items: list[dict[str, Any]]) -> list[Variant]:
     return found
 
 
-def _model(variant: Variant, base: Path, shipped: Path | None, place: Path) -> Path:
+def _model(variant: Variant, base: Path, flagship: Path) -> Path:
     if variant.method != CONCORD:
         return base
-    if variant.weights is None:
-        assert shipped is not None
-        return shipped
-    return with_weights(base, variant.weights, place)
+    return flagship if variant.weights is None else with_weights(flagship, variant.weights)
 
 
 def run(variants: Path | None) -> None:
     """Measure and write the section."""
     chosen = read_variants(DEFAULT if variants is None else json.loads(variants.read_text()))
-    needs = any(one.method == CONCORD and one.weights is None for one in chosen)
     pair = VALIDATION.pairs[0]
     judge = Judge(VALIDATION.name, subjects_of(VALIDATION, pair)[1:])
     base = calibrated("spectral", VALIDATION, pair, SLICES)
-    shipped = calibrated(CONCORD, VALIDATION, pair, SLICES) if needs else None
+    flagship = calibrated(CONCORD, VALIDATION, pair, SLICES)
     entries = []
     for one in chosen:
-        path = _model(one, base, shipped, FOLDER / "models" / VALIDATION.name / "variant")
+        path = _model(one, base, flagship)
         for mode in one.modes:
             name = one.name if len(one.modes) == 1 else f"{one.name}, {mode}"
             entries.append(Entry(name, path, mode, SEEDS if mode == "sample" else (0,), sampling=one.sampling))
@@ -110,7 +106,7 @@ def run(variants: Path | None) -> None:
     data = data_folder()
     if data is not None:
         for real in flagship_real.mayo(data):
-            body += f"\n\n{real.name}, texture:\n\n" + _mayo(real, chosen, needs)
+            body += f"\n\n{real.name}, texture:\n\n" + _mayo(real, chosen)
     write_section(
         "flagship-ablation",
         "python -m benchmarks.flagship --part ablation",
@@ -132,13 +128,13 @@ def _virtual(judge: Judge, entry: Entry) -> tuple[list[str], dict[str, Any]]:
     return [*row, f"{worst:.2f}"], dict(lungs)
 
 
-def _mayo(real: Real, chosen: list[Variant], needs: bool) -> str:
+def _mayo(real: Real, chosen: list[Variant]) -> str:
     base = flagship_real.calibrated("spectral", real, SLICES)
-    shipped = flagship_real.calibrated(CONCORD, real, SLICES) if needs else None
+    flagship = flagship_real.calibrated(CONCORD, real, SLICES)
     texture = Texture(real.judged[0][0], real.truth, real.material)
     rows = [_texture_row("input", [real.before], real, texture)]
     for one in chosen:
-        path = _model(one, base, shipped, base.with_name(base.name + "-variant"))
+        path = _model(one, base, flagship)
         for mode in one.modes:
             name = one.name if len(one.modes) == 1 else f"{one.name}, {mode}"
             seeds = SEEDS if mode == "sample" else (0,)

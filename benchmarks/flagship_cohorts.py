@@ -7,20 +7,22 @@ other noise. Exposure differs from subject to subject. Cohorts lie under `runs/f
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+import concordct
 from benchmarks.results import ROOT
 from concordct.features.body import body_mask
 from concordct.features.rois import grid_rois
 from concordct.methods.concord_bundle import METHOD as CONCORD
-from concordct.methods.concord_bundle import shipped_weights, to_bundle
-from concordct.methods.spectral import SpectralModel
+from concordct.methods.concord_bundle import parts, shipped_weights, to_bundle
 from concordct.pipelines.calibrate import calibrate_pairs
 from concordct.pipelines.scans import Scan, one_scan
 from concordct.pipelines.simulate import plan_simulation, simulate
@@ -162,7 +164,7 @@ def calibrated(method: str, cohort: Cohort, pair: tuple[str, str], slices: int) 
     """A model calibrated as a user would, from the middle slices of the cohort's first subject."""
     name = "-".join(kernel_folder(kernel) for kernel in pair)
     subject = subjects_of(cohort, pair)[0]
-    parts = []
+    places = []
     for side, scan in (("source", subject.source), ("target", subject.target)):
         part = FOLDER / "calibration" / cohort.name / name / f"{slices}" / side
         if not part.exists():
@@ -170,14 +172,14 @@ def calibrated(method: str, cohort: Cohort, pair: tuple[str, str], slices: int) 
             start = (scan.shape[0] - slices) // 2
             for each in scan.slices[start : start + slices]:  # type: ignore[union-attr]
                 shutil.copy(each.path, part)
-        parts.append(part)
-    pairs = [(one_scan(parts[0]), one_scan(parts[1]))]
+        places.append(part)
+    pairs = [(one_scan(places[0]), one_scan(places[1]))]
     return calibrate(method, pairs, FOLDER / "models" / cohort.name / f"{name}-{slices}")
 
 
 def calibrate(method: str, pairs: list[tuple[Scan, Scan]], path: Path) -> Path:
     """One pair or several to a model of a method by name, where it does not stand; other weights are another model."""
-    kind = f"{method}-{shipped_weights().sha256[:8]}" if method == CONCORD else method
+    kind = f"{method}-{flagship_code()}-{shipped_weights().sha256[:8]}" if method == CONCORD else method
     path = path.with_name(f"{path.name}-{kind}")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,13 +187,22 @@ def calibrate(method: str, pairs: list[tuple[Scan, Scan]], path: Path) -> Path:
     return path
 
 
-def with_weights(spectral: Path, weights: Path, path: Path) -> Path:
-    """The calibration of a spectral model with a network of its own."""
+def with_weights(model: Path, weights: Path) -> Path:
+    """The calibration of a flagship's model with another network."""
     given = load_bundle(weights)
-    path = path.with_name(f"{path.name}-{given.sha256[:8]}")
+    path = model.with_name(f"{model.name}-with-{given.sha256[:8]}")
     if not path.exists():
-        save_bundle(to_bundle(SpectralModel.from_bundle(load_bundle(spectral)), given), path, card="A variant.\n")
+        save_bundle(to_bundle(*parts(load_bundle(model)), given), path, card="A variant.\n")
     return path
+
+
+@lru_cache(maxsize=1)
+def flagship_code() -> str:
+    """Eight digits that stand for the code of the flagship: what it measured with other code is not taken up again."""
+    methods = ("concord", "concord_inputs", "transport", "spectral", "spectral_fit")
+    names = [*(f"methods/{name}.py" for name in methods), "diffusion/residual_flow.py", "nets/remainder.py"]
+    package = Path(concordct.__file__).parent
+    return hashlib.sha256(b"".join((package / name).read_bytes() for name in names)).hexdigest()[:8]
 
 
 def regions(subject: Subject, source: Volume) -> dict[str, NDArray[np.int32]]:

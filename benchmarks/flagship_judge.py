@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.flagship_blobs import blobs
-from benchmarks.flagship_cohorts import FOLDER, Subject, masks, places, regions
+from benchmarks.flagship_cohorts import FOLDER, Subject, flagship_code, masks, places, regions
 from benchmarks.real_pairs import stored
 from concordct.features import agreement
 from concordct.features.extract import extract
 from concordct.features.presets import settings_for
 from concordct.features.spectra import NoisePower, noise_power, power_ratio
+from concordct.methods.concord_bundle import METHOD as CONCORD
 from concordct.methods.spectral import Mode
 from concordct.pipelines.models import Model, load_model
 from concordct.pipelines.scans import Scan, evenly_spaced, standardized_slabs
@@ -125,6 +126,8 @@ class Judge:
             subject.target.key,
             self.preset,
         ]
+        if model is not None and model.bundle.method == CONCORD:
+            parts.append(flagship_code())
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
         path = FOLDER / "measured" / self.name / f"{subject.name}-{key}.npz"
         if not path.exists():
