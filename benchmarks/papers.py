@@ -64,7 +64,7 @@ ROWS: dict[str, tuple[str, str | None]] = {
 #: Sampling steps of the curve.
 STEPS = (1, 2, 4, 6, 10, 20)
 #: Steps of the two autoencoders that the leak is measured on.
-LEAK_STEPS = 500
+LEAK_STEPS = 200
 #: LTDiff++ without phase 3 is LTDiff++ before phase 3.
 WHOLE, CUT_SHORT = "LTDiff++", "LTDiff++ without phase 3"
 #: A slice is standardized this often; the fastest counts.
@@ -297,7 +297,7 @@ def main() -> None:
         body += [table(header, steps_against_quality(models["LTDiff++"], cohort))]
         steps = min(LEAK_STEPS, given.most_steps or LEAK_STEPS)
         body += ["", f"The leak, autoencoders of {steps} steps, validation patches:", ""]
-        body += [table(["what passes", "moved by the latents", "error of D(E(B)), HU"], leak(folder, cohort, steps))]
+        body += [table(["what passes", "moved by the latents", "error of D(E(B)), HU"], leak(folder / "leak", cohort, steps))]
     command = f"python -m benchmarks.papers --recipe {given.recipe}"
     command += f" --most-steps {given.most_steps}" if given.most_steps else ""
     write_section("papers", command, "\n".join(body), seed=str(SEED))
