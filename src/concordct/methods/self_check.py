@@ -32,9 +32,9 @@ Status = Literal["passed", "failed", "not recorded", "not measured"]
 #: calibrated slice against other patients, doses, pixels and thicknesses (eight scans, fourteen kernels). Sharpness and
 #: noise as natural logarithms.
 SHARPNESS_SPREAD, NOISE_SPREAD, TAIL_SPREAD = 0.07, 0.08, 0.005
-#: A scan further away than this many of them is of another kernel. On the same scans that is so for 1.5 in a hundred of
-#: the right kernel, for 93 of an iterative-like one, for 85 whose MTF50 differs by a quarter to a half, and for all that
-#: differ more.
+#: A scan further away than this many of them is of another kernel. On the same scans that is so for 1.5 in a hundred
+#: of the right kernel, for 93 of an iterative-like one, for 85 whose MTF50 differs by a quarter to a half, and for all
+#: that differ more.
 LARGEST_DISTANCE = 3.5
 #: Edges are compared from here to this share of the coarser pixels' Nyquist frequency; beyond, pixels and not kernels
 #: decide.
@@ -280,7 +280,13 @@ def noise_below_hu(signature: Signature, to_lp_cm: float) -> float | None:
 
 
 def check_return(
-    model: SpectralModel, source: Volume, output: Volume, *, index: int, use_neighbours: bool = True
+    model: SpectralModel,
+    source: Volume,
+    output: Volume,
+    *,
+    index: int,
+    signature: Signature | None = None,
+    use_neighbours: bool = True,
 ) -> Return | None:
     """Take a slice of a result back through the inverse transfer.
 
@@ -289,6 +295,7 @@ def check_return(
     source, output : the scan and its result, [z, y, x] of equal geometry, with the slice's neighbours where the series
         has them.
     index : of the slice in `source`.
+    signature : of that slice, for its noise; None to measure it here.
     use_neighbours : False for series whose slices are not evenly spaced.
 
     Returns
@@ -307,12 +314,14 @@ def check_return(
     gain = np.interp(frequency, model.frequency_lp_cm, model.single)
     inverse = np.where(frequency < band, gain / (gain**2 + LEAST_GAIN**2), 0.0).astype(np.float32)
     back = from_cosines(to_cosines(difference + np.float32(AIR_HU)) * inverse)
-    meter = SignatureMeter()
-    meter.add(source.hu[index], spacing_mm=spacing)
+    if signature is None:
+        meter = SignatureMeter()
+        meter.add(source.hu[index], spacing_mm=spacing)
+        signature = meter.signature()
     return Return(
         source.first_slice + index,
         float(np.sqrt(np.mean(back[body].astype(np.float64) ** 2))),
-        noise_below_hu(meter.signature(), band),
+        noise_below_hu(signature, band),
     )
 
 

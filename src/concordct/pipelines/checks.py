@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
-import numpy as np
-
 from concordct.features.signature import SignatureMeter
-from concordct.methods.self_check import Return, SelfCheck, check_return, check_series
+from concordct.methods.self_check import SelfCheck, check_return, check_series
 from concordct.methods.spectral import SpectralModel
 from concordct.methods.standardizer import Standardizer
 from concordct.pipelines.scans import Scan, evenly_spaced
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import Volume
 
 #: Slices whose kernel is measured: so many, and one more for every so many slices of the scan.
 KERNEL_SLICES, KERNEL_EVERY = 3, 50
@@ -56,33 +53,36 @@ def check_scan(
     if model is None:
         return None
     depth = scan.shape[0]
-    meter, body = SignatureMeter(), []
+    whole, meters = SignatureMeter(), dict[int, SignatureMeter]()
     for index in _spread(depth, KERNEL_SLICES + depth // KERNEL_EVERY):
-        volume = scan.read(index, index + 1, allow=allow)
+        volume, meter = scan.read(index, index + 1, allow=allow), SignatureMeter()
         if meter.add(volume.hu[0], spacing_mm=volume.spacing_mm[1:]):
-            body.append(index)
-    if not body:
+            meters[index] = meter
+            whole.include(meter)
+    if not meters:
         return None
-    chosen = [body[at] for at in _spread(len(body), RETURN_SLICES + depth // RETURN_EVERY)]
-    return check_series(
-        model,
-        meter.signature(),
-        [_taken_back(scan, standardizer, model, index, seed=seed, allow=allow) for index in chosen],
-    )
-
-
-def _taken_back(
-    scan: Scan, standardizer: Standardizer, model: SpectralModel, index: int, *, seed: int, allow: Collection[str]
-) -> Return | None:
-    # Neighbours for the method, and for the transfer that it is compared with.
-    context = max(standardizer.context_slices, int(model.uses_neighbours))
-    low, high = max(0, index - context), min(scan.shape[0], index + context + 1)
-    source: Volume = scan.read(low, high, allow=allow)
-    output = standardizer(source, generator=SliceSeeds(seed, scan.key))
-    return check_return(model, source, output, index=index - low, use_neighbours=evenly_spaced(scan))
+    returned = []
+    for at in _spread(len(meters), RETURN_SLICES + depth // RETURN_EVERY):
+        index, meter = list(meters.items())[at]
+        # Neighbours for the method, and for the transfer that it is compared with.
+        context = max(standardizer.context_slices, int(model.uses_neighbours))
+        low, high = max(0, index - context), min(depth, index + context + 1)
+        source = scan.read(low, high, allow=allow)
+        output = standardizer(source, generator=SliceSeeds(seed, scan.key))
+        returned.append(
+            check_return(
+                model,
+                source,
+                output,
+                index=index - low,
+                signature=meter.signature(),
+                use_neighbours=evenly_spaced(scan),
+            )
+        )
+    return check_series(model, whole.signature(), returned)
 
 
 def _spread(depth: int, count: int) -> list[int]:
     """At most `count` indices, evenly spread over the inside of a scan."""
     count = min(depth, count)
-    return sorted({int((at + 0.5) * depth / count) for at in np.arange(count)})
+    return sorted({int((at + 0.5) * depth / count) for at in range(count)})
