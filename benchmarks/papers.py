@@ -123,7 +123,7 @@ def steps_against_quality(model: Path, pairs: Path) -> list[list[str]]:
         judged.append((SliceSeeds(SEED, source.key), volume, wanted, rois, extract(wanted, rois, settings)))
     classes = judged[0][-1].classes
     targets = np.concatenate([of_target.values for *_, of_target in judged])
-    ways = [*(("dpmpp", n, 0) for n in STEPS), *(("ddim", n, 0) for n in STEPS[2:5]), ("ddpm", STEPS[-1], 0)]
+    ways = [*(("dpmpp", n, 0) for n in STEPS), *(("ddim", n, 0) for n in STEPS[3:4]), ("ddpm", STEPS[-1], 0)]
     ways.append(("dpmpp", loaded.bundle.metadata["sampling"]["steps"], 1))
     found = []
     for sampler, steps, depth in ways:
@@ -297,7 +297,9 @@ def main() -> None:
         body += [table(header, steps_against_quality(models["LTDiff++"], cohort))]
         steps = min(LEAK_STEPS, given.most_steps or LEAK_STEPS)
         body += ["", f"The leak, autoencoders of {steps} steps, validation patches:", ""]
-        body += [table(["what passes", "moved by the latents", "error of D(E(B)), HU"], leak(folder / "leak", cohort, steps))]
+        body += [
+            table(["what passes", "moved by the latents", "error of D(E(B)), HU"], leak(folder / "leak", cohort, steps))
+        ]
     command = f"python -m benchmarks.papers --recipe {given.recipe}"
     command += f" --most-steps {given.most_steps}" if given.most_steps else ""
     write_section("papers", command, "\n".join(body), seed=str(SEED))
