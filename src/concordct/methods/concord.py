@@ -39,7 +39,7 @@ from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
 #: Evaluations of the network for a sample; docs/results.md has the curve.
-STEPS = 2
+STEPS = 3
 #: Air around the body that the network sees, pixels.
 BODY_MARGIN = 16
 #: Bands in which the network's texture is held to the calibrated power.
