@@ -166,7 +166,7 @@ def _coarse(
     wall = max(WALL_MM, *spacing)
     grown = ndimage.distance_transform_edt(~np.pad(lung, 3), sampling=spacing) <= wall
     joined = ndimage.distance_transform_edt(grown, sampling=spacing)[3:-3, 3:-3, 3:-3] > wall
-    kept = _components((joined & body & ~airways) | lung, hu, voxel_ml)
+    kept = _components((joined & body & ~airways) | lung, hu, voxel_ml) & lung
     if not kept.any():
         return np.zeros(hu.shape, dtype=np.uint8)
     labels = _sides(kept, spacing, affine)
