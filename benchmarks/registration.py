@@ -43,8 +43,8 @@ MOTIONS = (
 )
 #: (subject, motion, backends): every motion, both subjects, both backends, without their whole product.
 CASES = (
-    ("ipf-0001", 0, ("simpleitk", "ants")),
-    ("ipf-0001", 1, ("simpleitk",)),
+    ("ipf-0001", 1, ("simpleitk", "ants")),
+    ("ipf-0001", 0, ("simpleitk",)),
     ("patient-0003", 1, ("simpleitk", "ants")),
     ("patient-0003", 2, ("simpleitk",)),
 )
@@ -288,22 +288,24 @@ def main() -> None:
     def kept(name: str, measure: Callable[[], Any]) -> Any:
         return kept_in(work, name, None if given.write_only else measure)
 
-    low = {b: kept(f"low_{b}", lambda b=b: low_resolution(b)) for b in backends}
-    later = {b: kept(f"followups_{b}", lambda b=b: followups(work, b)) for b in backends}
-    motions: dict[str, list[dict[str, Any]]] = {backend: [] for backend in backends}
-    for name, number, chosen in CASES:
-        for backend in [b for b in backends if b in chosen]:
+    low, later, plain = {}, {}, {}
+    motions: dict[str, list[dict[str, Any]]] = {}
+    for backend in backends:
+        low[backend] = kept(f"low_{backend}", lambda b=backend: low_resolution(b))
+        later[backend] = kept(f"followups_{backend}", lambda b=backend: followups(work, b))
+        rows = []
+        for name, number in [(name, number) for name, number, chosen in CASES if backend in chosen]:
 
             def measure(name: str = name, number: int = number, backend: str = backend) -> dict[str, Any]:
                 return known_motion(name, drawn(work, name, subjects[name]), number, backend)
 
-            motions[backend].append(kept(f"motion_{name}_{number}_{backend}", measure))
-    plain = {
-        b: kept(f"whole_{b}", lambda b=b: beside_whole(patient(work, FOLLOWUPS[-1])["initial"], b)) for b in backends
-    }
-    found = {b: [row for row in rows if row] for b, rows in motions.items()}
-    body = text({b: r for b, r in low.items() if r}, {b: r for b, r in later.items() if r}, found,
-                {b: r for b, r in plain.items() if r})  # fmt: skip
+            rows.append(kept(f"motion_{name}_{number}_{backend}", measure))
+        motions[backend] = [row for row in rows if row]
+        plain[backend] = kept(
+            f"whole_{backend}", lambda b=backend: beside_whole(patient(work, FOLLOWUPS[-1])["initial"], b)
+        )
+    low, later, plain = ({b: found for b, found in each.items() if found} for each in (low, later, plain))
+    body = text(low, later, motions, plain)
     write_section("registration", "python -m benchmarks.registration", body, seed=str(SEED))
 
 
@@ -344,6 +346,8 @@ without the masks.""",
             rows,
         ),
     ]
+    if not rows:
+        parts = parts[:1]
     if plain:
         rows = []
         for backend, row in plain.items():
