@@ -168,6 +168,16 @@ def test_networks_without_weight_change_nothing_but_by_their_noise() -> None:
     assert np.allclose(found, hu, atol=0.01)
 
 
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_patches_of_every_recipe_lie_on_its_networks_grid(name: str) -> None:
+    recipe = RECIPES[name]
+    divisor = recipe.config.fold * 2 ** (len(recipe.config.widths) - 1)
+    assert recipe.patch % divisor == recipe.overlap % divisor == 0
+    assert 0 < recipe.overlap < recipe.patch
+    assert recipe.sampling_steps <= recipe.config.steps
+    assert max(recipe.config.attend) < len(recipe.config.widths)
+
+
 def test_intensity_maps() -> None:
     hu = np.array([-1024.0, -900.0, 3000.0])
     region = np.array([False, True, True])
