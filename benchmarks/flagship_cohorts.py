@@ -32,6 +32,8 @@ from concordct.training.bundle import load_bundle, save_bundle
 from concordct.volumes.volume import Volume
 
 FOLDER = ROOT / "runs" / "flagship"
+#: A network in place of the shipped one, for a look before it is shipped.
+weights: Path | None = None
 #: Square ROIs, pixels, and at most this many in each region of each subject.
 ROI_PIXELS, ROIS_OF_SUBJECT = 20, 16
 #: A nodule is measured slice by slice where it covers this many pixels.
@@ -184,12 +186,12 @@ def calibrate(method: str, pairs: list[tuple[Scan, Scan]], path: Path) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         calibrate_pairs(pairs, path, method=method)
-    return path
+    return path if method != CONCORD or weights is None else with_weights(path, weights)
 
 
-def with_weights(model: Path, weights: Path) -> Path:
+def with_weights(model: Path, other: Path) -> Path:
     """The calibration of a flagship's model with another network."""
-    given = load_bundle(weights)
+    given = load_bundle(other)
     path = model.with_name(f"{model.name}-with-{given.sha256[:8]}")
     if not path.exists():
         save_bundle(to_bundle(*parts(load_bundle(model)), given), path, card="A variant.\n")

@@ -105,7 +105,19 @@ class Judge:
 
     def of(self, entry: Entry) -> dict[str, Measured]:
         """Subject -> numbers of a row; "target" as a row's name gives the target itself."""
-        return {one.name: self._one(entry, one) for one in self.subjects}
+        return {one.name: self._all_seeds(entry, one) for one in self.subjects}
+
+    def _all_seeds(self, entry: Entry, subject: Subject) -> Measured:
+        """Seed by seed, so that more of them can be added later; noise is measured with the first."""
+        rest = [dataclasses.replace(entry, seeds=(seed,), noise=False) for seed in entry.seeds[1:]]
+        found = [self._one(one, subject) for one in (dataclasses.replace(entry, seeds=entry.seeds[:1]), *rest)]
+        values = {name: np.concatenate([one.values[name] for one in found]) for name in found[0].values}
+        errors = {
+            name: (float(np.mean([one.errors[name][0] for one in found])), count)
+            for name, (_, count) in found[0].errors.items()
+        }
+        blobs_of = {seed: blob for one in found for seed, blob in one.blobs.items()}
+        return Measured(values, errors, found[0].power, blobs_of)
 
     def _model(self, entry: Entry) -> Model | None:
         if entry.model is None:
@@ -150,7 +162,7 @@ class Judge:
         first, second = subject.source, subject.second_source
         if entry.name == "target":
             first, second = subject.target, subject.second_target
-        elif entry is CEILING:
+        elif entry.name == CEILING.name:
             assert subject.second_target is not None
             first, second = subject.second_target, subject.target
         made = [made_by(entry, model, first, seed) for seed in entry.seeds]
