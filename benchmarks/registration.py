@@ -337,7 +337,7 @@ def text(
     ]
     parts = [
         "## Registration lung by lung",
-        f"""Known rigid motions of whole subjects at {SPACING_MM:g} mm (rotation about z, y, x; translation along x, y, z),
+        f"""Known rigid motions of whole subjects at {SPACING_MM:g} mm (rotation about z, y, x; translation in x, y, z),
 the moved scan with noise of its own, masks found in both scans by the embedded way. Error: mean distance inside the
 lungs between where the map takes a point and where it went. The true determinant is 1. Seconds are of one core,
 without the masks.""",
@@ -412,9 +412,9 @@ that come with the chest to Dice {some["masks"]:.3f}; the true determinant is {s
             )
     if rows:
         parts += [
-            f"""Follow-up onto initial scan of patients with fibrosis at {FOLLOWUP_MM:g} mm: breath, posture and lost volume
-between the scans, which the determinants keep (follow-up per initial volume, beside what was drawn). The local correlation of
-vessels tells scans of one patient from scans of two.""",
+            f"""Follow-up onto initial scan of patients with fibrosis at {FOLLOWUP_MM:g} mm: breath, posture and lost
+volume between the scans, which the determinants keep (follow-up per initial volume, beside what was drawn). The local
+correlation of vessels tells scans of one patient from scans of two.""",
             table(
                 [
                     "patient",
