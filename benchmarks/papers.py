@@ -258,7 +258,7 @@ def main() -> None:
         if path.exists():
             continue
         if method == "spectral":
-            calibrate_pairs(pairs_of_manifest(cohort), path)
+            calibrate_pairs(pairs_of_manifest(cohort), path, method="spectral")
             continue
         if name == CUT_SHORT:
             take_over(Path(f"{_place(folder, WHOLE)}.run"), Path(f"{path}.run"))

@@ -38,7 +38,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def test_scores_come_closer_after_standardization(manifest: Path, tmp_path: Path) -> None:
-    calibrate_pairs(pairs_of_manifest(manifest), tmp_path / "model")
+    calibrate_pairs(pairs_of_manifest(manifest), tmp_path / "model", method="spectral")
     found = consistency(manifest, load_model(tmp_path / "model"), _classifier())
     assert found.source.shape == found.standardized.shape == found.target.shape == (2, 6)
     assert (found.source < 0.5).all()
@@ -50,7 +50,7 @@ def test_scores_come_closer_after_standardization(manifest: Path, tmp_path: Path
 
 
 def test_wrong_scores_are_refused(manifest: Path, tmp_path: Path) -> None:
-    calibrate_pairs(pairs_of_manifest(manifest), tmp_path / "model")
+    calibrate_pairs(pairs_of_manifest(manifest), tmp_path / "model", method="spectral")
     model = load_model(tmp_path / "model")
     with pytest.raises(ConcordctError, match="finite"):
         consistency(manifest, model, lambda volume: [float("nan")])
@@ -91,7 +91,7 @@ def test_sybil_is_asked_through_dicom(manifest: Path, tmp_path: Path, monkeypatc
     score = sybil()
     classifier, template = _classifier(), pair(0)[0]
     monkeypatch.setattr(sys.modules["sybil"].Sybil, "score", lambda hu: classifier(template.with_hu(hu)))
-    calibrate_pairs(pairs_of_manifest(manifest), tmp_path / "model")
+    calibrate_pairs(pairs_of_manifest(manifest), tmp_path / "model", method="spectral")
     model = load_model(tmp_path / "model")
     through, direct = consistency(manifest, model, score), consistency(manifest, model, classifier)
     assert through.target.shape == (2, 6)

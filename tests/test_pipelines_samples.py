@@ -46,7 +46,7 @@ def exams(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(exams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "br40-to-bl64"
-    calibrate_pairs(pairs_of_paths(exams / "first-Br40", exams / "first-Bl64"), path)
+    calibrate_pairs(pairs_of_paths(exams / "first-Br40", exams / "first-Bl64"), path, method="spectral")
     return path
 
 

@@ -47,7 +47,7 @@ def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(exam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "br40-to-bl64"
-    calibrate_pairs(pairs_of_paths(exam / "Br40", exam / "Bl64"), path)
+    calibrate_pairs(pairs_of_paths(exam / "Br40", exam / "Bl64"), path, method="spectral")
     return path
 
 
@@ -141,7 +141,7 @@ def test_what_was_standardized_is_not_standardized_again(exam: Path, model: Path
     unnamed = tmp_path / "unnamed"
     for name, hu in zip(("a.nii", "b.nii"), pair(seed=3, size=96), strict=True):
         write_volume_file(tmp_path / name, volume(hu))
-    calibrate_pairs(pairs_of_paths(tmp_path / "a.nii", tmp_path / "b.nii"), unnamed)
+    calibrate_pairs(pairs_of_paths(tmp_path / "a.nii", tmp_path / "b.nii"), unnamed, method="spectral")
     standardize(exam / "Br40", unnamed, tmp_path / "once")
     with pytest.raises(ConcordctError, match="standardized by concordct already"):
         standardize(tmp_path / "once", unnamed, tmp_path / "twice")
@@ -239,7 +239,7 @@ def test_overwriting_spares_what_no_run_made(exam: Path, model: Path, tmp_path: 
     assert record.status == "failed"
     assert "no earlier run made it" in str(record.reason)
     with pytest.raises(ConcordctError, match="no earlier run made it"):
-        calibrate_pairs(pairs_of_paths(exam / "Br40", exam / "Bl64"), kept.parent, overwrite=True)
+        calibrate_pairs(pairs_of_paths(exam / "Br40", exam / "Bl64"), kept.parent, method="spectral", overwrite=True)
     assert kept.read_text() == "not ours"
 
 

@@ -33,7 +33,7 @@ SLABS, SLAB_SLICES = 4, 8
 #: Difference of uniform regions that is worth a warning, HU; `check_pair` refuses beyond its own limit.
 LARGEST_BIAS_HU = 3.0
 
-#: Methods that a calibration serves; the default of the command line first.
+#: Methods that a calibration from pairs serves, the default first.
 METHODS = (concord_bundle.METHOD, spectral.METHOD)
 
 Pair = tuple[Scan, Scan]
@@ -85,7 +85,7 @@ def calibrate_pairs(
     pairs: Sequence[Pair],
     output: Path,
     *,
-    method: str = spectral.METHOD,
+    method: str = METHODS[0],
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,

@@ -108,11 +108,12 @@ def linear(values: NDArray[np.float32], places: NDArray[np.float64], axis: int) 
 
 
 def patient_of(scan: Scan) -> str | None:
-    """Digest of the PatientID of a DICOM series, None of a volume file. Never shown, only compared."""
+    """Digest of the PatientID of a DICOM series; None of a volume file, or without one. Never shown, only compared."""
     if isinstance(scan, VolumeFile):
         return None
     header = pydicom.dcmread(scan.slices[0].path, stop_before_pixels=True, specific_tags=["PatientID"])
-    return digest_of(str(header.get("PatientID") or ""))
+    named = str(header.get("PatientID") or "").strip()
+    return digest_of(named) if named else None
 
 
 def digest_of(patient_id: str) -> str:
@@ -148,7 +149,7 @@ def prepare(pair: FollowupPair, folder: Path, spacing_mm: float, *, allow: Colle
     place = folder / name
     fresh = not (place / RECORD).exists()
     if fresh:
-        if patient_of(scans[0]) != patient_of(scans[1]) and not any(isinstance(s, VolumeFile) for s in scans):
+        if len({patient_of(scan) for scan in scans} - {None}) > 1:
             raise ConcordctError("expected two scans of one patient, found two PatientIDs")
         for scan in scans:
             checked(scan, allow)

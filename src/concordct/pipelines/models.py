@@ -96,6 +96,12 @@ class Model:
         """Kernels that it was calibrated toward; empty when its data did not name them."""
         return tuple(self.bundle.metadata["info"].get("target_kernels", ()))
 
+    def calibration(self) -> SpectralModel | None:
+        """The calibrated transfer inside; None for methods without one."""
+        if self.bundle.method == spectral.METHOD:
+            return SpectralModel.from_bundle(self.bundle)
+        return concord_bundle.parts(self.bundle)[0] if self.bundle.method == concord_bundle.METHOD else None
+
     def standardizer(
         self, *, mode: Mode, use_neighbours: bool = True, sampling: Sampling | None = None
     ) -> Standardizer:

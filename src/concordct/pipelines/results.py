@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from concordct import __version__
 from concordct.features.quality import Quality
 from concordct.features.spectra import MM_PER_CM, NoisePower, Rings, power_ratio
-from concordct.methods.spectral import METHOD, SpectralModel
 from concordct.pipelines.agreement import agreement_results, number, reproducibility_curves
 from concordct.pipelines.models import Model
 from concordct.report.charts import Curve
@@ -225,8 +224,8 @@ def curves(found: Gathered, model: Model | None) -> list[Curve]:
         )
 
     drawn = []
-    if model is not None and model.bundle.method == METHOD:
-        spectral = SpectralModel.from_bundle(model.bundle)
+    spectral = None if model is None else model.calibration()
+    if spectral is not None:
         f = spectral.frequency_lp_cm
         markers = [(spectral.limits.half_lp_cm, "half known"), (spectral.limits.gone_lp_cm, "gone")]
         drawn.append(chart("Transfer H(f)", "target / source", [("transfer", f, spectral.single)]))
