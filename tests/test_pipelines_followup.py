@@ -254,6 +254,8 @@ def test_wrong_scans_are_refused(cohort: Path, model: Path, tmp_path: Path) -> N
     with pytest.raises(ConcordctError, match="expected one CT series or volume, found 2"):
         ask(model, cohort, tmp_path / "out", cohort.parent / "exam")
     ask(model, cohort, tmp_path / "out", subject="alpha", any_subject=True)
+    nameless = dicom(tmp_path / "nameless", chest(1), "")
+    ask(model, cohort, tmp_path / "nobody", nameless)
 
 
 def test_scans_of_two_patients_are_refused_with_their_row(cohort: Path, tmp_path: Path) -> None:
