@@ -69,7 +69,7 @@ def studies(folder: Path, count: int, deadline: float | None) -> list[list[Scann
         told = json.loads(record.read_text())
         found.append(
             [
-                Scanned(f"study {number}/{i}", images[i], SUBJECTS, one["pixel_mm"], one["acquisition"]["row_mm"])
+                Scanned(f"study {number}/{i}", list(images[i]), SUBJECTS, one["pixel_mm"], one["acquisition"]["row_mm"])
                 for i, one in enumerate(told)
             ]
         )

@@ -235,7 +235,7 @@ def test_training_learns_a_level_that_calibration_did_not_see(tmp_path: Path) ->
         made = pair(seed=20 + index, size=160, slices=1)
         images[1, index], images[0, index] = (np.rint(one[0]) for one in made)
         images[0, index] += np.rint(rng.normal(0, 25, (160, 160))).astype(np.int16)
-    data = RemainderPatches([Scanned("t", images, 2, 0.75, 1.0)], size=64, seed=0)
+    data = RemainderPatches([Scanned("t", list(images), 2, 0.75, 1.0)], size=64, seed=0)
     torch.manual_seed(0)
     task = FlowTask(RemainderUNet(SMALL))
     phase = Phase(steps=30, batch=4, learning_rate=3e-3, warmup=5, ema=0.9, every=1000)
@@ -249,3 +249,29 @@ def test_training_learns_a_level_that_calibration_did_not_see(tmp_path: Path) ->
     assert share() == pytest.approx(1.0)
     train_phase("flow", task, data, phase, Run(tmp_path))
     assert share() < 0.99
+
+
+def test_a_model_is_refined_on_pairs_of_ones_own(tmp_path: Path) -> None:
+    from concordct.pipelines.models import load_model
+    from concordct.pipelines.refine import refine_model
+    from concordct.volumes.files import write_volume_file
+    from concordct.volumes.manifest import PairRow, write_manifest
+
+    rows = []
+    for number in (1, 2):
+        made = pair(seed=30 + number, slices=2)
+        for name, hu in zip(("soft", "sharp"), made, strict=True):
+            write_volume_file(tmp_path / f"{number}-{name}.nii", [volume(hu)])
+        paths = {"source": tmp_path / f"{number}-soft.nii", "target": tmp_path / f"{number}-sharp.nii"}
+        rows.append(PairRow(pair=f"p{number}", subject=f"s{number}", split="train", **paths))
+    manifest = write_manifest(tmp_path / "pairs.csv", rows)
+    assert refine_model(manifest, tmp_path / "model", most_steps=2)
+    first = load_model(tmp_path / "model")
+    assert refine_model(manifest, tmp_path / "further", pretrained=tmp_path / "model", most_steps=2)
+    further = load_model(tmp_path / "further")
+    moved = [f"{PREFIX}stem.weight", f"{PREFIX}head.2.weight"]
+    for name in moved:
+        assert not np.array_equal(first.bundle.tensors[name], further.bundle.tensors[name])
+    assert further.standardizer(mode="sample").context_slices in (0, 1)
+    with pytest.raises(ConcordctError, match="exists"):
+        refine_model(manifest, tmp_path / "further", most_steps=2)

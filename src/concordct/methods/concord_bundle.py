@@ -42,6 +42,13 @@ def to_bundle(model: SpectralModel, transport: Transport | None, weights: Bundle
     return Bundle(tensors, {**calibrated.metadata, "method": METHOD, **described})
 
 
+def weights_of(bundle: Bundle) -> Bundle:
+    """The network inside a bundle of this method, by itself."""
+    tensors = {name.removeprefix(PREFIX): one for name, one in bundle.tensors.items() if name.startswith(PREFIX)}
+    info = {"taken_from": bundle.metadata["weights_sha256"]}
+    return Bundle(tensors, {"method": WEIGHTS, "network": bundle.metadata["network"], "info": info})
+
+
 def parts(bundle: Bundle) -> tuple[SpectralModel, Transport | None]:
     """The calibration inside a bundle of this method."""
     own = (PREFIX, TRANSPORT)

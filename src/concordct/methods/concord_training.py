@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from concordct.diffusion.residual_flow import weights
+from concordct.diffusion.residual_flow import weights as arc_weights
+from concordct.errors import ConcordctError
 from concordct.features.spectra import from_cosines, to_cosines
+from concordct.methods.concord import network_of
 from concordct.methods.concord_inputs import MAPS, Curves, Prepared, curves, prepare
 from concordct.methods.spectral import SpectralModel, SpectralStandardizer
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.transport import Transport, fit_transport
+from concordct.training.bundle import Bundle
 from concordct.training.data import Batch
+from concordct.training.engine import Phase, Run, train_phase
 from concordct.volumes.volume import AIR_HU, Volume
 
 #: Slices kept prepared, and steps after which one is replaced: preparing a slice takes as long as half a step.
@@ -40,20 +44,27 @@ DIFFERENCE_LIMIT = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Scanned:
-    """One protocol of a study.
+    """One protocol of a study, or one pair of scans.
 
     Attributes
     ----------
-    images : [kernel, slice, y, x] int16 HU, the sharpest kernel first; memory-mapped.
-    bodies : slices of each body, in order; equal numbers.
+    images : of each kernel, [slice, y, x] int16 HU, the sharpest first; memory-mapped.
+    bodies : how many bodies the slices belong to, in order and in equal numbers.
     pixel_mm, thickness_mm : of every slice.
+    directed : two kernels, target and source, and no other direction.
     """
 
     name: str
-    images: NDArray[np.int16]
+    images: Sequence[NDArray[np.int16]]
     bodies: int
     pixel_mm: float
     thickness_mm: float
+    directed: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Slices of each kernel."""
+        return len(self.images[0])
 
     def volume(self, kernel: int, slices: Sequence[int]) -> Volume:
         """Slices of one kernel; they need not be neighbours, and are not treated as such."""
@@ -61,13 +72,19 @@ class Scanned:
         affine[:3, :3] = 0.0
         affine[2, 0] = self.thickness_mm
         affine[1, 1] = affine[0, 2] = self.pixel_mm
-        hu = self.images[kernel, list(slices)].astype(np.float32)
+        hu = self.images[kernel][list(slices)].astype(np.float32)
         return Volume(hu, affine, slice_thickness_mm=self.thickness_mm)
 
     def of_body(self, body: int) -> range:
         """Indices of the slices of a body."""
-        count = self.images.shape[1] // self.bodies
+        count = self.depth // self.bodies
         return range(body * count, (body + 1) * count)
+
+    def calibrations(self, body: int) -> Sequence[int]:
+        """Slices that a body's slices are calibrated from: of the next body, or spread over the only one."""
+        if self.bodies > 1:
+            return self.of_body((body + 1) % self.bodies)[:CALIBRATIONS]
+        return [self.depth * (k + 1) // (CALIBRATIONS + 1) for k in range(CALIBRATIONS)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +108,7 @@ class RemainderPatches:
     @property
     def slices(self) -> int:
         """Slices of one kernel."""
-        return sum(one.images.shape[1] for one in self.scanned)
+        return sum(one.depth for one in self.scanned)
 
     def batch(self, step: int, places: Sequence[int]) -> Batch:
         """The patches of a step at these places of the global batch."""
@@ -124,7 +141,9 @@ class RemainderPatches:
         start = to_cosines(cut(one.texture) + np.float32(AIR_HU)) + white * found.on.drawn
         target = to_cosines(cut(found.truth) + np.float32(AIR_HU))
         shift = 1.0 if random.random() < AT_START else float(random.random())
-        own, other, own_rate, other_rate = (np.asarray(weight, np.float32) for weight in weights(found.on.theta, shift))
+        own, other, own_rate, other_rate = (
+            np.asarray(weight, np.float32) for weight in arc_weights(found.on.theta, shift)
+        )
         state = from_cosines(own * target + other * start)
         velocity = from_cosines(own_rate * target + other_rate * start)
         inner = np.s_[..., MARGIN : MARGIN + size, MARGIN : MARGIN + size]
@@ -139,13 +158,13 @@ class RemainderPatches:
         while True:
             which = int(random.integers(len(self.scanned)))
             scanned = self.scanned[which]
-            a, b = sorted(random.choice(scanned.images.shape[0], 2, replace=False).tolist())
-            source, target = (b, a) if random.random() < SHARPENING else (a, b)
+            a, b = sorted(random.choice(len(scanned.images), 2, replace=False).tolist())
+            source, target = (b, a) if scanned.directed or random.random() < SHARPENING else (a, b)
             body = int(random.integers(scanned.bodies))
             own = scanned.of_body(body)
             index = own[int(random.integers(len(own)))]
-            other = scanned.of_body((body + 1) % scanned.bodies)
-            found = self._models(which, source, target, other[int(random.integers(CALIBRATIONS))])
+            calibration = scanned.calibrations(body)[int(random.integers(CALIBRATIONS))]
+            found = self._models(which, source, target, calibration)
             if found is None:
                 continue
             model, transport = found
@@ -155,7 +174,7 @@ class RemainderPatches:
             one = prepare(SpectralStandardizer(model, "mean"), transport, on, volume)[0]
             if one.body is None:
                 continue
-            hu = scanned.images[target, index].astype(np.float32)
+            hu = scanned.images[target][index].astype(np.float32)
             truth = from_cosines(to_cosines(hu) * on.free) / one.level
             # Edges stand as transported; of the rest, too, the largest errors would own the loss.
             off = truth - one.edges - one.texture
@@ -185,3 +204,40 @@ class FlowTask(nn.Module):
         velocity = self.network(state, maps, condition[:, :-1], condition[:, -1])
         error = (velocity - target).square().mean()
         return {"loss": error, "share": error / target.square().mean()}
+
+
+REFINEMENT = Phase(steps=400, batch=8, learning_rate=2e-4, final_rate=0.05, warmup=50, ema=0.99, every=100)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How the network is trained further on pairs of one kernel pair."""
+
+    phase: Phase = field(default=REFINEMENT)
+    patch: int = 96
+    seed: int = 0
+
+
+def refine(weights: Bundle, scanned: Sequence[Scanned], run: Run, refinement: Refinement) -> Bundle:
+    """Weights trained further; the run resumes.
+
+    Parameters
+    ----------
+    weights : of method `WEIGHTS`, as shipped or as `concord_bundle.weights_of` takes them from a model.
+    scanned : pairs, `directed`.
+
+    Raises
+    ------
+    ConcordctError : images smaller than a patch, a loss that is not finite.
+    """
+    least = min(min(image.shape[1:]) for one in scanned for image in one.images)
+    size = refinement.patch
+    if least < size + 2 * MARGIN:
+        raise ConcordctError(f"expected slices of at least {size + 2 * MARGIN} pixels to refine on, found {least}")
+    network = network_of(weights)
+    network.requires_grad_(True)
+    patches = RemainderPatches(scanned, size=size, seed=refinement.seed)
+    train_phase("refinement", FlowTask(network), patches, refinement.phase, run)
+    tensors = {name: one.detach().cpu().numpy() for name, one in network.state_dict().items()}
+    info = {**weights.metadata["info"], "refined_from": weights.sha256, "refined_on": len(scanned)}
+    return Bundle(tensors, {**weights.metadata, "info": info})

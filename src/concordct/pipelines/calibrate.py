@@ -19,7 +19,7 @@ from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
 from concordct.methods.transport import Transport, fit_transport
 from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
-from concordct.training.bundle import save_bundle
+from concordct.training.bundle import Bundle, save_bundle
 from concordct.volumes.pairing import check_pair, pair_series
 from concordct.volumes.volume import Volume
 
@@ -86,6 +86,7 @@ def calibrate_pairs(
     output: Path,
     *,
     method: str = METHODS[0],
+    weights: Bundle | None = None,
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -95,6 +96,7 @@ def calibrate_pairs(
     Parameters
     ----------
     method : one of `METHODS`; "concord" adds the network that comes with the package.
+    weights : another network for "concord".
     allow : problems of a series that may pass, see `Series.check`; they are recorded.
 
     Raises
@@ -125,7 +127,7 @@ def calibrate_pairs(
     worst: float = max(bias, key=abs)
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
     transport = fit_transport(model, slabs) if method == concord_bundle.METHOD else None
-    return _save(model, transport, output, method, overwrite)
+    return _save(model, transport, output, method, overwrite, weights)
 
 
 def calibrate_unpaired(
@@ -231,14 +233,21 @@ def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     return table
 
 
-def _save(model: SpectralModel, transport: Transport | None, output: Path, method: str, overwrite: bool) -> Calibration:
+def _save(
+    model: SpectralModel,
+    transport: Transport | None,
+    output: Path,
+    method: str,
+    overwrite: bool,
+    weights: Bundle | None = None,
+) -> Calibration:
     warnings = list(model.info.get("warnings", []))
     bias = model.info.get("bias_hu", 0.0)
     if abs(bias) > LARGEST_BIAS_HU:
         warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
     bundle = model.to_bundle()
     if method == concord_bundle.METHOD:
-        bundle = concord_bundle.to_bundle(model, transport, concord_bundle.shipped_weights())
+        bundle = concord_bundle.to_bundle(model, transport, weights or concord_bundle.shipped_weights())
     save_bundle(bundle, output, card=_card(model, method, warnings), overwrite=overwrite)
     return Calibration(model, method, output, tuple(warnings))
 
