@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--only", nargs="*", choices=list(COHORTS), help="cohorts")
     parser.add_argument("--variants", type=Path, help="JSON list for the ablation, see benchmarks/flagship_ablation.py")
-    parser.add_argument("--quick", action="store_true", help="cohorts: one seed, one slice, no learned model")
+    parser.add_argument("--quick", action="store_true", help="one seed, calibrated on one slice, no learned model")
     parser.add_argument("--weights", type=Path, help="a bundle of weights in place of the shipped one")
     given = parser.parse_args()
     flagship_cohorts.weights = given.weights
@@ -164,11 +164,11 @@ def main() -> None:
     if "cohorts" in given.part:
         cohorts(given.only, methods, given.quick)
     if "safety" in given.part:
-        flagship_safety.run(methods)
+        flagship_safety.run(methods, given.only or list(COHORTS), SEEDS[:1] if given.quick else SEEDS)
     if "speed" in given.part:
         flagship_speed.run(methods)
     if "real" in given.part:
-        flagship_real.run(methods)
+        flagship_real.run(methods, given.quick)
     if "ablation" in given.part:
         flagship_ablation.run(given.variants)
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from benchmarks.flagship_blobs import SAME_MM, response, unmatched
 from benchmarks.flagship_cohorts import COHORTS, FOLDER, calibrated, subjects_of
-from benchmarks.flagship_judge import CEILING, INPUT, SEEDS, Entry, Judge
+from benchmarks.flagship_judge import CEILING, INPUT, Entry, Judge
 from benchmarks.real_pairs import STORED_HU, stored
 from benchmarks.results import table, write_section
 from concordct.methods.concord_bundle import METHOD as CONCORD
@@ -139,13 +139,13 @@ def _around(image: Hu, centre: Sequence[float]) -> tuple[NDArray[np.float64], ND
     return values, np.sqrt(sum((offset * d) ** 2 for offset, d in zip(offsets, step, strict=True)))
 
 
-def _rows(methods: tuple[str, ...]) -> list[Entry]:
+def _rows(methods: tuple[str, ...], seeds: tuple[int, ...]) -> list[Entry]:
     rows = []
     for method in methods:
         path = calibrated(method, COHORT, PAIR, 1)
         if method != CONCORD:
             rows.append(Entry(f"{method}, mean", path, "mean"))
-        rows.append(Entry(f"{method}, sample", path, "sample", SEEDS))
+        rows.append(Entry(f"{method}, sample", path, "sample", seeds))
     return rows
 
 
@@ -194,10 +194,11 @@ def _mean_ball(found: list[Ball]) -> Ball:
     return Ball(*(float(np.mean([getattr(one, field.name) for one in found])) for field in dataclasses.fields(Ball)))
 
 
-def blob_table(methods: tuple[str, ...], threshold: float) -> str:
+def blob_table(methods: tuple[str, ...], names: Sequence[str], seeds: tuple[int, ...], threshold: float) -> str:
     """Blobs of each cohort: on the target, on each image, and those that the target does not show."""
     body = []
-    for name, cohort in COHORTS.items():
+    for name in names:
+        cohort = COHORTS[name]
         for pair in cohort.pairs:
             judge = Judge(name, subjects_of(cohort, pair)[1:])
             rows = [INPUT]
@@ -206,7 +207,7 @@ def blob_table(methods: tuple[str, ...], threshold: float) -> str:
                 label = f"{method}, 1 slice"
                 if method != CONCORD:
                     rows.append(Entry(f"{label}, mean", path, "mean"))
-                rows.append(Entry(f"{label}, sample", path, "sample", SEEDS))
+                rows.append(Entry(f"{label}, sample", path, "sample", seeds))
             target = {key: one.blobs["0"] for key, one in judge.of(Entry("target")).items()}
             there = sum(int((one[:, 3] > threshold).sum()) for one in target.values())
             for row in (*rows, CEILING):
@@ -340,9 +341,14 @@ def _rms(difference: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
     return float(np.sqrt(np.mean(difference[mask].astype(np.float64) ** 2)))
 
 
-def run(methods: tuple[str, ...]) -> None:
-    """Measure and write the section."""
-    rows = _rows(methods)
+def run(methods: tuple[str, ...], names: Sequence[str], seeds: tuple[int, ...]) -> None:
+    """Measure and write the section.
+
+    Parameters
+    ----------
+    names : cohorts that blobs are counted in.
+    """
+    rows = _rows(methods, seeds)
     nodules, weakest = nodule_table(rows)
     threshold = THRESHOLD * weakest
     count = NODULES * len(PATIENTS)
@@ -350,13 +356,13 @@ def run(methods: tuple[str, ...]) -> None:
         f"## Safety\n\n{PAIR[0]} to {PAIR[1]}, 1 mm, calibrated on one slice of another subject. Simulated data.\n\n"
         f"{count} solid nodules of {2 * RADIUS_MM:g} mm implanted into the lungs of {len(PATIENTS)} test patients,\n"
         "each scanned with and without them with the same noise. Ratio to the target's contrast and volume (at half\n"
-        f"contrast), mean over nodules ± standard error (range); `sample` averages {len(SEEDS)} seeds first. Of the\n"
+        f"contrast), mean over nodules ± standard error (range); `sample` averages {len(seeds)} seed(s) first. Of the\n"
         "difference between the two images, and of the image alone:\n\n" + nodules + "\n\n"
         "Blobs of 4 mm in the lungs of the test cohorts (scale-normalized Laplacian of Gaussian, sigma 1.15 mm,\n"
         f"over {threshold:.0f} HU: {THRESHOLD:g} of what the weakest implanted nodule answers on the target). Vessels\n"
         "are found, too: what counts is the column of those that the target does not show (nothing over\n"
         f"{PARTNER:g} of the threshold within {SAME_MM:g} mm), beside what a second scan of the target does.\n\n"
-        + blob_table(methods, threshold)
+        + blob_table(methods, names, seeds, threshold)
         + "\n\nPadding of -2000 outside a round field, through files:\n\n"
         + padding_table(rows)
         + f"\n\nA pin of {PIN_MM:g} mm and {PIN_HU:g} HU in soft tissue, and bone (over 300 HU on the target):\n\n"
@@ -366,5 +372,5 @@ def run(methods: tuple[str, ...]) -> None:
         "flagship-safety",
         "python -m benchmarks.flagship --part safety",
         body,
-        seed=f"{COHORT.seed}, 0 to {len(SEEDS) - 1}",
+        seed=f"{COHORT.seed}, {', '.join(map(str, seeds))}",
     )
