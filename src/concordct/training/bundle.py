@@ -57,7 +57,7 @@ class Bundle:
     @property
     def sha256(self) -> str:
         """Digest of tensors and metadata: the identity of the model in every derived object."""
-        digest = hashlib.sha256(save(dict(self.tensors)))
+        digest = hashlib.sha256(save({name: np.ascontiguousarray(one) for name, one in self.tensors.items()}))
         digest.update(_canonical({k: v for k, v in self.metadata.items() if k not in _WRITTEN}))
         return digest.hexdigest()
 
