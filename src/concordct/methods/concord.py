@@ -208,7 +208,7 @@ def network_of(bundle: Bundle, *, prefix: str = "") -> RemainderUNet:
         line = str(error).splitlines()[0]
         raise ConcordctError(f"expected a whole {METHOD} model, found one that does not fit: {line}") from error
     network.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(memory_format=torch.channels_last)  # a fifth faster
+    torch.nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster
     return network
 
 
