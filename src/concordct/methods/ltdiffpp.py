@@ -130,11 +130,17 @@ ABLATIONS = ("skips", "supervision", "integration")
 
 
 def without(recipe: Recipe, part: str) -> Recipe:
-    """The recipe without "skips" (one latent, at the deepest scale), deep "supervision", or phase 3 ("integration")."""
+    """The recipe without "skips" (one latent, at the deepest scale), deep "supervision", or phase 3 ("integration").
+
+    Without skips the autoencoder no longer starts as the identity, so it is trained as long as the diffusion.
+    """
     config: Config = recipe.config
     if part == "skips":
         latents = (*([0] * (len(config.latents) - 1)), max(config.latents))
-        return replace(recipe, config=replace(config, latents=latents, leak=False, dense=False))
+        known = dict(recipe.phases)
+        longer = replace(known["diffusion"], batch=known["autoencoder"].batch)
+        phases = tuple((name, longer if name == "autoencoder" else phase) for name, phase in recipe.phases)
+        return replace(recipe, config=replace(config, latents=latents, leak=False, dense=False), phases=phases)
     if part == "supervision":
         return replace(recipe, config=replace(config, deep=False))
     return replace(recipe, phases=tuple((name, phase) for name, phase in recipe.phases if name != "integration"))
