@@ -9,7 +9,8 @@ PACKAGES := chromium dicom3tools
 #: PyRadiomics, beside the project's own environment because it needs an older NumPy.
 REFERENCE := .venv/pyradiomics
 
-.PHONY: demo test reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers packages clean
+.PHONY: demo test reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
+  bench-flagship bench-self-check bench-registration bench-followup weights packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -40,6 +41,26 @@ bench-physics: .venv/installed
 # Hours on two cores; stops and resumes where it was. `--minutes 9` makes pieces of it.
 bench-papers: .venv/installed
 	$(BIN)/python -m benchmarks.papers
+
+# About an hour on two cores; its parts resume. Rows of the papers' methods appear when bench-papers has trained them.
+bench-flagship: .venv/installed
+	$(BIN)/python -m benchmarks.flagship
+
+# A quarter of an hour.
+bench-self-check: .venv/installed
+	$(BIN)/python -m benchmarks.self_check
+
+# Half an hour; a row with ANTs where antspyx is installed.
+bench-registration: .venv/installed
+	$(BIN)/python -m benchmarks.registration
+
+# Three hours on two cores; `--minutes 9` makes pieces of it.
+bench-followup: .venv/installed
+	$(BIN)/python -m benchmarks.followup
+
+# The network that comes with the package: scans studies, trains, writes src/concordct/methods/weights. Two hours of one core.
+weights: .venv/installed
+	$(BIN)/python -m benchmarks.concord_weights
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
