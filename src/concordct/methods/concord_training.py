@@ -192,7 +192,7 @@ class RemainderPatches:
 
 
 class FlowTask(nn.Module):
-    """The loss: squared error of the velocity, each patch over what silence would cost on the average of the batch."""
+    """The loss: mean squared error of the velocity; `share` is what it is of a silent network's."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
