@@ -55,7 +55,8 @@ class Target:
 
 def default_backend() -> str:
     """ "ants" where antspyx is installed, else "simpleitk"."""
-    return "ants" if importlib.util.find_spec("ants") is not None else "simpleitk"
+    found = importlib.util.find_spec("ants")  # any folder of that name is found, too, but has no loader of code
+    return "ants" if found is not None and found.origin is not None else "simpleitk"
 
 
 def cut_out(volume: Volume, lung: NDArray[np.bool_], others: NDArray[np.bool_], margin_mm: float) -> Target:
