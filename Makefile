@@ -38,7 +38,7 @@ bench-features: .venv/installed reference
 bench-physics: .venv/installed
 	$(BIN)/python -m benchmarks.physics
 
-# Hours on two cores; stops and resumes where it was. `--minutes 9` makes pieces of it.
+# An hour on two cores; stops and resumes where it was. `--minutes 9` makes pieces of it.
 bench-papers: .venv/installed
 	$(BIN)/python -m benchmarks.papers
 
