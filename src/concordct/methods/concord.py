@@ -119,13 +119,15 @@ class ConcordStandardizer:
             hu[index] = one.base
             if one.body is None:
                 continue
-            noise = from_cosines(base.white(volume, index, generator) * on.drawn)
+            white = base.white(volume, index, generator)
+            noise = from_cosines(white * on.drawn)
             start = one.texture + noise
             texture = self._shifted(one, start) if self.steps else start
             if self.bound and self.steps:
                 texture = held(texture, start, on, material_mask(volume.hu[index : index + 1], spacing)[0])
             written = one.level * (texture + one.edges - one.transferred)
             hu[index] += _kept(written, on.free > 0) if self.bound else written
+            hu[index] += one.level * from_cosines(white * (on.in_all - on.drawn))
         return volume.with_hu(hu)
 
     def _shifted(self, one: Prepared, start: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -64,12 +64,14 @@ class Curves:
     ----------
     free, gain : as in `Transport`.
     drawn : root mean square coefficient of the noise to draw, in units of the level.
+    in_all : the same with the noise that is added where nothing may be written.
     theta : angle between transported and true texture, rad.
     """
 
     free: NDArray[np.float32]
     gain: NDArray[np.float32]
     drawn: NDArray[np.float32]
+    in_all: NDArray[np.float32]
     theta: NDArray[np.float32]
 
 
@@ -87,6 +89,7 @@ def curves(
         on_grid(transport.free),
         on_grid(transport.gain),
         np.sqrt(on_grid(transport.drawn_mm2 * unit)),
+        np.sqrt(on_grid((transport.drawn_mm2 + transport.added_mm2) * unit)),
         on_grid(np.arccos(correlation(transport))),
     )
 

@@ -31,6 +31,11 @@ from concordct.volumes.volume import AIR_HU
 #: Coherence of tissue above which the source's own noise is raised to the target's power, and below which it is left as
 #: the transfer gives it and noise is drawn.
 RAISED, DRAWN = 0.30, 0.15
+#: Where edges say that the scan knows and tissue says that noise is missing, nothing is raised (edges would be, too)
+#: and noise is drawn, if more than this share of the target's power is missing; between these frequencies, lp/cm, the
+#: rule fades in, since below them anatomy is all there is.
+LEAST_MISSING = 0.03
+NOISE_FROM_LP_CM, NOISE_FULLY_LP_CM = 0.5, 1.5
 #: A median absolute deviation times this is the standard deviation of Gaussian noise.
 GAUSSIAN_MAD = 1.4826
 
@@ -44,7 +49,8 @@ class Transport:
     free : [f], share of a frequency that may be written: 0 where the scan knows (coherence 0.99), 1 from 0.90 down.
     gain : [f], what the transfer is multiplied by. coherence : [f], of tissue, in power, 0 to 1.
     power_mm2 : [f], spectrum of the target's texture for a local deviation of 1 HU.
-    drawn_mm2 : [f], what of it has to be drawn.
+    drawn_mm2 : [f], what of it has to be drawn. added_mm2 : [f], noise to add where nothing may be written, since the
+        source's noise was shrunk there (iterative reconstruction) or the target's grew (aliasing).
     scale : standard deviation of the target's texture in units of the local deviation.
     """
 
@@ -53,6 +59,7 @@ class Transport:
     coherence: NDArray[np.float64]
     power_mm2: NDArray[np.float64]
     drawn_mm2: NDArray[np.float64]
+    added_mm2: NDArray[np.float64]
     scale: float
 
     def to_tensors(self) -> dict[str, NDArray[np.float64]]:
@@ -88,6 +95,7 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
     free = np.clip((KNOWN - model.coherence) / (KNOWN - UNKNOWN), 0, 1)
     free[0] = 0.0
     sums = np.zeros((4, RING_COUNT))  # transferred source, target, both, coefficients
+    whole = np.zeros((3, RING_COUNT))  # the first three without `free`
     rings: Rings | None = None
     for source, target in pairs():
         spacing = source.spacing_mm[1:]
@@ -95,6 +103,7 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
         frequency = cosine_frequencies(source.shape[1:], spacing)
         ring = rings.index(frequency)
         share = np.interp(frequency, model.frequency_lp_cm, free, right=0.0).astype(np.float32)
+        no_anatomy = _fade(frequency).astype(np.float32)
         base = spectral(source, generator=SliceSeeds(0, ""))
         for index in range(source.shape[0]):
             body = material_mask(source.hu[index : index + 1], spacing)[0]
@@ -102,13 +111,14 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
                 continue
             deviation = spectral.deviation(to_cosines(source.hu[index]), source, index)
             deviation = np.maximum(deviation, np.float32(1e-3))
-            a, b = (
-                tissue(from_cosines(to_cosines(image) * share) / deviation, body)
-                for image in (base.hu[index], target.hu[index])
-            )
             area = spacing[0] * spacing[1]
-            for row, values in enumerate((a * a, b * b, a * b)):
-                sums[row] += rings.sum(ring, values) * area
+            for into, weight in ((sums, share), (whole, no_anatomy)):
+                a, b = (
+                    tissue(from_cosines(to_cosines(image) * weight) / deviation, body)
+                    for image in (base.hu[index], target.hu[index])
+                )
+                for row, values in enumerate((a * a, b * b, a * b)):
+                    into[row] += rings.sum(ring, values) * area
             sums[3] += rings.sum(ring, np.full(ring.size, body.mean()))
     if rings is None or not sums[1].any():
         return None
@@ -118,6 +128,7 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
     gain = 1 + raised * (np.clip(np.sqrt(bb / np.maximum(aa, 1e-12)), 0.5, DRAWN**-0.5) - 1)
     # The squares of `free` are in bb already.
     drawn = np.maximum(bb - gain**2 * aa, 0)
+    added = _missing(whole / np.maximum(sums[3], 1e-12), 1 - free[1:] + free[1:] * gain, drawn, rings)
     cells = np.maximum(sums[3], 0)
     variance = float((bb * cells).sum() / max(cells.sum(), 1e-12)) / _area(rings)
     return Transport(
@@ -126,8 +137,28 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
         coherence=from_zero(1.0, np.clip(coherence, 0, 1)),
         power_mm2=from_zero(0.0, bb),
         drawn_mm2=from_zero(0.0, drawn),
+        added_mm2=from_zero(0.0, added),
         scale=float(np.sqrt(max(variance, 1e-12))),
     )
+
+
+def _fade(frequency: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.clip((frequency - NOISE_FROM_LP_CM) / (NOISE_FULLY_LP_CM - NOISE_FROM_LP_CM), 0, 1)
+
+
+def _missing(
+    powers: NDArray[np.float64], factor: NDArray[np.float64], drawn: NDArray[np.float64], rings: Rings
+) -> NDArray[np.float64]:
+    """[ring] power of the target's tissue that transferred, raised and drawn texture together lack.
+
+    Parameters
+    ----------
+    powers : [3, ring], transferred source, target, both, of all frequencies. factor : [ring], of the transport.
+    """
+    aa, bb, ab = (ndimage.median_filter(one, 9, mode="nearest") for one in powers)
+    coherence = np.clip(ab, 0, None) ** 2 / np.maximum(aa * bb, 1e-12)
+    unknown = np.clip((KNOWN - coherence) / (KNOWN - UNKNOWN), 0, 1) * _fade(rings.centres_lp_cm)
+    return np.asarray(unknown * np.maximum((1 - LEAST_MISSING) * bb - factor**2 * aa - drawn, 0), dtype=np.float64)
 
 
 def _area(rings: Rings) -> float:
