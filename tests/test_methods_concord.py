@@ -14,9 +14,10 @@ from concordct.diffusion.residual_flow import sample, weights
 from concordct.errors import ConcordctError
 from concordct.features.body import material_mask
 from concordct.features.spectra import cosine_frequencies, noise_power, power_ratio, to_cosines
-from concordct.methods.concord import ConcordStandardizer, held, load, network_of
+from concordct.methods.concord import ConcordStandardizer, held, load
 from concordct.methods.concord_bundle import PREFIX, SHIPPED, WEIGHTS, shipped_weights, to_bundle
 from concordct.methods.concord_inputs import CONDITION, MAPS, curves
+from concordct.methods.concord_network import network_of
 from concordct.methods.concord_training import FlowTask, RemainderPatches, Scanned
 from concordct.methods.spectral import SpectralModel, SpectralStandardizer
 from concordct.methods.spectral_fit import fit_pairs
@@ -197,7 +198,7 @@ def test_mean_is_the_transfer_and_needs_no_noise_part(
 
 def test_air_alone_comes_back(calibrated: tuple[SpectralModel, Transport]) -> None:
     empty = volume(np.full((1, 64, 64), -1000.0))
-    found = ConcordStandardizer(*calibrated, awake())(empty, generator=SEEDS)
+    found = ConcordStandardizer(*calibrated, awake(), steps=2)(empty, generator=SEEDS)
     np.testing.assert_allclose(found.hu, -1000, atol=0.01)
 
 
@@ -210,12 +211,14 @@ def test_a_model_survives_the_disk(
     save_bundle(bundle, tmp_path / "model", card="")
     read = load_bundle(tmp_path / "model")
     source = pairs[1][0]
-    before = load(bundle, "sample", True)(source, generator=SEEDS)
-    after = load(read, "sample", True)(source, generator=SEEDS)
-    assert before.hu.tobytes() == after.hu.tobytes()
+    for sampling in ({}, {"steps": 2}):
+        before, after = (load(one, "sample", True, sampling)(source, generator=SEEDS) for one in (bundle, read))
+        assert before.hu.tobytes() == after.hu.tobytes()
     lacking = {name: one for name, one in bundle.tensors.items() if name != f"{PREFIX}stem.weight"}
     with pytest.raises(ConcordctError, match="does not fit"):
-        load(replace(bundle, tensors=lacking), "sample", True)
+        load(replace(bundle, tensors=lacking), "sample", True, {"steps": 1})
+    with pytest.raises(ConcordctError, match="and a network"):
+        ConcordStandardizer(*calibrated, steps=2)
 
 
 def test_the_shipped_weights_are_small_and_whole() -> None:

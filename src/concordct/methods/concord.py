@@ -1,16 +1,17 @@
-"""The flagship: the calibrated transfer first, then residual shifting for what the source kernel destroyed.
+"""The flagship: the calibrated transfer first, then the texture that the source kernel destroyed.
 
-`mean` is `spectral.py`'s closed-form transfer: the least HU error. `sample` has the target's texture, in three steps:
+`mean` is `spectral.py`'s closed-form transfer: the least HU error. `sample` has the target's texture:
 
 1. the source's own noise is raised to the target's power wherever anything of the target is left in it, and noise of
    the calibrated spectrum is drawn where nothing is (`transport.py`);
-2. a network leads that texture to what tissue of this kind looks like, by residual shifting between two textures of
-   equal power (`diffusion/residual_flow.py`). It serves every kernel pair: it is told what calibration found, and was
-   trained on simulated pairs of random kernels alone. A silent network leaves step 1 as it is;
-3. in each band of the spectrum the network's texture is held to the power of step 1, which calibration measured, and to
-   nothing where the scan knows: the network may move texture about, not make it.
+2. noise is added where tissue lacks power although edges say that the scan knows;
+3. with `steps` above 0, a network leads the texture to what tissue of this kind looks like, by residual shifting between
+   two textures of equal power (`diffusion/residual_flow.py`, `concord_network.py`). It serves every kernel pair: it is
+   told what calibration found, and was trained on simulated pairs of random kernels alone. In each band of the
+   spectrum its texture is held to the power of step 1, and to nothing where the scan knows: it may move texture about,
+   not make it. It has not earned its time (docs/decisions.md), so the default is 0.
 
-    standardized = ConcordStandardizer(model, transport, network)(volume, generator=SliceSeeds(0, "series"))
+    standardized = ConcordStandardizer(model, transport)(volume, generator=SliceSeeds(0, "series"))
 """
 
 from __future__ import annotations
@@ -21,27 +22,22 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import fft
 
-from concordct.diffusion import residual_flow
 from concordct.errors import ConcordctError
 from concordct.features.body import material_mask
 from concordct.features.spectra import Rings, cosine_frequencies, from_cosines
 from concordct.methods.concord_bundle import METHOD, PREFIX, parts
-from concordct.methods.concord_inputs import Curves, Prepared, curves, prepare
+from concordct.methods.concord_inputs import Curves, curves, prepare
 from concordct.methods.spectral import Mode, SpectralModel, SpectralStandardizer
 from concordct.methods.transport import Transport, tissue
-from concordct.nets.remainder import RemainderConfig, RemainderUNet
 from concordct.training.bundle import Bundle
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
 #: Evaluations of the network for a sample; docs/results.md has the curve.
-STEPS = 3
-#: Air around the body that the network sees, pixels.
-BODY_MARGIN = 16
+STEPS = 0
 #: Bands in which the network's texture is held to the calibrated power.
 BANDS = 120
 
@@ -54,7 +50,7 @@ class ConcordStandardizer:
     ----------
     model : the calibrated transfer.
     transport : what calibration says about texture; None when it could not be measured, and only "mean" is served.
-    network : in evaluation, on the device it runs on.
+    network : a `RemainderUNet` in evaluation, on the device it runs on; None without steps.
     mode : "sample" (right texture) or "mean" (least HU error).
     use_neighbours : set to False for series whose slices are not evenly spaced.
     steps : evaluations of the network for a sample; 0 leaves the transport as it is.
@@ -63,7 +59,7 @@ class ConcordStandardizer:
 
     model: SpectralModel
     transport: Transport | None
-    network: RemainderUNet
+    network: Any = None
     mode: Mode = "sample"
     use_neighbours: bool = True
     steps: int = STEPS
@@ -74,8 +70,8 @@ class ConcordStandardizer:
             raise ConcordctError(
                 "expected a model with a noise part for mode 'sample', found one calibrated without: use mode 'mean'"
             )
-        if self.steps < 0:
-            raise ConcordctError(f"expected 0 steps or more, found {self.steps}")
+        if self.steps < 0 or (self.steps and self.network is None):
+            raise ConcordctError(f"expected 0 steps, or more and a network, found {self.steps} steps")
 
     @property
     def base(self) -> SpectralStandardizer:
@@ -122,42 +118,18 @@ class ConcordStandardizer:
             white = base.white(volume, index, generator)
             noise = from_cosines(white * on.drawn)
             start = one.texture + noise
-            texture = self._shifted(one, start) if self.steps else start
-            if self.bound and self.steps:
+            texture = start
+            if self.steps:
+                # Torch is imported where the network is used.
+                from concordct.methods.concord_network import shifted
+
+                texture = shifted(self.network, one, start, steps=self.steps)
+            if self.steps and self.bound:
                 texture = held(texture, start, on, material_mask(volume.hu[index : index + 1], spacing)[0])
             written = one.level * (texture + one.edges - one.transferred)
             hu[index] += _kept(written, on.free > 0) if self.bound else written
             hu[index] += one.level * from_cosines(white * (on.in_all - on.drawn))
         return volume.with_hu(hu)
-
-    def _shifted(self, one: Prepared, start: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The texture at the end of the flow; outside the body's box it stays what it was."""
-        assert one.body is not None
-        rows, columns = start.shape
-        top, bottom = max(one.body[0] - BODY_MARGIN, 0), min(one.body[1] + BODY_MARGIN, rows)
-        left, right = max(one.body[2] - BODY_MARGIN, 0), min(one.body[3] + BODY_MARGIN, columns)
-        device = next(self.network.parameters()).device
-        divisor = self.network.divisor
-
-        def tensor(planes: NDArray[np.float32]) -> torch.Tensor:
-            cut = planes[:, top:bottom, left:right]
-            width = ((0, 0), (0, -(bottom - top) % divisor), (0, -(right - left) % divisor))
-            padded = torch.from_numpy(np.pad(cut, width, mode="symmetric"))[None]
-            return padded.to(device).contiguous(memory_format=torch.channels_last)
-
-        maps, condition = tensor(one.maps), torch.from_numpy(one.condition)[None].to(device)
-
-        def velocity(x: torch.Tensor, shift: float) -> torch.Tensor:
-            place = torch.tensor([shift], dtype=torch.float32, device=device)
-            return torch.as_tensor(self.network(x, maps, condition, place))
-
-        with torch.inference_mode():
-            found = residual_flow.sample(velocity, tensor(start[None]), steps=self.steps)
-        shifted = start.copy()
-        shifted[top:bottom, left:right] = found[0, 0, : bottom - top, : right - left].cpu().numpy()
-        if not np.isfinite(shifted).all():
-            raise ConcordctError(f"{METHOD}: expected finite HU, found others")
-        return shifted
 
 
 @lru_cache(maxsize=4)
@@ -190,36 +162,15 @@ def held(
     return np.asarray(fft.idctn(kept, type=2, norm="ortho"), dtype=np.float32)
 
 
-def network_of(bundle: Bundle, *, prefix: str = "") -> RemainderUNet:
-    """The network inside a bundle, in evaluation, on a GPU where there is one.
-
-    Raises
-    ------
-    ConcordctError : tensors that do not fit their description.
-    """
-    try:
-        described = dict(bundle.metadata["network"])
-        network = RemainderUNet(RemainderConfig(**{**described, "widths": tuple(described["widths"])}))
-        tensors = {
-            name.removeprefix(prefix): torch.from_numpy(np.array(one))
-            for name, one in bundle.tensors.items()
-            if name.startswith(prefix)
-        }
-        network.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        line = str(error).splitlines()[0]
-        raise ConcordctError(f"expected a whole {METHOD} model, found one that does not fit: {line}") from error
-    network.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    torch.nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster
-    return network
-
-
 def load(
     bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Mapping[str, Any] | None = None
 ) -> ConcordStandardizer:
     """A stored calibration at work; `sampling` overrides `steps` and `bound`."""
     model, transport = parts(bundle)
-    network = network_of(bundle, prefix=PREFIX)
-    chosen = ConcordStandardizer(model, transport, network, mode=mode, use_neighbours=use_neighbours)
+    chosen = ConcordStandardizer(model, transport, mode=mode, use_neighbours=use_neighbours)
     known = {name: value for name, value in (sampling or {}).items() if name in ("steps", "bound")}
-    return replace(chosen, **known) if known else chosen
+    if known.get("steps"):
+        from concordct.methods.concord_network import network_of
+
+        known["network"] = network_of(bundle, prefix=PREFIX)
+    return replace(chosen, **known)

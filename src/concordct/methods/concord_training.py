@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from concordct.diffusion.residual_flow import weights as arc_weights
 from concordct.errors import ConcordctError
 from concordct.features.spectra import from_cosines, to_cosines
-from concordct.methods.concord import network_of
 from concordct.methods.concord_inputs import MAPS, Curves, Prepared, curves, prepare
+from concordct.methods.concord_network import network_of
 from concordct.methods.spectral import SpectralModel, SpectralStandardizer
 from concordct.methods.spectral_fit import fit_pairs
 from concordct.methods.transport import Transport, fit_transport

@@ -7,7 +7,6 @@ six, and a chest series is standardized into a derived DICOM series.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from concordct.methods import spectral
-from concordct.pipelines.calibrate import METHODS, calibrate_pairs, pairs_of_paths
+from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate, one_case
 from concordct.pipelines.models import load_model
 from concordct.pipelines.scans import one_scan
@@ -104,7 +102,7 @@ def _calibrate_and_judge(
     """Calibrate from one folder of two kernels, standardize and judge another; everything lies under `place`."""
     say(f"calibrating {source} to {target} from one paired scan")
     pairs = pairs_of_paths(calibration / source, calibration / target)
-    calibrate_pairs(pairs, place / "model", method=_method(), overwrite=True)
+    calibrate_pairs(pairs, place / "model", overwrite=True)
     say(f"standardizing {source} to {target} and judging it")
     settings = Settings(seed=SEED, overwrite=True)
     model = load_model(place / "model")
@@ -123,11 +121,6 @@ def _calibrate_and_judge(
         overwrite=True,
     )
     return Shown(f"{source} to {target}, {origin}", results, place / "report" / "report.html")
-
-
-def _method() -> str:
-    """The default method where its network can run, the spectral filter where torch is missing."""
-    return METHODS[0] if importlib.util.find_spec("torch") else spectral.METHOD
 
 
 def _head_phantom(output: Path, real_data: Path, say: Say) -> Shown:

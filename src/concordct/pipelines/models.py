@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.methods import concord_bundle, spectral
+from concordct.methods import concord, concord_bundle, spectral
 from concordct.methods.spectral import Mode, SpectralModel, SpectralStandardizer
 from concordct.methods.standardizer import Standardizer
 from concordct.training.bundle import Bundle, load_bundle
@@ -33,13 +33,6 @@ def _histogram(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampl
 
 
 def _concord(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
-    try:
-        from concordct.methods import concord
-    except ModuleNotFoundError as error:
-        raise ConcordctError(
-            f"method concord needs {error.name}: pip install 'concordct[nets]', or calibrate with --method spectral"
-        ) from error
-
     return concord.load(bundle, mode, use_neighbours, sampling)
 
 
