@@ -5,11 +5,11 @@
 1. the source's own noise is raised to the target's power wherever anything of the target is left in it, and noise of
    the calibrated spectrum is drawn where nothing is (`transport.py`);
 2. noise is added where tissue lacks power although edges say that the scan knows;
-3. with `steps` above 0, a network leads the texture to what tissue of this kind looks like, by residual shifting between
-   two textures of equal power (`diffusion/residual_flow.py`, `concord_network.py`). It serves every kernel pair: it is
-   told what calibration found, and was trained on simulated pairs of random kernels alone. In each band of the
-   spectrum its texture is held to the power of step 1, and to nothing where the scan knows: it may move texture about,
-   not make it. It has not earned its time (docs/decisions.md), so the default is 0.
+3. with `steps` above 0, a network leads the texture to what tissue of this kind looks like, by residual shifting
+   between two textures of equal power (`diffusion/residual_flow.py`, `concord_network.py`). It serves every kernel
+   pair: it is told what calibration found, and was trained on simulated pairs of random kernels alone. In each band of
+   the spectrum its texture is held to the power of step 1, and to nothing where the scan knows: it may move texture
+   about, not make it. It has not earned its time (docs/decisions.md), so the default is 0.
 
     standardized = ConcordStandardizer(model, transport)(volume, generator=SliceSeeds(0, "series"))
 """
