@@ -113,10 +113,12 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
             deviation = np.maximum(deviation, np.float32(1e-3))
             area = spacing[0] * spacing[1]
             for into, weight in ((sums, share), (whole, no_anatomy)):
-                a, b = (
-                    tissue(from_cosines(to_cosines(image) * weight) / deviation, body)
-                    for image in (base.hu[index], target.hu[index])
+                made, true = (
+                    from_cosines(to_cosines(image) * weight) / deviation for image in (base.hu[index], target.hu[index])
                 )
+                # Missing power is a difference, so both are cut alike; the transport compares each with its own noise.
+                limit = None if into is sums else _cut(true, body)
+                a, b = (tissue(one, body, limit) for one in (made, true))
                 for row, values in enumerate((a * a, b * b, a * b)):
                     into[row] += rings.sum(ring, values) * area
             sums[3] += rings.sum(ring, np.full(ring.size, body.mean()))
@@ -155,10 +157,9 @@ def _missing(
     ----------
     powers : [3, ring], transferred source, target, both, of all frequencies. factor : [ring], of the transport.
     """
-    aa, bb, ab = (ndimage.median_filter(one, 9, mode="nearest") for one in powers)
-    coherence = np.clip(ab, 0, None) ** 2 / np.maximum(aa * bb, 1e-12)
-    unknown = np.clip((KNOWN - coherence) / (KNOWN - UNKNOWN), 0, 1) * _fade(rings.centres_lp_cm)
-    return np.asarray(unknown * np.maximum((1 - LEAST_MISSING) * bb - factor**2 * aa - drawn, 0), dtype=np.float64)
+    aa, bb, _ = (ndimage.median_filter(one, 9, mode="nearest") for one in powers)
+    lacking = np.maximum((1 - LEAST_MISSING) * bb - factor**2 * aa - drawn, 0)
+    return np.asarray(_fade(rings.centres_lp_cm) * lacking, dtype=np.float64)
 
 
 def _area(rings: Rings) -> float:
@@ -167,8 +168,14 @@ def _area(rings: Rings) -> float:
     return float((10.0 / np.sqrt(2) / corner) ** 2)
 
 
-def tissue(unit: NDArray[np.float32], body: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Cosine coefficients [y, x] of texture inside the body, cut at some of its own deviations."""
-    spread = np.float32(GAUSSIAN_MAD * np.median(np.abs(unit[body])) + 1e-6)
-    cut = np.clip(unit, -RESIDUAL_CUT * spread, RESIDUAL_CUT * spread) * body
+def tissue(
+    unit: NDArray[np.floating], body: NDArray[np.bool_], limit: np.floating | None = None
+) -> NDArray[np.float32]:
+    """Cosine coefficients [y, x] of texture inside the body, cut at a limit, or at some of its own deviations."""
+    limit = _cut(unit, body) if limit is None else limit
+    cut = np.clip(unit, -limit, limit) * body
     return to_cosines((cut + np.float32(AIR_HU)).astype(np.float32))
+
+
+def _cut(unit: NDArray[np.floating], body: NDArray[np.bool_]) -> np.floating:
+    return np.float32(RESIDUAL_CUT * (GAUSSIAN_MAD * np.median(np.abs(unit[body])) + 1e-6))
