@@ -103,8 +103,9 @@ def test_it_repeats_itself(fixed):
     first, second = (
         pre_register(moving, fixed[0], moving_lungs=labels, fixed_lungs=fixed[1], backend=BACKEND) for _ in range(2)
     )
-    np.testing.assert_array_equal(first.volume.hu, second.volume.hu)
-    np.testing.assert_array_equal(first.transforms["left"], second.transforms["left"])
+    # ITK's sums vary in the last bits from run to run.
+    np.testing.assert_allclose(first.transforms["left"], second.transforms["left"], atol=1e-5)
+    np.testing.assert_allclose(first.volume.hu, second.volume.hu, atol=0.1)
 
 
 def test_merging_by_the_identity_changes_nothing(fixed):
