@@ -23,6 +23,7 @@ from scipy import ndimage
 from concordct.errors import ConcordctError
 from concordct.features.body import material_mask
 from concordct.features.spectra import Rings, cosine_frequencies, from_cosines, to_cosines
+from concordct.methods.self_check import source_signature
 from concordct.methods.spectral import SpectralModel, SpectralStandardizer
 from concordct.methods.spectral_fit import KNOWN, RESIDUAL_CUT, RING_COUNT, UNKNOWN, Pairs, from_zero
 from concordct.volumes.seeds import SliceSeeds
@@ -131,6 +132,10 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
     # The squares of `free` are in bb already.
     drawn = np.maximum(bb - gain**2 * aa, 0)
     added = _missing(whole / np.maximum(sums[3], 1e-12), 1 - free[1:] + free[1:] * gain, drawn, rings)
+    signature = source_signature(model)
+    if signature is not None and signature.noise_hu2_mm2 is None:
+        # No quiet patch, as in a hollow phantom: what looks like texture is edges, and is served as `spectral` does.
+        gain, drawn, added = np.ones_like(gain), model.noise.nps_mm2[1:], np.zeros_like(added)
     cells = np.maximum(sums[3], 0)
     variance = float((bb * cells).sum() / max(cells.sum(), 1e-12)) / _area(rings)
     return Transport(
