@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from concordct.errors import ConcordctError
-from concordct.features.body import material_mask
 from concordct.features.spectra import Rings, cosine_frequencies, from_cosines
 from concordct.methods.concord_bundle import METHOD, PREFIX, parts
 from concordct.methods.concord_inputs import Curves, curves, prepare
@@ -108,8 +107,7 @@ class ConcordStandardizer:
         base = self.base
         if self.mode == "mean" or self.transport is None:
             return base(volume, generator=generator)
-        spacing = volume.spacing_mm[1:]
-        on = curves(self.model, self.transport, volume.shape[1:], spacing)
+        on = curves(self.model, self.transport, volume.shape[1:], volume.spacing_mm[1:])
         hu = np.empty_like(volume.hu)
         for index, one in enumerate(prepare(base, self.transport, on, volume)):
             hu[index] = one.base
@@ -124,8 +122,8 @@ class ConcordStandardizer:
                 from concordct.methods.concord_network import shifted
 
                 texture = shifted(self.network, one, start, steps=self.steps)
-            if self.steps and self.bound:
-                texture = held(texture, start, on, material_mask(volume.hu[index : index + 1], spacing)[0])
+                if self.bound:
+                    texture = held(texture, start, on, one.inside)
             written = one.level * (texture + one.edges - one.transferred)
             hu[index] += _kept(written, on.free > 0) if self.bound else written
             hu[index] += one.level * from_cosines(white * (on.in_all - on.drawn))
@@ -139,8 +137,12 @@ def _bands(shape: tuple[int, int]) -> NDArray[np.intp]:
 
 def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The part of an image in some cosine coefficients."""
-    coefficients = np.asarray(fft.dctn(image, type=2, norm="ortho"), np.float32)
-    return np.asarray(fft.idctn(coefficients * bands, type=2, norm="ortho"), np.float32)
+    return from_cosines(_cosines(image) * bands)
+
+
+def _cosines(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As `to_cosines`, of an image that is counted from 0 and not from air."""
+    return np.asarray(fft.dctn(image, type=2, norm="ortho"), np.float32)
 
 
 def held(
@@ -157,9 +159,8 @@ def held(
         np.bincount(band, np.square(tissue(one, body), dtype=np.float64).ravel()) for one in (like, texture)
     )
     gain = np.sqrt(wanted / np.maximum(found, 1e-12)).astype(np.float32)
-    coefficients, own = (np.asarray(fft.dctn(one, type=2, norm="ortho"), np.float32) for one in (texture, like))
-    kept = np.where(on.free > 0, coefficients * gain[band].reshape(texture.shape), own)
-    return np.asarray(fft.idctn(kept, type=2, norm="ortho"), dtype=np.float32)
+    scaled = _cosines(texture) * gain[band].reshape(texture.shape)
+    return from_cosines(np.where(on.free > 0, scaled, _cosines(like)))
 
 
 def load(

@@ -43,6 +43,7 @@ class Prepared:
     texture : [y, x], the same transported to the target's power, cut at `TEXTURE_LIMIT`. edges : what was cut off.
     level : [y, x], standard deviation expected of the target's texture, HU.
     maps : [MAPS, y, x]. condition : [CONDITION].
+    inside : [y, x] bool, the body.
     body : first and last row and column of what is not air, with the last ones exclusive; None without body.
     """
 
@@ -53,6 +54,7 @@ class Prepared:
     level: NDArray[np.float32]
     maps: NDArray[np.float32]
     condition: NDArray[np.float32]
+    inside: NDArray[np.bool_]
     body: tuple[int, int, int, int] | None
 
 
@@ -128,6 +130,7 @@ def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, vo
                 level=level,
                 maps=_maps(texture, made, level, typical),
                 condition=_condition(spectral.model, transport, spacing, typical, volume.slice_thickness_mm),
+                inside=body,
                 body=_box(body) if body.any() else None,
             )
         )

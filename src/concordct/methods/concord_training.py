@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -213,7 +213,7 @@ REFINEMENT = Phase(steps=400, batch=8, learning_rate=2e-4, final_rate=0.05, warm
 class Refinement:
     """How the network is trained further on pairs of one kernel pair."""
 
-    phase: Phase = field(default=REFINEMENT)
+    phase: Phase = REFINEMENT
     patch: int = 96
     seed: int = 0
 

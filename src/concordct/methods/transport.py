@@ -96,7 +96,7 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
     free = np.clip((KNOWN - model.coherence) / (KNOWN - UNKNOWN), 0, 1)
     free[0] = 0.0
     sums = np.zeros((4, RING_COUNT))  # transferred source, target, both, coefficients
-    whole = np.zeros((3, RING_COUNT))  # the first three without `free`
+    whole = np.zeros((2, RING_COUNT))  # the first two without `free`
     rings: Rings | None = None
     for source, target in pairs():
         spacing = source.spacing_mm[1:]
@@ -113,15 +113,16 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
             deviation = spectral.deviation(to_cosines(source.hu[index]), source, index)
             deviation = np.maximum(deviation, np.float32(1e-3))
             area = spacing[0] * spacing[1]
-            for into, weight in ((sums, share), (whole, no_anatomy)):
-                made, true = (
-                    from_cosines(to_cosines(image) * weight) / deviation for image in (base.hu[index], target.hu[index])
-                )
-                # Missing power is a difference, so both are cut alike; the transport compares each with its own noise.
-                limit = None if into is sums else _cut(true, body)
-                a, b = (tissue(one, body, limit) for one in (made, true))
-                for row, values in enumerate((a * a, b * b, a * b)):
-                    into[row] += rings.sum(ring, values) * area
+            both = [to_cosines(image) for image in (base.hu[index], target.hu[index])]
+            # The transport compares each with its own noise.
+            a, b = (tissue(from_cosines(one * share) / deviation, body) for one in both)
+            for row, values in enumerate((a * a, b * b, a * b)):
+                sums[row] += rings.sum(ring, values) * area
+            # Missing power is a difference, so both are cut alike.
+            made, true = (from_cosines(one * no_anatomy) / deviation for one in both)
+            limit = _cut(true, body)
+            for row, one in enumerate((made, true)):
+                whole[row] += rings.sum(ring, tissue(one, body, limit) ** 2) * area
             sums[3] += rings.sum(ring, np.full(ring.size, body.mean()))
     if rings is None or not sums[1].any():
         return None
@@ -136,8 +137,7 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
     if signature is not None and signature.noise_hu2_mm2 is None:
         # No quiet patch, as in a hollow phantom: what looks like texture is edges, and is served as `spectral` does.
         gain, drawn, added = np.ones_like(gain), model.noise.nps_mm2[1:], np.zeros_like(added)
-    cells = np.maximum(sums[3], 0)
-    variance = float((bb * cells).sum() / max(cells.sum(), 1e-12)) / _area(rings)
+    variance = float((bb * sums[3]).sum() / max(sums[3].sum(), 1e-12)) / _area(rings)
     return Transport(
         free=free,
         gain=from_zero(1.0, gain),
@@ -160,9 +160,9 @@ def _missing(
 
     Parameters
     ----------
-    powers : [3, ring], transferred source, target, both, of all frequencies. factor : [ring], of the transport.
+    powers : [2, ring], transferred source and target, of all frequencies. factor : [ring], of the transport.
     """
-    aa, bb, _ = (ndimage.median_filter(one, 9, mode="nearest") for one in powers)
+    aa, bb = (ndimage.median_filter(one, 9, mode="nearest") for one in powers)
     lacking = np.maximum((1 - LEAST_MISSING) * bb - factor**2 * aa - drawn, 0)
     return np.asarray(_fade(rings.centres_lp_cm) * lacking, dtype=np.float64)
 
