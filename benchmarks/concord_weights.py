@@ -2,7 +2,7 @@
 
 python -m benchmarks.concord_weights                  # resumes; writes src/concordct/methods/weights/concord
 python -m benchmarks.concord_weights --minutes 9      # one piece; run it again to go on
-python -m benchmarks.concord_weights --without condition -o runs/concord/unconditioned     # an ablation
+python -m benchmarks.concord_weights --variant regression   # an ablation, in runs/concord/variants
 
 Studies (random bodies, doses and kernels, simulated) go to `runs/concord/studies`, about half a minute of one core
 each; checkpoints beside them.
@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import concord_variants
+from benchmarks.concord_variants import TRAININGS
 from benchmarks.results import ROOT
 from concordct import __version__
 from concordct.methods.concord_bundle import SHIPPED, WEIGHTS
 from concordct.methods.concord_inputs import CONDITION, MAPS
-from concordct.methods.concord_training import FlowTask, RemainderPatches, Scanned
+from concordct.methods.concord_training import Scanned
 from concordct.nets.remainder import RemainderConfig, RemainderUNet
 from concordct.scanner.studies import SUBJECTS, scan_study
 from concordct.training.bundle import Bundle, save_bundle
@@ -76,38 +78,26 @@ def studies(folder: Path, count: int, deadline: float | None) -> list[list[Scann
     return found
 
 
-class Unconditioned(torch.nn.Module):
-    """The network without what calibration knows: an ablation."""
-
-    def __init__(self, network: RemainderUNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        """As the network, with a condition of zeros."""
-        state, maps, condition, shift = given
-        return torch.as_tensor(self.network(state, maps, torch.zeros_like(condition), shift))
-
-
 def main() -> None:
     """Scan, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "concord")
-    parser.add_argument("--output", "-o", type=Path, default=SHIPPED)
+    parser.add_argument("--output", "-o", type=Path, help="the package, or for a variant the folder of variants")
     parser.add_argument("--studies", type=int, default=STUDIES)
-    parser.add_argument("--steps", type=int, default=PHASE.steps)
-    parser.add_argument("--without", choices=("condition",))
+    parser.add_argument("--steps", type=int, help=f"{PHASE.steps}, or for a variant {concord_variants.STEPS}")
+    parser.add_argument("--variant", choices=tuple(TRAININGS), help="see benchmarks/concord_variants.py")
     parser.add_argument("--minutes", type=float)
     given = parser.parse_args()
     deadline = None if given.minutes is None else time.monotonic() + 60 * given.minutes
     scanned = studies(given.folder / "studies", given.studies, deadline)
-    phase = dataclasses.replace(PHASE, steps=given.steps)
+    steps = given.steps or (concord_variants.STEPS if given.variant else PHASE.steps)
+    output = given.output or (given.folder / "variants" / given.variant if given.variant else SHIPPED)
+    training = TRAININGS[given.variant or "flow"]
     torch.manual_seed(SEED)
     network = RemainderUNet(RemainderConfig(MAPS, CONDITION))
-    task = FlowTask(Unconditioned(network) if given.without else network)
-    patches = RemainderPatches([one for study in scanned[VALIDATION:] for one in study], size=PATCH, seed=SEED)
-    name = f"flow-{given.studies}-{given.steps}" + (f"-without-{given.without}" if given.without else "")
-    folder = given.folder / name
+    task = training.task(network)
+    patches = training.patches([one for study in scanned[VALIDATION:] for one in study], size=PATCH, seed=SEED)
+    folder = given.folder / f"{given.variant or 'flow'}-{given.studies}-{steps}"
     with team() as members:
 
         def told(phase_name: str, step: int, steps: int) -> None:
@@ -116,7 +106,9 @@ def main() -> None:
 
         stop = None if deadline is None else (lambda: time.monotonic() > deadline)
         try:
-            train_phase("flow", task, patches, phase, Run(folder, members, told, stop))
+            train_phase(
+                "flow", task, patches, dataclasses.replace(PHASE, steps=steps), Run(folder, members, told, stop)
+            )
         except Paused:
             raise SystemExit("paused; run it again to go on") from None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-200:]
@@ -124,8 +116,8 @@ def main() -> None:
         "software": f"concordct {__version__}",
         "studies": given.studies - VALIDATION,
         "seed": SEED,
-        "steps": given.steps,
-        "without": given.without,
+        "steps": steps,
+        "variant": given.variant,
     }
     tensors = {key: one.detach().cpu().numpy() for key, one in network.state_dict().items()}
     parameters = sum(one.numel() for one in network.parameters())
@@ -139,8 +131,8 @@ def main() -> None:
         share=np.mean([one["share"] for one in lines]),
         **info,
     )
-    save_bundle(bundle, given.output, card=card, overwrite=True)
-    print(given.output)
+    save_bundle(bundle, output, card=card, overwrite=True)
+    print(output)
 
 
 if __name__ == "__main__":

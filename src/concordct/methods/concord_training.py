@@ -7,11 +7,12 @@ network will be used. What a batch holds follows from (seed, step, place).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -88,13 +89,17 @@ class Scanned:
 
 
 @dataclass(frozen=True, eq=False)
-class _Slice:
+class Slice:
     """A prepared slice: maps and condition of the network, transported and true texture, curves on a patch."""
 
     one: Prepared
     truth: NDArray[np.float32]
     on: Curves
     name: str
+
+
+#: Cuts, turns and flips planes [..., y, x] to the patch that was drawn.
+Cut = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class RemainderPatches:
@@ -114,7 +119,7 @@ class RemainderPatches:
         """The patches of a step at these places of the global batch."""
         drawn = [self._draw(step, place) for place in places]
         sources, targets, names = zip(*drawn, strict=True)
-        return Batch(np.stack(sources), np.stack(targets)[:, None], (0,) * len(names), tuple(names))
+        return Batch(np.stack(sources), np.stack(targets), (0,) * len(names), tuple(names))
 
     def _random(self, *key: object) -> np.random.Generator:
         digest = hashlib.sha256("\0".join(map(str, (self.seed, *key))).encode()).digest()
@@ -136,23 +141,31 @@ class RemainderPatches:
             patch = np.rot90(planes[..., y : y + edge, x : x + edge], turns, axes=(-2, -1))
             return np.ascontiguousarray(patch[..., ::-1] if flip else patch)
 
-        # The process, on a patch with a margin that is cut off afterwards
-        white = random.standard_normal((edge, edge), dtype=np.float32)
-        start = to_cosines(cut(one.texture) + np.float32(AIR_HU)) + white * found.on.drawn
+        state, target, shift = self.process(found, cut, random)
+        inner = np.s_[..., MARGIN : MARGIN + size, MARGIN : MARGIN + size]
+        condition = np.concatenate([one.condition, [np.float32(shift)]])
+        channels = np.broadcast_to(condition[:, None, None], (len(condition), size, size))
+        source = np.concatenate([state[inner][None], cut(one.maps)[inner], channels]).astype(np.float32)
+        return source, target[inner], f"{found.name} at ({y}, {x})"
+
+    def process(
+        self, found: Slice, cut: Cut, random: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+        """A state of the process, what the network is to say there, and the place: [y, x], [channel, y, x], shift.
+
+        The patch has a margin of `MARGIN` pixels that is cut off afterwards.
+        """
+        start = to_cosines(cut(found.one.texture) + np.float32(AIR_HU))
+        start += random.standard_normal(start.shape, dtype=np.float32) * found.on.drawn
         target = to_cosines(cut(found.truth) + np.float32(AIR_HU))
         shift = 1.0 if random.random() < AT_START else float(random.random())
         own, other, own_rate, other_rate = (
             np.asarray(weight, np.float32) for weight in arc_weights(found.on.theta, shift)
         )
-        state = from_cosines(own * target + other * start)
         velocity = from_cosines(own_rate * target + other_rate * start)
-        inner = np.s_[..., MARGIN : MARGIN + size, MARGIN : MARGIN + size]
-        condition = np.concatenate([one.condition, [np.float32(shift)]])
-        channels = np.broadcast_to(condition[:, None, None], (len(condition), size, size))
-        source = np.concatenate([state[inner][None], cut(one.maps)[inner], channels]).astype(np.float32)
-        return source, velocity[inner], f"{found.name} at ({y}, {x})"
+        return from_cosines(own * target + other * start), velocity[None], shift
 
-    def _prepare(self, number: int) -> _Slice:
+    def _prepare(self, number: int) -> Slice:
         """Slice `number` of an endless list."""
         random = self._random("slice", number)
         while True:
@@ -175,13 +188,19 @@ class RemainderPatches:
             if one.body is None:
                 continue
             hu = scanned.images[target][index].astype(np.float32)
-            truth = from_cosines(to_cosines(hu) * on.free) / one.level
-            # Edges stand as transported; of the rest, too, the largest errors would own the loss.
-            off = truth - one.edges - one.texture
-            truth = one.texture + np.clip(off, -DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)
+            one, truth = self.task(one, on, volume.hu[0], hu)
             edge = self.size + 2 * MARGIN
             name = f"{scanned.name} kernel {source} to {target} slice {index}"
-            return _Slice(one, truth, curves(model, transport, (edge, edge), spacing), name)
+            return Slice(one, truth, curves(model, transport, (edge, edge), spacing), name)
+
+    def task(
+        self, one: Prepared, on: Curves, source: NDArray[np.float32], target: NDArray[np.float32]
+    ) -> tuple[Prepared, NDArray[np.float32]]:
+        """What the network is given of a slice, and the texture that it is to find, from two slices [y, x] in HU."""
+        truth = from_cosines(to_cosines(target) * on.free) / one.level
+        # Edges stand as transported; of the rest, too, the largest errors would own the loss.
+        off = truth - one.edges - one.texture
+        return one, one.texture + np.clip(off, -DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)
 
     def _fit(self, which: int, source: int, target: int, slice_index: int) -> tuple[SpectralModel, Transport] | None:
         scanned = self.scanned[which]
@@ -198,11 +217,14 @@ class FlowTask(nn.Module):
         super().__init__()
         self.network = network
 
+    def velocity(self, source: Tensor) -> Tensor:
+        """Channels of `RemainderPatches` to velocities [b, 1, y, x]."""
+        state, maps, condition = source[:, :1], source[:, 1 : 1 + MAPS], source[:, 1 + MAPS :, 0, 0]
+        return torch.as_tensor(self.network(state, maps, condition[:, :-1], condition[:, -1]))
+
     def forward(self, source: Tensor, target: Tensor, seeds: tuple[int, ...]) -> dict[str, Tensor]:
         """Channels of `RemainderPatches` and velocities [b, 1, y, x] to the losses."""
-        state, maps, condition = source[:, :1], source[:, 1 : 1 + MAPS], source[:, 1 + MAPS :, 0, 0]
-        velocity = self.network(state, maps, condition[:, :-1], condition[:, -1])
-        error = (velocity - target).square().mean()
+        error = (self.velocity(source) - target).square().mean()
         return {"loss": error, "share": error / target.square().mean()}
 
 
