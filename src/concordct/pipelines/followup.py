@@ -268,16 +268,17 @@ def predict(
             "(--any-subject accepts it)"
         )
     passed = checked(scan, allow)
-    say("reading", 0, 3)
+    say("reading", 0, 5)
     initial = scan.read(allow=allow)
+    say("finding the lungs", 1, 5)
     working = to_spacing(initial, predictor.spacing_mm)
     lungs = lungs_of(working)
     region = dilate(lungs, DILATION_MM, working.spacing_mm)
     if working.padding is not None:
         region &= ~working.padding
-    say("predicting", 1, 3)
+    say("predicting", 2, 5)
     found = predictor.predict(working.hu, region, said, seeds=SliceSeeds(seed, scan.key))
-    say("writing", 2, 3)
+    say("writing", 3, 5)
     predicted = _on_grid(initial, working, found)
     summary = {
         "schema": 1,
@@ -306,6 +307,7 @@ def predict(
         change = dataclasses.replace(initial, hu=predicted.hu - initial.hu, padding=None)
         write_volume_file(aside / "change.nii.gz", change)
         (aside / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        say("reporting", 4, 5)
         write_followup_report(aside / "report.html", summary, initial, predicted)
     return summary
 
