@@ -1,17 +1,19 @@
 """Registration lung by lung: known motions, real low-resolution data, fibrosis; a section of docs/results.md.
 
-python -m benchmarks.registration --work DIR   # keeps each case's numbers in DIR and goes on from there
+python -m benchmarks.registration              # keeps each case's numbers in runs/registration and goes on from there
+PYTHONPATH=src:. ANTS/bin/python -m benchmarks.registration --backend ants      # ANTS: an environment with antspyx
 
-Both backends are measured where antspyx is installed; without it SimpleITK alone.
+antspyx wants an older NumPy and SciPy than the rest and so lives in an environment of its own; what either has measured
+is written by the next run of the other. Seconds are CPU seconds: other work may share the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from benchmarks.results import data_folder, table, write_section
-from concordct.progression.affine import matrix
+from concordct.progression.affine import BACKENDS, matrix
 from concordct.progression.lungs import LUNGS, lung_masks
 from concordct.progression.registration import Registered, lung_dice, merge, pre_register
 from concordct.scanner.frame import Frame, Stack
@@ -32,22 +34,30 @@ from concordct.volumes.volume import Volume
 
 SEED = 1
 SPACING_MM = 1.0
-#: Room above and below the chest that a motion of 30 mm and 15 degrees needs, mm; in the plane the lungs have enough.
-ROOM_MM = 50
+#: Room on every side (z, y, x) that the largest of the motions needs, mm.
+ROOM_MM = (70, 40, 20)
 NOISE_HU = 12.0
-#: Rotations (z, y, x axis, degrees) and translations (x, y, z, mm): two corners of the range, and one inside it.
+#: Rotations (z, y, x axis, degrees) and translations (x, y, z, mm): inside the range of +/-15 degrees and 30 mm, at its
+#: ends about each axis, and the two outermost corners, where all three axes are at their ends at once.
 MOTIONS = (
     ((15.0, 0.0, 0.0), (30.0, 0.0, 0.0)),
     ((-9.0, 8.0, -8.0), (-18.0, 17.0, -17.0)),
-    ((4.0, -6.0, 3.0), (8.0, -12.0, 20.0)),
+    ((0.0, -15.0, 0.0), (0.0, -30.0, 0.0)),
+    ((0.0, 0.0, 15.0), (0.0, 0.0, 30.0)),
+    ((15.0, 15.0, 15.0), (30.0, 30.0, 30.0)),
+    ((-15.0, -15.0, -15.0), (-30.0, -30.0, -30.0)),
 )
-#: (subject, motion, backends): every motion, both subjects, both backends, without their whole product.
+#: (subject, motion, backends): every motion, every subject, both backends, without their whole product.
 CASES = (
-    ("ipf-0001", 1, ("simpleitk", "ants")),
-    ("ipf-0001", 0, ("simpleitk",)),
-    ("patient-0003", 1, ("simpleitk", "ants")),
+    ("ipf-0001", 0, ("simpleitk", "ants")),
+    ("ipf-0001", 1, ("simpleitk",)),
     ("patient-0003", 2, ("simpleitk",)),
+    ("patient-0003", 3, ("simpleitk",)),
+    ("ipf-0004", 4, ("simpleitk", "ants")),
+    ("ipf-0004", 5, ("simpleitk",)),
 )
+#: The case that is also registered as a whole.
+PLAIN = ("ipf-0001", 0)
 #: Patients whose follow-up is brought onto the initial scan, and their grid; the last two are also mixed up.
 FOLLOWUPS, FOLLOWUP_MM = (0, 1), 3.0
 
@@ -72,13 +82,18 @@ def moved(
     transform.SetCenter(middle.tolist())
     transform.SetTranslation(list(shift))
     image = image_of(volume)
-    room = [0, 0, int(ROOM_MM / image.GetSpacing()[2])]
+    room = [int(mm / spacing) for mm, spacing in zip(ROOM_MM[::-1], image.GetSpacing(), strict=True)]
     grid = sitk.ConstantPad(image, room, room, -1000.0)
     hu = sitk.GetArrayFromImage(sitk.Resample(image, grid, transform.GetInverse(), sitk.sitkLinear, -1000.0))
     noise = np.random.default_rng(seed).normal(0.0, NOISE_HU, hu.shape).astype(np.float32)
     affine = volume.affine.copy()
     affine[:3, 3] = grid.GetOrigin()
     return Volume((hu + noise).astype(np.float32), affine), matrix(transform)
+
+
+def fibrotic(number: int) -> Volume:
+    """The first scan of a patient with fibrosis."""
+    return ipf_subject(number, seed=SEED).draw_volume("initial", (SPACING_MM,) * 3, noise_hu=NOISE_HU)
 
 
 def chest_volume(number: int) -> Volume:
@@ -155,19 +170,18 @@ def known_motion(name: str, volume: Volume, number: int, backend: str) -> dict[s
     return row
 
 
-def beside_whole(volume: Volume, backend: str) -> dict[str, Any]:
-    """Lung by lung beside one map of the whole image, after the first known motion."""
-    other, true = moved(volume, MOTIONS[0], 100)
-    lungs, other_lungs = lung_masks(volume), lung_masks(other)
+def as_a_whole(volume: Volume, number: int, backend: str) -> dict[str, Any]:
+    """One affine map of the whole image after a known motion; the lungs are found only to judge it."""
+    other, true = moved(volume, MOTIONS[number], 100 + number)
     seconds, plain = whole_image(other, volume, backend)
-    _, plain_lungs = merge(other, other_lungs, volume, lungs, dict.fromkeys(LUNGS, plain), hu=False)
-    whole = {"seconds": seconds, "dice": lung_dice(plain_lungs, lungs)["both"],
-             "error_mm": error_mm(dict.fromkeys(LUNGS, plain), true, lungs, volume.affine)}  # fmt: skip
-    started = time.process_time()
-    result = pre_register(other, volume, moving_lungs=other_lungs, fixed_lungs=lungs, backend=backend)
-    row = {**described(result), "seconds": time.process_time() - started, "whole": whole}
-    row["error_mm"] = error_mm(result.transforms, true, lungs, volume.affine)
-    return row
+    lungs, other_lungs = lung_masks(volume), lung_masks(other)
+    maps = dict.fromkeys(LUNGS, plain)
+    _, plain_lungs = merge(other, other_lungs, volume, lungs, maps, hu=False)
+    return {
+        "seconds": seconds,
+        "dice": lung_dice(plain_lungs, lungs)["both"],
+        "error_mm": error_mm(maps, true, lungs, volume.affine),
+    }
 
 
 def low_resolution(backend: str) -> dict[str, Any] | None:
@@ -274,36 +288,35 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/registration"))
+    parser.add_argument("--backend", choices=BACKENDS, default="simpleitk", help="what is measured in this run")
     parser.add_argument("--write-only", action="store_true", help="write what was measured before, measure nothing")
     given = parser.parse_args()
     work: Path = given.work
     work.mkdir(parents=True, exist_ok=True)
-    backends = ["simpleitk", *(["ants"] if importlib.util.find_spec("ants") else [])]
-    spacing = (SPACING_MM,) * 3
     subjects: dict[str, Callable[[], Volume]] = {
-        "ipf-0001": lambda: ipf_subject(1, seed=SEED).draw_volume("initial", spacing, noise_hu=NOISE_HU),
+        "ipf-0001": lambda: fibrotic(1),
+        "ipf-0004": lambda: fibrotic(4),
         "patient-0003": lambda: chest_volume(3),
     }
 
-    def kept(name: str, measure: Callable[[], Any]) -> Any:
-        return kept_in(work, name, None if given.write_only else measure)
+    def kept(name: str, backend: str, measure: Callable[[], Any]) -> Any:
+        return kept_in(work, f"{name}_{backend}", None if given.write_only or backend != given.backend else measure)
 
     low, later, plain = {}, {}, {}
     motions: dict[str, list[dict[str, Any]]] = {}
-    for backend in backends:
-        low[backend] = kept(f"low_{backend}", lambda b=backend: low_resolution(b))
-        later[backend] = kept(f"followups_{backend}", lambda b=backend: followups(work, b))
-        rows = []
-        for name, number in [(name, number) for name, number, chosen in CASES if backend in chosen]:
+    for backend in BACKENDS[::-1]:
 
-            def measure(name: str = name, number: int = number, backend: str = backend) -> dict[str, Any]:
-                return known_motion(name, drawn(work, name, subjects[name]), number, backend)
+        def motion(name: str, number: int, backend: str = backend) -> dict[str, Any]:
+            return known_motion(name, drawn(work, name, subjects[name]), number, backend)
 
-            rows.append(kept(f"motion_{name}_{number}_{backend}", measure))
+        cases = [(name, number) for name, number, chosen in CASES if backend in chosen]
+        rows = [kept(f"motion_{name}_{number}", backend, partial(motion, name, number)) for name, number in cases]
         motions[backend] = [row for row in rows if row]
         plain[backend] = kept(
-            f"whole_{backend}", lambda b=backend: beside_whole(patient(work, FOLLOWUPS[-1])["initial"], b)
+            "whole", backend, lambda b=backend: as_a_whole(drawn(work, PLAIN[0], subjects[PLAIN[0]]), PLAIN[1], b)
         )
+        low[backend] = kept("low", backend, lambda b=backend: low_resolution(b))
+        later[backend] = kept("followups", backend, lambda b=backend: followups(work, b))
     low, later, plain = ({b: found for b, found in each.items() if found} for each in (low, later, plain))
     body = text(low, later, motions, plain)
     write_section("registration", "python -m benchmarks.registration", body, seed=str(SEED))
@@ -331,6 +344,7 @@ def text(
             f"{row['error_mm']:.2f}",
             pair(row, "determinants", 4),
             f"{row['seconds']:.0f}",
+            f"{row['mask_seconds']:.0f}",
         ]
         for backend, found in motions.items()
         for row in found
@@ -339,33 +353,46 @@ def text(
         "## Registration lung by lung",
         f"""Known rigid motions of whole subjects at {SPACING_MM:g} mm (rotation about z, y, x; translation in x, y, z),
 the moved scan with noise of its own, masks found in both scans by the embedded way. Error: mean distance inside the
-lungs between where the map takes a point and where it went. The true determinant is 1. Seconds are of one core,
-without the masks.""",
+lungs between where the map takes a point and where it went. The true determinant is 1. CPU seconds: of the
+registration with the resampling, and of the masks of both scans.""",
         table(
-            ["subject", "motion", "backend", "Dice before", "after, right / left", "error, mm", "determinants", "s"],
+            [
+                "subject",
+                "motion",
+                "backend",
+                "Dice before",
+                "after, right / left",
+                "error, mm",
+                "determinants",
+                "s",
+                "masks, s",
+            ],
             rows,
         ),
     ]
     if not rows:
         parts = parts[:1]
     if plain:
-        rows = []
-        for backend, row in plain.items():
-            whole = row["whole"]
-            rows.append(
-                [
-                    backend,
-                    f"{row['dice_after']['both']:.4f}",
-                    f"{row['error_mm']:.2f}",
-                    f"{row['seconds']:.0f}",
-                    f"{whole['dice']:.4f}",
-                    f"{whole['error_mm']:.2f}",
-                    f"{whole['seconds']:.0f}",
-                ]
-            )
+        name, number = PLAIN
+        ours = {b: row for b, found in motions.items() for row in found if (row["subject"], row["motion"]) == PLAIN}
+        rows = [
+            [
+                backend,
+                *(
+                    [f"{own['dice_after']['both']:.4f}", f"{own['error_mm']:.2f}", f"{own['seconds']:.0f}"]
+                    if (own := ours.get(backend))
+                    else ["–"] * 3
+                ),
+                f"{whole['dice']:.4f}",
+                f"{whole['error_mm']:.2f}",
+                f"{whole['seconds']:.0f}",
+            ]
+            for backend, whole in plain.items()
+        ]
         parts += [
-            f"""Beside one affine map of the whole image (ANTs with its own settings of `Affine`), the first motion at
-{FOLLOWUP_MM:g} mm:""",
+            f"""Beside one affine map of the whole image on the same pair ({name}, {MOTIONS[number][0]} deg,
+{MOTIONS[number][1]} mm): ANTs with its own settings of `Affine`; SimpleITK with mutual information, from the middles of
+both images' mass.""",
             table(
                 ["backend", "lung by lung: Dice", "error, mm", "s", "whole image: Dice", "error, mm", "s"],
                 rows,
