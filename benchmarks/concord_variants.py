@@ -92,9 +92,10 @@ class StatisticTask(FlowTask):
         """As the base."""
         velocity = self.velocity(source)
         error = (velocity - target[:, :1]).square().mean()
-        start = source[:, -1, 0, 0] == 1
-        made, true = (self.statistic(one[start]) for one in (source[:, :1] - velocity, target[:, 1:]))
-        term = (made - true).square().sum() / max(made.numel(), 1)
+        # Samples of one evaluation begin at the start, and nowhere else.
+        start = (source[:, -1, 0, 0] == 1).float()
+        made, true = (self.statistic(one).flatten(1) for one in (source[:, :1] - velocity, target[:, 1:]))
+        term = ((made - true).square().mean(1) * start).sum() / start.sum().clamp(min=1)
         return {
             "loss": error + self.weight * term,
             "share": error / target[:, :1].square().mean(),

@@ -34,7 +34,7 @@ from concordct.volumes.volume import Volume
 COHORT = COHORTS["patients"]
 PAIR = COHORT.pairs[0]
 #: Patients of the cohort that nodules are implanted into, nodules in each, slices around them.
-PATIENTS, NODULES, SLICES = (2,), 8, 7
+PATIENTS, NODULES, SLICES = (2, 3, 4), 8, 7
 RADIUS_MM, NODULE_HU = 2.0, 40.0
 #: Nodules lie this far inside the lungs and from each other, mm.
 DEPTH_MM, APART_MM = 9.0, 18.0
