@@ -1,12 +1,16 @@
 """Cohorts: what is written is read back, OSIC folders are understood, what is wrong is one line."""
 
+import json
 import shutil
 
 import numpy as np
 import pydicom
 import pytest
+from typer.testing import CliRunner
 
+from concordct.cli.common import app
 from concordct.errors import ConcordctError
+from concordct.pipelines.followup_cohort import cohort_osic
 from concordct.progression.cohort import FollowupPair, fvc_decline, osic_cohort, read_cohort, write_cohort
 from concordct.progression.lung_function import LungFunction, Visit, first_visit, read_table
 from concordct.progression.simulated import known_mask, simulate_cohort
@@ -123,14 +127,16 @@ def osic(tmp_path, shared_data):
 
 
 def test_osic_as_users_have_it(osic):
-    first, second = osic_cohort(osic / "scans", osic / "train.csv", progressive_decline=0.1)
+    found = osic_cohort(osic / "scans", osic / "train.csv", progressive_decline=0.1)
+    first, second = found.pairs
+    assert (found.failures, found.without_scans) == ((), 1)
     assert (first.subject, first.initial, first.followup) == ("ID1", osic / "scans" / "ID1", None)
     assert (first.weeks, first.label) == (50.0, "progressive")
     assert second.initial == osic / "scans" / "ID2" / "b"
     assert second.followup == osic / "scans" / "ID2" / "a"
     assert second.weeks == pytest.approx(26.0)
     assert second.label == "stable"
-    assert osic_cohort(osic / "scans", osic / "train.csv")[0].label is None
+    assert osic_cohort(osic / "scans", osic / "train.csv").pairs[0].label is None
 
 
 def test_osic_refusals(osic):
@@ -138,10 +144,38 @@ def test_osic_refusals(osic):
         dataset = pydicom.dcmread(path)
         del dataset.AcquisitionDate, dataset.StudyDate
         dataset.save_as(path)
-    with pytest.raises(ConcordctError, match="without acquisition dates") as caught:
-        osic_cohort(osic / "scans", osic / "train.csv")
-    assert "ID2" not in str(caught.value)
+    found = osic_cohort(osic / "scans", osic / "train.csv")
+    assert [pair.subject for pair in found.pairs] == ["ID1"]
+    ((number, reason),) = found.failures
+    assert number == 2
+    assert "without acquisition dates" in reason
+    assert "ID2" not in reason
+    with pytest.raises(ConcordctError, match="10 a year, expected a share"):
+        osic_cohort(osic / "scans", osic / "train.csv", progressive_decline=10)
     with pytest.raises(ConcordctError, match="no patient of"):
         osic_cohort(osic, osic / "train.csv")
     with pytest.raises(ConcordctError, match="no such folder"):
         osic_cohort(osic / "nowhere", osic / "train.csv")
+
+
+def test_the_verb_writes_a_cohort_that_training_and_prediction_read(osic, tmp_path):
+    (osic / "scans").rename(osic / "train")
+    run = CliRunner().invoke(app, ["cohort", "osic", str(osic), "--decline", "0.1", "-o", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    assert "2 patients, 1 scanned twice, 1 stable, 1 progressive" in run.output
+    # OSIC's visits before the scan survive the way through our own table.
+    written = read_cohort(tmp_path / "out" / "cohort.csv")
+    direct = osic_cohort(osic / "train", osic / "train.csv", progressive_decline=0.1).pairs
+    assert [(p.subject, p.weeks, p.visits, p.label) for p in written] == [
+        (p.subject, pytest.approx(p.weeks, rel=1e-5), p.visits, p.label) for p in direct
+    ]
+    assert written[0].visits[0].weeks == -2.0
+    assert written[1].followup.resolve() == (osic / "train" / "ID2" / "a").resolve()
+    asked = ["cohort", "osic", str(osic / "train"), "--table", str(osic / "train.csv"), "-o", str(tmp_path / "out")]
+    assert isinstance(CliRunner().invoke(app, asked).exception, ConcordctError)
+    told = json.loads(CliRunner().invoke(app, [*asked, "--overwrite", "--json"]).output)
+    assert told["scanned_twice"] == 1
+    assert told["without_scans"] == 1
+    assert told["labels"] == {"stable": 0, "progressive": 0}
+    with pytest.raises(ConcordctError, match=r"expected train.csv and train/ in"):
+        cohort_osic(osic / "train", tmp_path / "other")

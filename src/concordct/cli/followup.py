@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from concordct.cli.cohorts import cohort_app
 from concordct.cli.common import (
     AllowOption,
     JsonOption,
@@ -81,6 +82,65 @@ def predict_followup(
     for warning in summary["warnings"]:
         warn("warning", warning)
     typer.echo(f"report: {output / 'report.html'}")
+
+
+@cohort_app.command("osic")
+def osic(
+    path: Annotated[
+        Path,
+        typer.Argument(help="OSIC's archive, unpacked (train.csv beside train/); or --table and patients' folders."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cohort.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Table of FVC by week, CSV; PATH then holds a folder for each patient.")
+    ] = None,
+    decline: Annotated[
+        float | None,
+        typer.Option(help="Loss of FVC per 52 weeks, a share, from which a patient is progressive; no labels without."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a cohort for `train ciresdiff` of OSIC's folders and its table of FVC by week. Scans are not copied.
+
+    A folder with two series, told apart by their acquisition dates, is an initial scan and a follow-up.
+
+    Example: `concordct cohort osic osic-pulmonary-fibrosis-progression --decline 0.1 -o osic`
+    """
+    from concordct.pipelines.followup_cohort import COHORT, cohort_osic
+    from concordct.progression.cohort import LABELS
+
+    with bar(quiet=as_json) as report:
+        found = cohort_osic(
+            path,
+            output,
+            table=table,
+            progressive_decline=decline,
+            overwrite=overwrite,
+            progress=lambda done, total: report("reading headers", done, total),
+        )
+    twice = sum(pair.followup is not None for pair in found.pairs)
+    labels = {name: sum(pair.label == name for pair in found.pairs) for name in LABELS}
+    if as_json:
+        print_json(
+            {
+                "cohort": str(output / COHORT),
+                "subjects": len(found.pairs),
+                "scanned_twice": twice,
+                "labels": labels,
+                "without_scans": found.without_scans,
+                "failures": [{"patient": number, "reason": reason} for number, reason in found.failures],
+            }
+        )
+        return
+    for number, reason in found.failures:
+        warn("left out", f"patient {number} of the table: {reason}")
+    if found.without_scans:
+        warn("note", f"{found.without_scans} patients of the table have no folder")
+    if not twice:
+        warn("note", "nobody was scanned twice: enough for predict-followup, not for train ciresdiff")
+    labelled = f", {labels['stable']} stable, {labels['progressive']} progressive" if decline is not None else ""
+    typer.echo(f"{len(found.pairs)} patients, {twice} scanned twice{labelled}: {output / COHORT}")
 
 
 def train_ciresdiff(

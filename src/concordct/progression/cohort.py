@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -140,13 +140,33 @@ def write_cohort(path: str | Path, pairs: Sequence[FollowupPair], *, overwrite: 
     return path
 
 
+@dataclass(frozen=True)
+class OsicCohort:
+    """What was found.
+
+    Attributes
+    ----------
+    pairs : one for each patient of the table whose scans can be used.
+    failures : (place of the patient in the table, counted from 1, and the reason) for those whose scans cannot.
+    without_scans : patients of the table without a folder.
+    """
+
+    pairs: tuple[FollowupPair, ...]
+    failures: tuple[tuple[int, str], ...]
+    without_scans: int
+
+
 def osic_cohort(
-    folder: str | Path, table: str | Path, *, progressive_decline: float | None = None
-) -> tuple[FollowupPair, ...]:
+    folder: str | Path,
+    table: str | Path,
+    *,
+    progressive_decline: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> OsicCohort:
     """OSIC as users have it: a folder of DICOM files for each patient, and the table of FVC by week.
 
     A patient's folder holds one series, which is the initial scan, or two, which are told apart by their acquisition
-    dates. Patients of the table without a folder are left out, as the table also names those of held-back scans.
+    dates. Patients of the table without a folder are counted only, as the table also names those of held-back scans.
 
     Parameters
     ----------
@@ -154,21 +174,34 @@ def osic_cohort(
     table : with the columns Patient, Weeks, FVC, Percent, Age, Sex, SmokingStatus, or our own.
     progressive_decline : relative loss of FVC per 52 weeks from which a patient counts as progressive (0.1 in most
         trials); None leaves the labels out.
+    progress : called with the patients done and all of them.
 
     Raises
     ------
-    ConcordctError : a table that cannot be read, no patient with a folder, no or more than two series in a folder,
-        two series without dates or of one day.
+    ConcordctError : a table that cannot be read, a decline not between 0 and 1, no patient with a folder. A folder
+        with no or more than two series, or two without dates or of one day, is a failure of its patient alone.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ConcordctError(f"no such folder: {folder}")
-    pairs = []
-    for subject, visits in read_table(table).items():
+    if progressive_decline is not None and not 0.0 < progressive_decline < 1.0:
+        raise ConcordctError(
+            f"a decline of FVC of {progressive_decline:g} a year, expected a share between 0 and 1, such as 0.1"
+        )
+    everyone = read_table(table)
+    pairs, failures, absent = [], [], 0
+    for number, (subject, visits) in enumerate(everyone.items(), start=1):
+        if progress is not None:
+            progress(number, len(everyone))
         place = folder / subject
         if not place.is_dir():
+            absent += 1
             continue
-        scans, weeks = _osic_scans(place)
+        try:
+            scans, weeks = _osic_scans(place)
+        except ConcordctError as error:
+            failures.append((number, str(error)))
+            continue
         later = [visit.weeks for visit in visits if visit.weeks > 0]
         weeks = weeks or (max(later) if later else YEAR_WEEKS)
         label = None
@@ -176,9 +209,9 @@ def osic_cohort(
             decline = fvc_decline(visits, weeks)
             label = None if decline is None else LABELS[int(decline >= progressive_decline)]
         pairs.append(FollowupPair(subject, scans[0], scans[1] if len(scans) > 1 else None, weeks, visits, label))
-    if not pairs:
+    if not pairs and not failures:
         raise ConcordctError(f"no patient of {table} has a folder in {folder}")
-    return tuple(pairs)
+    return OsicCohort(tuple(pairs), tuple(failures), absent)
 
 
 def fvc_decline(visits: Sequence[Visit], weeks: float) -> float | None:

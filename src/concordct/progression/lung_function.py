@@ -142,11 +142,16 @@ def read_table(path: str | Path) -> dict[str, tuple[Visit, ...]]:
 
 
 def write_table(path: str | Path, table: Mapping[str, Sequence[Visit]], *, overwrite: bool = False) -> Path:
-    """Write a table that `read_table` reads, with the columns of `COLUMNS`."""
+    """Write a table that `read_table` reads, with the columns of `COLUMNS`.
+
+    Where visits lie before the scan, the column of the weeks is OSIC's `Weeks`, which may hold them.
+    """
     path = Path(path)
+    before = any(visit.weeks < 0 for visits in table.values() for visit in visits)
+    header = [name.capitalize() if before and name == "weeks" else name for name in COLUMNS]
     with atomic_file(path, overwrite=overwrite) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(header)
         for subject, visits in table.items():
             for visit in visits:
                 values = [getattr(visit.values, name) for name in COLUMNS[2:]]
