@@ -18,9 +18,11 @@ from concordct.errors import ConcordctError
 from concordct.methods import ciresdiff
 from concordct.nets.clip import TextConfig
 from concordct.pipelines import followup as pipeline
+from concordct.pipelines import followup_verdict as judging
 from concordct.pipelines.followup_data import lungs_of, onto, prepare, to_spacing
 from concordct.pipelines.models import load_model
 from concordct.progression.cohort import FollowupPair, read_cohort, write_cohort
+from concordct.progression.diagnosis import ClassifierRecipe
 from concordct.progression.lung_function import LungFunction, Visit, write_table
 from concordct.training.engine import Phase
 from concordct.volumes.files import open_volume_file, write_volume_file
@@ -76,9 +78,16 @@ def visit(fvc_ml: float) -> tuple[Visit, ...]:
     return (Visit(0.0, LungFunction(fvc_ml=fvc_ml, age_years=67, sex="male")),)
 
 
+def tiny(patch: pytest.MonkeyPatch) -> None:
+    """Networks of a few thousand weights, and one subject of either label is enough."""
+    patch.setitem(ciresdiff.RECIPES, "small", TINY)
+    patch.setattr(judging, "CLASSIFIER", ClassifierRecipe(widths=(4, 4, 8, 8), phase=QUICK))
+    patch.setattr(judging, "LEAST_LABELLED", 1)
+
+
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ciresdiff.RECIPES, "small", TINY)
+    tiny(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +113,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ciresdiff.RECIPES, "small", TINY)
+        tiny(patch)
         assert pipeline.train(cohort, path).done
     return path
 
@@ -162,6 +171,7 @@ def test_pieces_end_where_one_run_ends(cohort: Path, model: Path, tmp_path: Path
     assert pipeline.load_bundle(tmp_path / "m").sha256 == pipeline.load_bundle(model).sha256
     card = (tmp_path / "m" / "docs" / "README.md").read_text()
     assert "2 subjects" in card
+    assert "real pairs of 1 stable and 1 progressive subjects" in card
     assert "not for diagnosis" in card
     with pytest.raises(ConcordctError, match="another data"):
         pipeline.train(cohort, tmp_path / "m", subjects=["alpha"], overwrite=True)
@@ -201,7 +211,7 @@ def test_a_dicom_scan_gives_a_synthetic_series_that_says_so(cohort: Path, model:
         said = [{line for line in lines if line.startswith("Error") and NEWER not in line} for lines in judged]
         assert said[0] <= said[1]
     page = (out / "report.html").read_text()
-    for word in ("Initial", "Predicted", "not for diagnosis", "52 weeks"):
+    for word in ("Initial", "Predicted", "not for diagnosis", "52 weeks", "Verdict", "Aerated lung"):
         assert word in page
     for text in (page, json.dumps(summary), str(one.DerivationDescription)):
         assert "beta" not in text
@@ -225,6 +235,52 @@ def test_a_volume_file_gives_a_volume_file_and_one_seed_one_result(cohort: Path,
     text = " ".join(summary["warnings"])  # type: ignore[arg-type]
     assert "200 weeks lie outside the 50 to 51 weeks" in text
     assert "values of the lung-function tests are unknown" in text
+
+
+def test_the_verdict_says_what_it_rests_on(cohort: Path, model: Path, tmp_path: Path) -> None:
+    summary = ask(model, cohort, tmp_path / "a")
+    found = summary["progression"]
+    assert found["basis"] == "classifier"  # type: ignore[index]
+    assert found["verdict"] == ("progressive" if found["probability"] >= 0.5 else "stable")  # type: ignore[index]
+    assert found["subjects"] == {"stable": 1, "progressive": 1}  # type: ignore[index]
+    whole = pipeline.load_bundle(model)
+    network, classifier = judging.parted(whole)
+    assert not any(name.startswith(judging.PREFIX) for name in network.tensors)
+    assert classifier is not None
+    # The shares are of one outline; a scan as dense as fibrosis everywhere has risen by all that was missing.
+    scan, lungs = chest(0), lungs_of(chest(0))
+    dense = np.where(lungs, -400.0, scan.hu).astype(np.float32)
+    extent = pipeline.fibrosis(scan, lungs, dense)
+    assert extent["predicted"]["share"] == 1.0
+    assert extent["predicted"]["aerated_ml"] == 0.0
+    for second, label in ((dense, "progressive"), (scan.hu, "stable")):
+        extent = pipeline.fibrosis(scan, lungs, second)
+        plain = judging.verdict(
+            scan.hu, second, lungs, spacing_mm=SPACING, fibrosis=extent, weeks=52.0, classifier=None, subjects=None
+        )
+        assert (plain["verdict"], plain["basis"], plain["probability"]) == (label, "threshold", None)
+        assert "not for diagnosis" in plain["said"]
+    changes = summary["volume_change_of_training_subjects"]
+    assert {name: one["subjects"] for name, one in changes.items()} == {  # type: ignore[attr-defined]
+        "all": 2, "stable": 1, "progressive": 1,
+    }  # fmt: skip
+
+
+def test_without_labels_there_is_no_classifier(
+    cohort: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "LEAST_LABELLED", 2)
+    assert pipeline.train(cohort, tmp_path / "m").done
+    plain = pipeline.load_bundle(tmp_path / "m")
+    assert judging.parted(plain) == (plain, None)
+    # The network is the same with and without.
+    rest = judging.parted(pipeline.load_bundle(model))[0]
+    assert {name: one.tobytes() for name, one in plain.tensors.items()} == {
+        name: one.tobytes() for name, one in rest.tensors.items()
+    }
+    summary = ask(tmp_path / "m", cohort, tmp_path / "out")
+    assert summary["progression"]["basis"] == "threshold"  # type: ignore[index]
+    assert "carries no classifier" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,12 @@ def predict_followup(
     found = summary["fibrosis"]
     low, high = found["range_hu"]
     table = Table(f"{low:g} to {high:g} HU in the lungs", "initial", f"predicted, {weeks:g} weeks")
-    for key, name, scale in (("share", "share, %", 100), ("ml", "volume, ml", 1), ("mean_hu", "mean lung, HU", 1)):
+    rows = (("share", "share, %", 100), ("ml", "volume, ml", 1), ("aerated_ml", f"aerated (below {low:g} HU), ml", 1),
+            ("mean_hu", "mean lung, HU", 1))  # fmt: skip
+    for key, name, scale in rows:
         table.add_row(name, *(f"{scale * found[when][key]:.1f}" for when in ("initial", "predicted")))
     tables().print(table)
+    typer.echo(f"verdict: {summary['progression']['said']}")
     for warning in summary["warnings"]:
         warn("warning", warning)
     typer.echo(f"report: {output / 'report.html'}")

@@ -32,10 +32,11 @@ from concordct.pipelines.followup_data import (
     prepare,
     to_spacing,
 )
+from concordct.pipelines.followup_verdict import ENTRY, parted, verdict, with_classifier
 from concordct.pipelines.results import provenance
 from concordct.pipelines.scans import SLAB_SLICES, checked, one_scan
 from concordct.pipelines.train import Progress, Trained, _claim
-from concordct.progression.cohort import FollowupPair, read_cohort
+from concordct.progression.cohort import LABELS, FollowupPair, read_cohort
 from concordct.progression.lung_function import check_weeks, first_visit, read_table, sentence
 from concordct.progression.lungs import dilate
 from concordct.progression.registration import DILATION_MM
@@ -109,7 +110,9 @@ def train(
                 if members.size > 1:
                     distributed.barrier()
             data = CohortData([one.data for one in ready], _info(ready, recipe, row))
-            bundle = ciresdiff.fit(data, chosen, Run(folder, members, progress, limit), clip=clip)
+            run = Run(folder, members, progress, limit)
+            bundle = ciresdiff.fit(data, chosen, run, clip=clip)
+            bundle = with_classifier(bundle, ready, run, spacing_mm=chosen.spacing_mm, seed=seed, most_steps=most_steps)
         except Paused:
             return Trained(output, False, time.monotonic() - began, 0)
         if members.rank == 0:
@@ -195,7 +198,29 @@ def _info(ready: Sequence[Prepared], recipe: str, row: str) -> dict[str, Any]:
         "subjects": len(ready),
         "weeks": [min(weeks), max(weeks)],
         "without_tests": sum(len(one.tests.missing) == len(dataclasses.fields(one.tests)) for one in ready),
+        "volume_change": volume_changes(ready),
     }
+
+
+def volume_changes(ready: Sequence[Prepared]) -> dict[str, Any]:
+    """Relative change of lung volume from scan to scan, which the registration takes out: "all" and by label.
+
+    Breath and lost volume together; mean, standard deviation and subjects.
+    """
+    found = {}
+    for name in ("all", *LABELS):
+        changes = []
+        for one in ready:
+            if name in ("all", one.label):
+                fixed, moving = (sum(values[k] for values in one.record["volumes_ml"].values()) for k in (0, 1))
+                changes.append(moving / fixed - 1)
+        if changes:
+            found[name] = {
+                "mean": round(float(np.mean(changes)), 4),
+                "sd": round(float(np.std(changes, ddof=1)), 4) if len(changes) > 1 else None,
+                "subjects": len(changes),
+            }
+    return found
 
 
 def _card(bundle: Bundle) -> str:
@@ -207,6 +232,7 @@ def _card(bundle: Bundle) -> str:
             f"Trained by {info['software']} with recipe `{info['recipe']}` on {info['subjects']} subjects scanned",
             f"twice, {info['weeks'][0]:g} to {info['weeks'][1]:g} weeks apart, {info['without_tests']} without tests;",
             f"{bundle.metadata['parameters']:,} parameters.",
+            *_card_of_classifier(bundle),
             "",
             "It draws what the follow-up scan of a patient with pulmonary fibrosis may look like. Nobody was scanned:",
             "its output is synthetic, research only, not for diagnosis.",
@@ -215,9 +241,20 @@ def _card(bundle: Bundle) -> str:
     )
 
 
+def _card_of_classifier(bundle: Bundle) -> list[str]:
+    entry = bundle.metadata.get(ENTRY)
+    if entry is None:
+        return []
+    trained = " and ".join(f"{count} {label}" for label, count in entry["subjects"].items())
+    return [
+        "",
+        f"A classifier of initial and follow-up scan, fitted on the real pairs of {trained} subjects, comes along.",
+    ]
+
+
 def open_predictor(path: str, mode: Mode = "sample") -> Predictor:
     """A model on disk at work; what `configs/inference.json` names."""
-    return load(load_bundle(Path(path)), mode)
+    return load(parted(load_bundle(Path(path)))[0], mode)
 
 
 def predict(
@@ -260,7 +297,8 @@ def predict(
     say = progress or (lambda what, done, total: None)
     said = sentence(first_visit(read_table(table), subject).values, weeks=check_weeks(weeks))
     bundle = load_bundle(model)
-    predictor = load(bundle, mode, steps=steps)
+    network, classifier = parted(bundle)
+    predictor = load(network, mode, steps=steps)
     scan = one_scan(scan_path)
     if patient_of(scan) not in (None, digest_of(subject)) and not any_subject:
         raise ConcordctError(
@@ -280,12 +318,19 @@ def predict(
     found = predictor.predict(working.hu, region, said, seeds=SliceSeeds(seed, scan.key))
     say("writing", 3, 5)
     predicted = _on_grid(initial, working, found)
+    extent = fibrosis(working, lungs, found)
+    judged = verdict(
+        working.hu, found, region, spacing_mm=predictor.spacing_mm, fibrosis=extent, weeks=weeks, classifier=classifier,
+        subjects=bundle.metadata.get(ENTRY, {}).get("subjects"),
+    )  # fmt: skip
     summary = {
-        "schema": 1,
+        "schema": 2,
         "weeks": weeks,
         "text": said,
         "grid_mm": predictor.spacing_mm,
-        "fibrosis": fibrosis(working, lungs, found),
+        "progression": judged,
+        "fibrosis": extent,
+        "volume_change_of_training_subjects": bundle.metadata["info"].get("volume_change", {}),
         "model": {"method": bundle.method, "sha256": bundle.sha256, "row": bundle.metadata["info"].get("row")},
         "sampling": {"steps": predictor.steps, "mode": mode, "seed": seed},
         "warnings": _warnings(bundle, said, weeks, predictor, initial),
@@ -326,13 +371,22 @@ def _slabs(volume: Volume) -> Iterator[Volume]:
 
 
 def fibrosis(initial: Volume, lungs: NDArray[np.bool_], predicted: NDArray[np.float32]) -> dict[str, Any]:
-    """High attenuation areas (`FIBROSIS_HU`) within the initial scan's lungs, in it and in the prediction."""
+    """High attenuation areas (`FIBROSIS_HU`) within the initial scan's lungs, in it and in the prediction.
+
+    Lung below them is aerated: what is left of it is the prediction's own loss of volume.
+    """
     ml = float(abs(np.linalg.det(initial.affine[:3, :3]))) / 1000.0
 
     def extent(hu: NDArray[np.float32]) -> dict[str, float]:
         inside = hu[lungs]
         dense = int(((inside >= FIBROSIS_HU[0]) & (inside <= FIBROSIS_HU[1])).sum())
-        return {"share": dense / inside.size, "ml": round(dense * ml, 1), "mean_hu": round(float(inside.mean()), 1)}
+        aerated = int((inside < FIBROSIS_HU[0]).sum())
+        return {
+            "share": dense / inside.size,
+            "ml": round(dense * ml, 1),
+            "aerated_ml": round(aerated * ml, 1),
+            "mean_hu": round(float(inside.mean()), 1),
+        }
 
     return {
         "range_hu": list(FIBROSIS_HU),

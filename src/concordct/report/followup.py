@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from concordct.report.evaluation import Stack, write_evaluation_report
-from concordct.report.tables import number
+from concordct.report.tables import number, percent
 from concordct.volumes.volume import Volume
 
 
@@ -32,7 +32,16 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
     fibrosis = summary["fibrosis"]
     now, then = fibrosis["initial"], fibrosis["predicted"]
     low, high = fibrosis["range_hu"]
+    progression = summary["progression"]
     cards = [
+        {
+            "label": "Verdict",
+            "before": "",
+            "after": progression["verdict"],
+            "unit": "",
+            "verdict": "",
+            "note": progression["said"].removeprefix(progression["verdict"]).strip(),
+        },
         {
             "label": "Fibrosis, share of the lungs",
             "before": number(100 * now["share"], 1),
@@ -48,6 +57,14 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
             "unit": "HU",
             "verdict": "",
             "note": "both in the initial scan's lungs: a prediction has no breath of its own",
+        },
+        {
+            "label": "Aerated lung",
+            "before": number(now["aerated_ml"], 0),
+            "after": number(then["aerated_ml"], 0),
+            "unit": "ml",
+            "verdict": "",
+            "note": _volume_note(low, summary["volume_change_of_training_subjects"], progression["verdict"]),
         },
     ]
     results = {
@@ -72,3 +89,14 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
         title=f"Follow-up predicted for {summary['weeks']:g} weeks later",
         affine=initial.affine,
     )
+
+
+def _volume_note(low: float, changes: Mapping[str, Any], label: str) -> str:
+    """Aerated lung within one outline, and what the outline itself may do."""
+    known = changes.get(label) or changes.get("all")
+    said = f"below {low:g} HU within the initial scan's outline".replace("-", "−")
+    if known is None:
+        return said
+    whom = f"{label} training subjects" if label in changes else "training subjects"
+    spread = f" ± {percent(known['sd'], 1)}" if known["sd"] is not None else ""
+    return f"{said}; the lungs of {known['subjects']} {whom} changed by {percent(known['mean'], 1)}{spread} with breath"
