@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -50,8 +51,10 @@ _DROPPED = (
 )
 # fmt: on
 
-#: True of a scan that was taken, hence untrue of a synthetic image.
-_ACQUIRED = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "IrradiationEventUID")
+#: Dates of a synthetic image: those of the study, which all its objects share and archives file it under, and of the
+#: patient. Any other could be taken for the day of a scan.
+_STUDY_DATES = ("StudyDate", "StudyTime")
+_PATIENT_GROUP = 0x0010
 
 
 def hashed_uid(*parts: str) -> str:
@@ -93,9 +96,9 @@ def derived_dataset(
         big_endian = source.original_encoding[1] is False
         _drop(source)
         if derivation.synthetic is not None:
-            for name in _ACQUIRED:
-                if name in source:
-                    delattr(source, name)
+            _drop_dates(source)
+            if "IrradiationEventUID" in source:
+                del source.IrradiationEventUID
             source.SyntheticData = "YES"
             source.ImageComments = _ascii(f"Synthetic, not for diagnosis: {derivation.synthetic}", _ST_LENGTH)
         if big_endian:
@@ -158,6 +161,17 @@ def _drop(dataset: Dataset) -> None:
         # Curves (50xx) and overlays (60xx) were drawn for the source; group lengths are retired.
         if 0x5000 <= tag.group <= 0x501E or 0x6000 <= tag.group <= 0x601E or tag.element == 0:
             del dataset[tag]
+
+
+def _drop_dates(dataset: Dataset) -> None:
+    """No date or time at any depth but the study's and the patient's."""
+
+    def drop(place: Dataset, element: DataElement) -> None:
+        kept = element.keyword in _STUDY_DATES or element.tag.group == _PATIENT_GROUP
+        if element.VR in ("DA", "DT", "TM") and not kept:
+            del place[element.tag]
+
+    dataset.walk(drop)
 
 
 def _swap_words(dataset: Dataset) -> None:
