@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -85,8 +86,6 @@ def scan_of(work: Path) -> Path:
 def model_of(work: Path) -> Path:
     """The network of recipe `gpu` after two steps on a small crop."""
     place = work / "model"
-    if place.exists():
-        return place
     subject = ipf_subject(NUMBER, seed=SEED)
     recipe = ciresdiff.RECIPES["gpu"]
     volumes = [subject.draw_volume(when, (6.0, 6.0, 6.0)) for when in ("initial", "followup")]
@@ -100,10 +99,11 @@ def model_of(work: Path) -> Path:
     )
     quick = Phase(steps=2, batch=2, learning_rate=1e-3)
     short = dataclasses.replace(recipe, patch=16, overlap=8, contrast=quick, diffusion=quick)
-    bundle = ciresdiff.fit(data, short, Run(work / "model.run"))
+    with tempfile.TemporaryDirectory(dir=work) as run:
+        bundle = ciresdiff.fit(data, short, Run(Path(run)))
     for name in ("patch", "overlap"):
         bundle.metadata["recipe"][name] = getattr(recipe, name)
-    save_bundle(bundle, place, card="for its time only")
+    save_bundle(bundle, place, card="for its time only", overwrite=True)
     return place
 
 

@@ -293,7 +293,7 @@ def test_without_labels_there_is_no_classifier(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"subject": "delta"}, "no row of the subject asked for"),
+        ({"subject": "delta"}, r"lung_function.csv: .*no row of the subject asked for"),
         ({"weeks": -3.0}, "-3 weeks between the scans, expected above 0"),
         ({"subject": "alpha"}, "expected a scan whose PatientID is the subject"),
     ],
@@ -310,7 +310,7 @@ def test_wrong_questions_are_refused(
 
 def test_wrong_scans_are_refused(cohort: Path, model: Path, tmp_path: Path) -> None:
     wrong = {"none": chest(5, lungs=0), "one": chest(5, lungs=1)}
-    for name, said in (("none", "no lung found"), ("one", "one lung found")):
+    for name, said in (("none", r"none.nii.gz: no lung found"), ("one", r"one.nii.gz: one lung found")):
         write_volume_file(tmp_path / f"{name}.nii.gz", wrong[name])
         with pytest.raises(ConcordctError, match=said):
             ask(model, cohort, tmp_path / "out", tmp_path / f"{name}.nii.gz")

@@ -295,7 +295,12 @@ def predict(
         or one lung, a model of another method, an output that exists.
     """
     say = progress or (lambda what, done, total: None)
-    said = sentence(first_visit(read_table(table), subject).values, weeks=check_weeks(weeks))
+    check_weeks(weeks)
+    visits = read_table(table)
+    try:
+        said = sentence(first_visit(visits, subject).values, weeks=weeks)
+    except ConcordctError as error:
+        raise ConcordctError(f"{table}: {error}") from None
     bundle = load_bundle(model)
     network, classifier = parted(bundle)
     predictor = load(network, mode, steps=steps)
@@ -310,7 +315,10 @@ def predict(
     initial = scan.read(allow=allow)
     say("finding the lungs", 1, 5)
     working = to_spacing(initial, predictor.spacing_mm)
-    lungs = lungs_of(working)
+    try:
+        lungs = lungs_of(working)
+    except ConcordctError as error:
+        raise ConcordctError(f"{scan_path}: {error}") from None
     region = dilate(lungs, DILATION_MM, working.spacing_mm)
     if working.padding is not None:
         region &= ~working.padding
