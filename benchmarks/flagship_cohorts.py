@@ -201,7 +201,7 @@ def with_weights(model: Path, other: Path) -> Path:
 @lru_cache(maxsize=1)
 def flagship_code() -> str:
     """Eight digits that stand for the code of the flagship: what it measured with other code is not taken up again."""
-    methods = ("concord", "concord_inputs", "transport", "spectral", "spectral_fit")
+    methods = ("concord", "concord_inputs", "lacking_power", "spectral", "spectral_fit", "texture_level", "transport")
     names = [*(f"methods/{name}.py" for name in methods), "diffusion/residual_flow.py", "nets/remainder.py"]
     package = Path(concordct.__file__).parent
     return hashlib.sha256(b"".join((package / name).read_bytes() for name in names)).hexdigest()[:8]

@@ -2,9 +2,11 @@
 
 `mean` is `spectral.py`'s closed-form transfer: the least HU error. `sample` has the target's texture:
 
-1. the source's own noise is raised to the target's power wherever anything of the target is left in it, and noise of
-   the calibrated spectrum is drawn where nothing is (`transport.py`);
-2. noise is added where tissue lacks power although edges say that the scan knows;
+1. the source's own noise is raised to the target's power wherever anything of the target is left in it, edges as they
+   are, and noise of the calibrated spectrum is drawn where nothing is (`transport.py`), at the local level of the
+   scan's own noise (`texture_level.py`);
+2. noise is added where tissue lacks power although edges say that the scan knows, and what pixels wider than the
+   calibrated ones fold back (`concord_inputs.py`);
 3. with `steps` above 0, a network leads the texture to what tissue of this kind looks like, by residual shifting
    between two textures of equal power (`diffusion/residual_flow.py`, `concord_network.py`). It serves every kernel
    pair: it is told what calibration found, and was trained on simulated pairs of random kernels alone. In each band of
@@ -48,7 +50,7 @@ class ConcordStandardizer:
     Attributes
     ----------
     model : the calibrated transfer.
-    transport : what calibration says about texture; None when it could not be measured, and only "mean" is served.
+    transport : what calibration says about texture; None where it could not be measured, and a sample is the filter's.
     network : a `RemainderUNet` in evaluation, on the device it runs on; None without steps.
     mode : "sample" (right texture) or "mean" (least HU error).
     use_neighbours : set to False for series whose slices are not evenly spaced.
@@ -65,7 +67,7 @@ class ConcordStandardizer:
     bound: bool = True
 
     def __post_init__(self) -> None:
-        if self.mode == "sample" and self.transport is None:
+        if self.mode == "sample" and self.model.noise is None:
             raise ConcordctError(
                 "expected a model with a noise part for mode 'sample', found one calibrated without: use mode 'mean'"
             )
@@ -106,7 +108,7 @@ class ConcordStandardizer:
         """
         base = self.base
         if self.mode == "mean" or self.transport is None:
-            return base(volume, generator=generator)
+            return replace(base, mode=self.mode)(volume, generator=generator)
         on = curves(self.model, self.transport, volume.shape[1:], volume.spacing_mm[1:])
         hu = np.empty_like(volume.hu)
         for index, one in enumerate(prepare(base, self.transport, on, volume)):
