@@ -152,6 +152,9 @@ def test_a_subject_is_registered_once_and_what_that_did_is_kept(cohort: Path, tm
     pair = read_cohort(cohort)[0]
     found = prepare(pair, tmp_path, SPACING)
     assert found.record["dice_after"]["both"] > 0.95 > found.record["dice_before"]["both"]
+    (page,) = tmp_path.rglob("registration.html")
+    assert "Follow-up after 50 weeks" in page.read_text()
+    assert pair.subject not in page.read_text()
     assert set(found.record["determinants"]) == {"right", "left"}
     assert 0.9 < found.record["determinants"]["left"] < 1.1
     assert "Forced vital capacity 2500 ml" in found.data.sentence

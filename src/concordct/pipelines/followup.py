@@ -408,7 +408,9 @@ def _warnings(bundle: Bundle, said: str, weeks: float, predictor: Predictor, ini
     info = bundle.metadata["info"]
     found = ["the predicted scan is synthetic: not for diagnosis"]
     if "unknown" in said:
-        found.append(f"{said.count('unknown')} values of the lung-function tests are unknown")
+        missing = said.count("unknown")
+        one = "1 value of the lung-function tests is unknown"
+        found.append(one if missing == 1 else f"{missing} values of the lung-function tests are unknown")
     low, high = info.get("weeks", (weeks, weeks))
     if not low <= weeks <= high:
         found.append(f"{weeks:g} weeks lie outside the {low:g} to {high:g} weeks that the model was trained on")

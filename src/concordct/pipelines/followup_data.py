@@ -1,7 +1,8 @@
 """Scans of one patient at two times, made ready: one isotropic grid, lungs, the follow-up registered onto the initial.
 
 Each subject is prepared once and kept below the run's folder, with a record of what the registration did: an affine
-map can hide that a lung shrank, which is a sign of the disease itself, so determinants and volumes are kept as results.
+map can hide that a lung shrank, which is a sign of the disease itself, so determinants and volumes are kept as results,
+with a page of overlays to look at.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from concordct.progression.cohort import FollowupPair
 from concordct.progression.lung_function import LungFunction, first_visit, sentence
 from concordct.progression.lungs import lung_masks
 from concordct.progression.registration import Registered, pre_register
+from concordct.report.registration import write_registration_report
 from concordct.training.patches3d import Followup
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
 
-RECORD = "subject.json"
+RECORD, REPORT = "subject.json", "registration.html"
 #: Spacings that differ by less are the same: nothing is interpolated, mm.
 SAME_MM = 1e-3
 #: Bump when the same scans are made ready in another way.
@@ -154,8 +156,9 @@ def prepare(pair: FollowupPair, folder: Path, spacing_mm: float, *, allow: Colle
         for scan in scans:
             checked(scan, allow)
         initial, followup = (to_spacing(scan.read(allow=allow), spacing_mm) for scan in scans)
-        registered = pre_register(followup, initial)
-        _keep(place, initial, registered)
+        lungs = lung_masks(followup, require_both=True)
+        registered = pre_register(followup, initial, moving_lungs=lungs)
+        _keep(place, initial, followup, lungs, registered, pair.weeks)
     record = json.loads((place / RECORD).read_text())
     initial_hu, followup_hu, region, lungs = (
         np.load(place / f"{kind}.npy", mmap_mode="r") for kind in ("initial", "followup", "region", "lungs")
@@ -164,7 +167,9 @@ def prepare(pair: FollowupPair, folder: Path, spacing_mm: float, *, allow: Colle
     return Prepared(pair.subject, data, pair.label, pair.weeks, tests, record, fresh)
 
 
-def _keep(place: Path, initial: Volume, registered: Registered) -> None:
+def _keep(
+    place: Path, initial: Volume, followup: Volume, lungs: NDArray[np.uint8], registered: Registered, weeks: float
+) -> None:
     region = registered.region.copy()
     for padding in (initial.padding, registered.volume.padding):
         if padding is not None:
@@ -174,6 +179,10 @@ def _keep(place: Path, initial: Volume, registered: Registered) -> None:
             np.save(aside / f"{kind}.npy", np.clip(np.rint(volume.hu), -32768, 32767).astype(np.int16))
         np.save(aside / "region.npy", region)
         np.save(aside / "lungs.npy", registered.fixed_lungs > 0)
+        write_registration_report(
+            aside / REPORT, registered, moving=followup, fixed=initial, moving_lungs=lungs,
+            title=f"Follow-up after {weeks:g} weeks, brought onto the initial scan",
+        )  # fmt: skip
         (aside / RECORD).write_text(json.dumps(registration_record(registered), indent=1, sort_keys=True) + "\n")
 
 

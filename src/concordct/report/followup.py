@@ -37,7 +37,7 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
         {
             "label": "Verdict",
             "before": "",
-            "after": progression["verdict"],
+            "after": progression["verdict"].capitalize(),
             "unit": "",
             "verdict": "",
             "note": progression["said"].removeprefix(progression["verdict"]).strip(),
@@ -48,7 +48,7 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
             "after": number(100 * then["share"], 1),
             "unit": "%",
             "verdict": "",
-            "note": f"voxels from {low:g} to {high:g} HU within the initial scan's lungs",
+            "note": f"voxels from {number(low, 0)} to {number(high, 0)} HU within the initial scan's lungs",
         },
         {
             "label": "Mean lung density",
@@ -71,8 +71,12 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
         "cards": cards,
         "warnings": summary["warnings"],
         "provenance": {**summary["provenance"], "simulated_or_real": "synthetic follow-up"},
-        "inputs": {"weeks": summary["weeks"], "text": summary["text"], "grid_mm": summary["grid_mm"]},
-        "lungs": {"ml": fibrosis["lung_ml"], "fibrosis_ml_initial": now["ml"], "fibrosis_ml_predicted": then["ml"]},
+        "inputs": {"weeks": summary["weeks"], "text": summary["text"], "grid, mm": summary["grid_mm"]},
+        "lungs": {
+            "volume, ml": fibrosis["lung_ml"],
+            "fibrosis, initial, ml": now["ml"],
+            "fibrosis, predicted, ml": then["ml"],
+        },
         "model": summary["model"],
     }  # fmt: skip
     step, first = initial.affine[2, 0], initial.affine[2, 3]
@@ -94,9 +98,10 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
 def _volume_note(low: float, changes: Mapping[str, Any], label: str) -> str:
     """Aerated lung within one outline, and what the outline itself may do."""
     known = changes.get(label) or changes.get("all")
-    said = f"below {low:g} HU within the initial scan's outline".replace("-", "−")
+    said = f"below {number(low, 0)} HU within the initial scan's outline"
     if known is None:
         return said
     whom = f"{label} training subjects" if label in changes else "training subjects"
     spread = f" ± {percent(known['sd'], 1)}" if known["sd"] is not None else ""
-    return f"{said}; the lungs of {known['subjects']} {whom} changed by {percent(known['mean'], 1)}{spread} with breath"
+    change = f"{percent(known['mean'], 1)}{spread}"
+    return f"{said}; the lungs of {known['subjects']} {whom} changed by {change} from scan to scan, breath included"

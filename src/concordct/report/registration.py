@@ -132,7 +132,8 @@ def _pictures(
         spacing = [s for a, s in enumerate(fixed.spacing_mm) if a != axis]
         # Patients are shown head up: slices that ascend towards the head are turned over.
         upside_down = axis != 0 and fixed.affine[2, 0] > 0
-        pictures.append({"label": label, "png": _draw(squeezed, spacing[0] / spacing[1], upside_down)})
+        right = "left" if fixed.affine[0, 2] > 0 else "right"
+        pictures.append({"label": label, "png": _draw(squeezed, spacing[0] / spacing[1], upside_down, right)})
     return pictures
 
 
@@ -149,8 +150,8 @@ def _untouched(
     return hu, ndimage.map_coordinates(moving_lungs, place, order=0, cval=0).reshape(size)
 
 
-def _draw(planes: list[tuple[NDArray[Any], ...]], aspect: float, upside_down: bool) -> str:
-    """Before and after side by side, each with its difference, as a PNG in base64."""
+def _draw(planes: list[tuple[NDArray[Any], ...]], aspect: float, upside_down: bool, right: str) -> str:
+    """Before and after side by side, each with its difference, as a PNG in base64; R at the patient's right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -167,6 +168,8 @@ def _draw(planes: list[tuple[NDArray[Any], ...]], aspect: float, upside_down: bo
         for mask, colour in ((lungs, _INITIAL), (others, _FOLLOWUP)):
             if (mask > 0).any() and not (mask > 0).all():
                 overlay.contour(mask > 0, levels=[0.5], colors=[colour], linewidths=0.9)
+        at = 0.02 if right == "left" else 0.98
+        overlay.text(at, 0.5, "R", color="white", fontsize=9, ha=right, va="center", transform=overlay.transAxes)
         overlay.set_title(f"follow-up {name}", fontsize=9, pad=3)
         change = np.clip(followup, *WINDOW_HU) - np.clip(initial, *WINDOW_HU)
         difference.imshow(change, cmap="RdBu_r", vmin=-DIFFERENCE_HU, vmax=DIFFERENCE_HU, aspect=aspect, origin=origin)
