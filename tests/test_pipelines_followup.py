@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from scipy import ndimage
 
 from concordct.errors import ConcordctError
@@ -238,6 +239,9 @@ def test_a_volume_file_gives_a_volume_file_and_one_seed_one_result(cohort: Path,
     for name in ("a", "b"):
         ask(model, cohort, tmp_path / name, scan, subject="gamma")
     assert (tmp_path / "a" / "predicted.nii.gz").read_bytes() == (tmp_path / "b" / "predicted.nii.gz").read_bytes()
+    for name in ("predicted", "change"):
+        header = sitk.ReadImage(str(tmp_path / "a" / f"{name}.nii.gz"))
+        assert header.GetMetaData("descrip") == "synthetic, not a scan, not for diagnosis"
     summary = ask(model, cohort, tmp_path / "c", scan, subject="gamma", weeks=200.0)
     fibrosis = summary["fibrosis"]
     assert fibrosis["range_hu"] == [-600.0, -250.0]  # type: ignore[index]

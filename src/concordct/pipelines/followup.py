@@ -55,6 +55,8 @@ from concordct.volumes.volume import Volume
 #: (Lederer et al. 2009, doi:10.1164/rccm.200812-1966OC).
 FIBROSIS_HU = (-600.0, -250.0)
 SUMMARY = "summary.json"
+#: In the header of volume files, which have no other place to say so.
+NOTE = "synthetic, not a scan, not for diagnosis"
 _INFERENCE = {
     "bundle_root": ".",
     "predictor": {"_target_": "concordct.pipelines.followup.open_predictor", "path": "@bundle_root"},
@@ -354,11 +356,11 @@ def predict(
     )  # fmt: skip
     with atomic_directory(output, overwrite=overwrite, ours=SUMMARY) as aside:
         if isinstance(scan, VolumeFile):
-            write_volume_file(aside / "predicted.nii.gz", predicted, source=scan)
+            write_volume_file(aside / "predicted.nii.gz", predicted, source=scan, note=NOTE)
         else:
             write_derived_series(scan, _slabs(predicted), aside / "predicted", derivation, allow=allow)
         change = dataclasses.replace(initial, hu=predicted.hu - initial.hu, padding=None)
-        write_volume_file(aside / "change.nii.gz", change)
+        write_volume_file(aside / "change.nii.gz", change, note=NOTE)
         (aside / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         say("reporting", 4, 5)
         write_followup_report(aside / "report.html", summary, initial, predicted)

@@ -163,6 +163,7 @@ def write_volume_file(
     *,
     source: VolumeFile | Series | None = None,
     whole_hu: bool = True,
+    note: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a Volume, or its slabs in order, to one NIfTI, NRRD or MetaImage file.
@@ -175,6 +176,7 @@ def write_volume_file(
         to `ct_range`. Without it padding is written as `AIR_HU`.
     whole_hu : round to whole HU, as CT scanners store them; then int16 when all fit, else float32. False writes
         float32 unrounded.
+    note : what the header says of the file, at most 79 characters; in NIfTI `descrip`.
     overwrite : whether an existing file is replaced.
 
     Returns
@@ -209,6 +211,8 @@ def write_volume_file(
     image.SetSpacing(spacing[::-1])
     image.SetOrigin(first.affine[:3, 3].tolist())
     image.SetDirection((first.affine[:3, :3] / np.array(spacing))[:, ::-1].ravel().tolist())
+    if note is not None:
+        image.SetMetaData("ITK_FileNotes", note)
     _write_image(image, path, overwrite)
     return path
 
