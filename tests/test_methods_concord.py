@@ -142,6 +142,29 @@ def test_noise_that_tissue_lacks_is_added_where_edges_are_known() -> None:
     assert shares[0] > 1.3 * shares[1]
 
 
+def test_noise_that_the_target_has_not_is_lowered() -> None:
+    """A target whose noise was shrunk inside the body, edges untouched."""
+    made = [pair(seed=seed, slices=2) for seed in (1, 2)]
+    slabs = []
+    for soft_hu, sharp_hu in made:
+        smooth = ndimage.gaussian_filter(soft_hu, (0, 1.5, 1.5))
+        detail = soft_hu - smooth
+        shrunk = smooth + detail * (1 - 0.6 * np.exp(-((detail / 25) ** 2)))
+        slabs.append((volume(sharp_hu), volume(np.rint(shrunk))))
+    model = fit_pairs(lambda: [slabs[0]])
+    source, target = slabs[1]
+    body = material_mask(source.hu, source.spacing_mm[1:])
+    ratios = []
+    for work in (
+        ConcordStandardizer(model, fit_transport(model, lambda: [slabs[0]])),
+        SpectralStandardizer(model, "sample"),
+    ):
+        found = work(source, generator=SEEDS)
+        powers = [noise_power(image.hu, body, spacing_mm=source.spacing_mm[1:]) for image in (found, target)]
+        ratios.append(np.abs(np.log(power_ratio(*powers)[0][:6])).mean())
+    assert ratios[0] < ratios[1]
+
+
 def test_a_silent_network_is_the_transport(
     pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
 ) -> None:

@@ -291,3 +291,20 @@ def test_files_of_a_volume_hold_what_the_standardizer_made(to_sharp: SpectralMod
     read = open_volume_file(tmp_path / "a.nii.gz").read()
     one, other = (SpectralStandardizer(to_sharp, "mean")(v, generator=SEEDS).hu for v in (read, volume(a)))
     np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_metal_in_the_calibration_slice_does_not_spoil_the_transfer(to_sharp: SpectralModel) -> None:
+    """Stored values end at 3071 HU, so what lies between two cut images is no filter."""
+    soft_hu, sharp_hu = pair(seed=1, rounded=False)
+    y, x = np.mgrid[: soft_hu.shape[1], : soft_hu.shape[2]]
+    pin = 9000.0 * ((y - 80) ** 2 + (x - 110) ** 2 < 4**2)
+    f = frequency(soft_hu.shape[1])
+    both = [
+        np.clip(np.rint(one + filtered(pin, kernel(f))), -1024, 3071)
+        for one, kernel in ((soft_hu, soft), (sharp_hu, sharp))
+    ]
+    assert both[0].max() == both[1].max() == 3071
+    model = fit_pairs(lambda: [(volume(both[0]), volume(both[1]))])
+    known = (to_sharp.frequency_lp_cm > 0.3) & (to_sharp.coherence > 0.99)
+    np.testing.assert_allclose(model.single[known], to_sharp.single[known], rtol=0.03)
+    assert model.limits.half_lp_cm == pytest.approx(to_sharp.limits.half_lp_cm, rel=0.05)

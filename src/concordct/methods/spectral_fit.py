@@ -55,6 +55,9 @@ LEAKAGE = 1.5
 #: Where the model's `info` holds what the source kernel leaves in its scans (`features/signature.py`), by which a scan
 #: of another kernel is found out. One slice of each slab in so many is measured.
 SIGNATURE, SIGNATURE_STEP = "source_signature", 4
+#: 12-bit CT cuts off here, HU: what reaches it is metal, and no filter leads from one cut image to another. This much
+#: around it is left out of the spectra, and as much again fades, mm.
+METAL_HU, METAL_MARGIN_MM = 3000.0, 10.0
 #: The residual is cut at this many local standard deviations, so that edges do not count as noise.
 RESIDUAL_CUT = 4.0
 
@@ -165,7 +168,7 @@ def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, Volume]:
         window: list[NDArray[np.float32]] = []
         pending: NDArray[np.float32] | None = None  # target coefficients of the middle of the window
         for source_image, target_image in zip(source.hu, target.hu, strict=True):
-            s, t = to_cosines(source_image), to_cosines(target_image)
+            s, t = (to_cosines(one) for one in _off_metal(source_image, target_image, source.spacing_mm[1:]))
             _add(everything, rings, ring, s, None, t)
             window = [*window[-2:], s]
             if same_distance and len(window) == 3 and pending is not None:
@@ -176,6 +179,19 @@ def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, Volume]:
     if everything.ss[1:].sum() <= 0 or everything.tt[1:].sum() <= 0:
         raise ConcordctError("expected images with content to calibrate from, found constant ones")
     return rings, everything, inner, first
+
+
+def _off_metal(
+    source: NDArray[np.float32], target: NDArray[np.float32], spacing_mm: tuple[float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both images with air in place of metal and what is near it, [y, x] HU each."""
+    metal = np.maximum(source, target) >= METAL_HU
+    if not metal.any():
+        return source, target
+    away_mm = ndimage.distance_transform_edt(~metal, sampling=spacing_mm)
+    shown = 0.5 - 0.5 * np.cos(np.pi * np.clip(away_mm / METAL_MARGIN_MM - 1, 0, 1))
+    left, right = (((one - AIR_HU) * shown + AIR_HU).astype(np.float32) for one in (source, target))
+    return left, right
 
 
 def _add(

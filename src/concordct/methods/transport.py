@@ -263,13 +263,15 @@ def _completed(begun: Transport, model: SpectralModel, pairs: Pairs, rings: Ring
     lacking = _fade(at) * on_rings(sure * found.power)
     made = np.maximum(on_rings(found.quiet_made), 1e-12)
     # A factor 1 + x adds 2 x N to the noise and x^2 P to the error, N the power of noise and P that of all there is:
-    # the sum of error and of noise to draw is least at x = N / P.
+    # the sum of error and of noise to draw is least at x = N / P. Too much noise is lowered likewise.
     least_error = on_rings(1 - found.anatomy_share)
-    room = np.sqrt(np.clip(1 - model.coherence[1:], 0, 1)) - (begun.factor[1:] - 1)
-    more = np.minimum(np.sqrt(1 + np.maximum(lacking, 0) / made) - 1, np.minimum(least_error, np.maximum(room, 0)))
+    unexplained = np.sqrt(np.clip(1 - model.coherence[1:], 0, 1))
+    most = np.minimum(least_error, np.maximum(unexplained - (begun.factor[1:] - 1), 0))
+    least = -np.minimum(least_error, np.maximum(unexplained + (begun.factor[1:] - 1), 0))
+    more = np.clip(np.sqrt(np.maximum(1 + lacking / made, 0)) - 1, least, most)
     more = np.where((begun.free[1:] > 0) & (begun.coherence[1:] > RAISED), more, 0)
     factor = begun.factor[1:] * (1 + more)
-    gain = np.where(more > 0, 1 + (factor - 1) / np.maximum(begun.free[1:], 1e-6), begun.gain[1:])
+    gain = np.where(more != 0, 1 + (factor - 1) / np.maximum(begun.free[1:], 1e-6), begun.gain[1:])
     transfer = np.abs(model.single[1:])
     source = on_rings(found.quiet_source) / np.maximum(transfer, LEAST_TRANSFER) ** 2
     return Transport(
