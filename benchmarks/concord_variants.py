@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -133,11 +134,24 @@ class RegressionPatches(RemainderPatches):
         return state, (state - cut(found.truth))[None], 1.0
 
 
-def from_source(one: Prepared, source: Image) -> Prepared:
-    """What the network is given where nothing was filtered first."""
-    detail = (source - ndimage.gaussian_filter(source, DETAIL_PIXELS)) / one.level
-    seen = np.clip(source, -ANATOMY_HU, ANATOMY_HU) / np.float32(ANATOMY_HU / 2)
-    return replace(one, maps=np.stack([np.clip(detail, -TEXTURE_LIMIT, TEXTURE_LIMIT), seen, one.maps[2]]))
+@dataclass(frozen=True, eq=False)
+class Unfiltered(Prepared):
+    """What the network is given where nothing was filtered first: `source` [y, x], HU, at the level of `filtered`."""
+
+    source: Image
+    filtered: Prepared
+
+    @cached_property
+    def maps(self) -> Image:
+        """As the base."""
+        detail = (self.source - ndimage.gaussian_filter(self.source, DETAIL_PIXELS)) / self.level
+        seen = np.clip(self.source, -ANATOMY_HU, ANATOMY_HU) / np.float32(ANATOMY_HU / 2)
+        return np.stack([np.clip(detail, -TEXTURE_LIMIT, TEXTURE_LIMIT), seen, self.filtered.maps[2]])
+
+
+def from_source(one: Prepared, source: Image) -> Unfiltered:
+    """A slice for a network that starts from its source."""
+    return Unfiltered(**{field.name: getattr(one, field.name) for field in fields(one)}, source=source, filtered=one)
 
 
 class SourcePatches(RemainderPatches):
@@ -177,7 +191,7 @@ TRAININGS: Mapping[str, Training] = {
 
 @dataclass(frozen=True, eq=False)
 class Regression(ConcordStandardizer):
-    """`regression` at work; with `bound` its texture is held to the transport's power."""
+    """`regression` at work; with `bound` its texture is held to the transport's power; without steps, no network."""
 
     def __call__(self, volume: Volume, *, generator: SliceSeeds) -> Volume:
         """As the base."""
@@ -188,7 +202,9 @@ class Regression(ConcordStandardizer):
             hu[index] = one.base
             if one.body is None:
                 continue
-            texture = shifted(self.network, one, one.transferred - one.edges, steps=1)
+            texture = one.transferred - one.edges
+            if self.steps:
+                texture = shifted(self.network, one, texture, steps=1)
             if self.bound:
                 noise = from_cosines(self.base.white(volume, index, generator) * on.drawn)
                 texture = held(texture, one.texture + noise, on, one.inside)

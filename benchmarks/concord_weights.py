@@ -22,6 +22,7 @@ import torch
 
 from benchmarks import concord_variants
 from benchmarks.concord_variants import TRAININGS
+from benchmarks.flagship_cohorts import flagship_code
 from benchmarks.results import ROOT
 from concordct import __version__
 from concordct.methods.concord_bundle import SHIPPED, WEIGHTS
@@ -118,6 +119,7 @@ def main() -> None:
         "seed": SEED,
         "steps": steps,
         "variant": given.variant,
+        "code": flagship_code(),
     }
     tensors = {key: one.detach().cpu().numpy() for key, one in network.state_dict().items()}
     parameters = sum(one.numel() for one in network.parameters())

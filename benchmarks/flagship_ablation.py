@@ -23,18 +23,20 @@ import numpy as np
 from benchmarks import flagship_real
 from benchmarks.concord_variants import served
 from benchmarks.flagship_bound import bound_table
-from benchmarks.flagship_cohorts import VALIDATION, calibrated, subjects_of, with_weights
+from benchmarks.flagship_cohorts import VALIDATION, calibrated, flagship_code, subjects_of, with_weights
 from benchmarks.flagship_judge import CEILING, INPUT, Entry, Judge, cells, noise_ratio, rmse
 from benchmarks.flagship_real import TEXTURES, Real
 from benchmarks.real_pairs import Texture
 from benchmarks.real_pairs import rmse as root_mean_square
 from benchmarks.results import data_folder, table, write_section
 from concordct.errors import ConcordctError
-from concordct.methods.concord import ConcordStandardizer
+from concordct.methods.concord import STEPS, ConcordStandardizer
 from concordct.methods.concord_bundle import METHOD as CONCORD
+from concordct.methods.concord_bundle import shipped_weights
 from concordct.methods.spectral import Mode
 from concordct.methods.standardizer import Standardizer
 from concordct.pipelines.models import Model, Sampling, load_model
+from concordct.training.bundle import load_bundle
 
 SEEDS = (0, 1)
 #: Slices calibrated on.
@@ -141,6 +143,11 @@ def run(variants: Path | None) -> None:
         f"mean of {len(SEEDS)} seeds; noise ratio: the band (of 0.1 cycles/pixel) whose noise power is furthest from\n"
         " the target's, over body, lungs, rim and spine.\n\n" + table(header, [row for row, _ in virtual])
     )
+    older = sorted({one.name for one in chosen if _trained_on(one) != flagship_code()})
+    if older:
+        body += (
+            f"\n\nTrained with an earlier form of transport and level, and judged with this one: {', '.join(older)}."
+        )
     if missing:
         body += f"\n\nNot trained when this ran: {', '.join(missing)}."
     slabs = [(one.source.read(), one.target.read()) for one in judge.subjects]
@@ -160,6 +167,14 @@ def run(variants: Path | None) -> None:
         body,
         seed=f"{VALIDATION.seed}, {SEEDS[0]} to {SEEDS[-1]}",
     )
+
+
+def _trained_on(variant: Variant) -> str | None:
+    """What `flagship_code` was when the variant's network was trained; of now without a network."""
+    if variant.method != CONCORD or not variant.sampling.get("steps", STEPS):
+        return flagship_code()
+    weights = shipped_weights() if variant.weights is None else load_bundle(variant.weights)
+    return dict(weights.metadata["info"]).get("code")
 
 
 def _with_network(path: Path) -> ConcordStandardizer:
