@@ -26,7 +26,6 @@ import numpy as np
 from benchmarks.results import ROOT, table, write_section
 from concordct.methods import ciresdiff
 from concordct.methods.ciresdiff import CohortData
-from concordct.pipelines.followup_data import lungs_of
 from concordct.progression.lung_function import sentence, write_table
 from concordct.progression.simulated import visits_of
 from concordct.scanner.ipf import ipf_subject
@@ -84,17 +83,15 @@ def scan_of(work: Path) -> Path:
 
 
 def model_of(work: Path) -> Path:
-    """The network of recipe `gpu` after two steps on a small crop."""
+    """The network of recipe `gpu` after two steps on noise."""
     place = work / "model"
     subject = ipf_subject(NUMBER, seed=SEED)
     recipe = ciresdiff.RECIPES["gpu"]
-    volumes = [subject.draw_volume(when, (6.0, 6.0, 6.0)) for when in ("initial", "followup")]
-    lungs = lungs_of(volumes[0])
-    size = tuple(slice(0, min(n)) for n in zip(*(one.shape for one in volumes), strict=True))
-    initial, followup = (one.hu[size].astype(np.int16) for one in volumes)
+    noise = np.random.default_rng(SEED).normal(-850.0, 60.0, (2, 32, 32, 32)).astype(np.int16)
+    region = np.ones(noise.shape[1:], bool)
     said = sentence(visits_of(subject)[0].values, weeks=subject.weeks)
     data = CohortData(
-        [Followup(subject.name, initial, followup, lungs[size], lungs[size], said)],
+        [Followup(subject.name, noise[0], noise[1], region, region, said)],
         {"row": "DM-R-CIP", "recipe": "gpu", "weeks": [40.0, 60.0]},
     )
     quick = Phase(steps=2, batch=2, learning_rate=1e-3)
