@@ -11,7 +11,10 @@ import typer
 from concordct.cli.common import FAILED, JsonOption, SeedOption, WorkersOption, app, bar, print_json, warn
 from concordct.errors import ConcordctError
 
-cohort_app = typer.Typer(help="Find pairs of real series: in the public archive, or in a folder.", no_args_is_help=True)
+cohort_app = typer.Typer(
+    help="Cohorts of real scans: pairs of kernels from the public archive or a folder, patients of OSIC.",
+    no_args_is_help=True,
+)
 app.add_typer(cohort_app, name="cohort")
 
 
