@@ -22,7 +22,7 @@ def prepared(count: int) -> list[Prepared]:
     """Every other subject's lungs get denser, and its gas transfer says so."""
     found = []
     for number in range(count):
-        data = subject(number, change_hu=200.0 * (number % 2))
+        data = subject(number, change_hu=200.0 * (number % 2), size=32)
         tests = LungFunction(dlco_percent=60.0 - 20 * (number % 2))
         label = ("stable", "progressive")[number % 2]
         found.append(Prepared(data.name, data, label, 52.0, tests, {}, False))
@@ -59,6 +59,8 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(benchmark, "simulate_cohort", lambda folder, **_: folder / "cohort.csv")
     monkeypatch.setattr(benchmark, "prepare_cohort", lambda *_, **__: prepared(10))
     monkeypatch.setattr(benchmark, "STEPS", (1, 2))
+    monkeypatch.setattr(benchmark, "FEW", 1)
+    monkeypatch.setattr(benchmark, "RIVAL_TILE", 32)
     words = ["followup", "--folder", str(tmp_path), "--folds", "0", "--most-steps", "2", "--rehearsal"]
     monkeypatch.setattr(sys, "argv", [*words, "--minutes", "0"])
     with pytest.raises(SystemExit, match="paused"):
@@ -66,7 +68,7 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(sys, "argv", words)
     benchmark.main()
     said = capsys.readouterr().out
-    for name in (*benchmark.METHODS, "real follow-up", "first scan and table alone"):
+    for name in (*benchmark.EVERY, "real follow-up", "first scan and table alone"):
         assert f"| {name}" in said
     assert "2 simulated test subjects of 1 folds, 1 progressive" in said
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}

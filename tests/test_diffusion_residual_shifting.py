@@ -9,6 +9,7 @@ import torch
 
 from concordct.diffusion.residual_shifting import (
     Shifting,
+    linear_estimate,
     posterior,
     q_sample,
     respaced,
@@ -89,6 +90,20 @@ def test_an_exact_denoiser_gives_the_exact_distribution(steps: int) -> None:
         assert float(found.std()) == pytest.approx(spread, rel=0.15)
     else:
         assert float(found.std()) < spread  # two steps are too few
+
+
+@pytest.mark.parametrize("t", [1, 6, 15])
+def test_the_linear_estimate_is_the_best_one_and_says_its_own_error(t: int) -> None:
+    chain, spread = shifting(15, kappa=0.1, power=0.3), 0.06
+    wanted, noise, y0 = spread * _normal(0, 1, 200_000), _normal(1, 1, 200_000), _normal(2, 1, 200_000)
+    x = q_sample(chain, y0 + wanted, y0, torch.tensor([t]), noise)
+    found, left = linear_estimate(chain, x - y0, chain.times[t].reshape(1), spread=spread)
+    assert float((found - wanted).std()) == pytest.approx(spread * float(left), rel=0.02)
+    for factor in (0.95, 1.05):
+        assert float((factor * found - wanted).std()) >= float((found - wanted).std()) - 1e-7
+    # A chain of some of the steps tells the same of them.
+    kept = respaced(chain, [t, 15] if t < 15 else [7, 15])
+    assert torch.equal(linear_estimate(kept, x - y0, chain.times[t].reshape(1), spread=spread)[0], found)
 
 
 def test_the_network_that_knows_the_follow_up_gives_it() -> None:

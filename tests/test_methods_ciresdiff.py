@@ -23,6 +23,7 @@ from concordct.methods.ciresdiff import (
     scale_of,
     thumbnail,
 )
+from concordct.methods.ciresdiff_known import dense_share, told_again
 from concordct.methods.ciresdiff_predict import Predictor, load
 from concordct.methods.tiling3d import blended, starts, window
 from concordct.nets.clip import TextConfig
@@ -76,6 +77,8 @@ def predictor(row: str = "DM-R-CIP", *, patch: int = 16, sentences: tuple[str, .
     torch.manual_seed(0)
     system = CIResDiff(dataclasses.replace(config, text=text)).eval().requires_grad_(False)
     awaken(system)
+    if system.pair is not None:
+        system.set_text_statistics(tokenizer, [SAID.format(ml) for ml in range(1500, 3500, 100)], torch.device("cpu"))
     return Predictor(system, tokenizer, 3.0, patch, 8, 2)
 
 
@@ -185,6 +188,26 @@ def test_intensity_maps() -> None:
     assert scale_of(hu, region, "minmax") == (-900.0, 3000.0)
     assert RECIPES["paper"].config.intensity == "minmax"
     assert RECIPES["small"].config.intensity == "fixed"
+
+
+def test_what_is_told_again_differs_as_a_second_test_would() -> None:
+    said = "Forced vital capacity 2550 ml, 68 percent. Peak flow 410 litres. Gas transfer unknown."
+    ways = [told_again(said, way) for way in range(40)]
+    assert ways[0] == said
+    assert ways == [told_again(said, way) for way in range(40)]
+    numbers = np.array([[int(word.strip(".,")) for word in way.split() if word.strip(".,").isdigit()] for way in ways])
+    assert numbers.shape == (40, 3)
+    assert not (numbers[:, 0] % 50).any()
+    assert not (numbers[:, 2] % 10).any()
+    assert numbers.std(axis=0) / numbers.mean(axis=0) == pytest.approx(0.03, rel=0.5)
+    assert all(way.endswith("Gas transfer unknown.") for way in ways)
+
+
+def test_the_dense_share_counts_aerated_lung_alone() -> None:
+    hu, region = np.full((4, 4, 4), -850), np.ones((4, 4, 4), bool)
+    hu[0], hu[1] = -500, 40
+    assert dense_share(hu, region) == pytest.approx((1 / 3 - 0.28) / 0.1)
+    assert dense_share(np.full((4, 4, 4), 40), region) == 0
 
 
 def test_a_thumbnail_shows_the_lungs_wherever_they_lie() -> None:

@@ -61,9 +61,9 @@ def test_a_gate_weighs_a_skip_by_the_coarser_scale() -> None:
     assert torch.allclose(weight, weight[:, :1].expand_as(weight), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [TextQueryAttention, ImageQueryAttention])
-def test_padding_of_a_sentence_is_never_read_and_no_voxel_looks_at_another(kind: type) -> None:
-    layer = kind(8, 6, 5)
+@pytest.mark.parametrize("by_text", [True, False])
+def test_padding_of_a_sentence_is_never_read_and_no_voxel_looks_at_another(by_text: bool) -> None:
+    layer = TextQueryAttention(8, 6) if by_text else ImageQueryAttention(8, 6, 5)
     awaken(layer)
     x, words = _random(0, 1, 8, 3, 3, 3), _random(1, 1, 5, 6)
     there = torch.tensor([[True, True, True, False, False]])
@@ -71,9 +71,7 @@ def test_padding_of_a_sentence_is_never_read_and_no_voxel_looks_at_another(kind:
         found = layer(x, words, there)
         other = words.clone()
         other[:, 3:] = 9.0
-        changed = layer(x, other, there)
-        if kind is ImageQueryAttention:
-            assert torch.equal(changed, found)
+        assert torch.equal(layer(x, other, there), found)
         assert not torch.equal(layer(x, 2 * words, there), found)
         poked = x.clone()
         poked[0, :, 0, 0, 0] += 1.0
@@ -94,15 +92,25 @@ def test_a_text_laid_over_the_voxels_would_cancel() -> None:
 
 
 def test_text_as_query_mixes_groups_of_channels_by_eq_5() -> None:
-    layer = TextQueryAttention(6, 4, 3, heads=1)
+    layer = TextQueryAttention(6, 4, groups=3, heads=1, depth=4)
     awaken(layer)
-    x, words, there = _random(0, 1, 6, 2, 2, 2), _random(1, 1, 3, 4), torch.ones(1, 3, dtype=torch.bool)
+    x, text, there = _random(0, 1, 6, 2, 2, 2), _random(1, 1, 1, 4), torch.ones(1, 1, dtype=torch.bool)
     with torch.no_grad():
-        q, k = layer.query(words)[0], layer.key(words)[0]
+        q, k = (one(text)[0, 0].reshape(3, 4) for one in (layer.query, layer.key))
         weights = (q @ k.T / 2.0 + layer.bias[0]).softmax(dim=-1)  # d = 4
         v = layer.value(layer.norm(x))  # [1, 3 groups of 2, ...]
         mixed = torch.einsum("ij,jmzyx->imzyx", weights, v.reshape(3, 2, 2, 2, 2)).reshape(1, 6, 2, 2, 2)
-        assert torch.allclose(layer(x, words, there), x + layer.out(mixed), atol=1e-5)
+        assert torch.allclose(layer(x, text, there), x + layer.out(layer.mixed(mixed)), atol=1e-5)
+
+
+def test_a_text_and_its_opposite_mix_differently_from_the_start() -> None:
+    """Products of queries and keys are even in the text unless both have a bias of the text's size."""
+    layer = TextQueryAttention(6, 4)
+    awaken(layer)
+    x, text, there = _random(0, 1, 6, 2, 2, 2), _random(1, 1, 1, 4), torch.ones(1, 1, dtype=torch.bool)
+    with torch.no_grad():
+        one, other = layer(x, text, there), layer(x, -text, there)
+    assert (one - other).abs().max() > 0.05 * (one - x).abs().max()
 
 
 def test_a_patch_and_the_volume_agree_away_from_the_border() -> None:
@@ -119,16 +127,32 @@ def test_a_patch_and_the_volume_agree_away_from_the_border() -> None:
 # The text tower
 
 
-def test_a_sentence_becomes_tokens_digit_by_digit() -> None:
+def test_a_sentence_becomes_words_and_whole_numbers() -> None:
     clip = pytest.importorskip("concordct.nets.clip")
     pytest.importorskip("tokenizers")
     tokenizer = clip.train_tokenizer(SENTENCES)
-    ids, there = clip.tokenize(tokenizer, (SENTENCES[0], SENTENCES[0].replace("2550", "3190")), 77)
-    assert (ids[0] != ids[1]).sum() == 3  # 2550 and 3190 differ in three digits
-    assert not (ids[there] == 1).any()  # every digit is a known word, also 3 and 9, which no sentence had
+    ids, there = clip.tokenize(tokenizer, (SENTENCES[0], SENTENCES[0].replace("2550", "3150")), 77)
+    assert (ids[0] != ids[1]).sum() == 1
+    assert not (ids[there] == 1).any()  # every number is a known word, also one that no sentence had
     assert clip.train_tokenizer(SENTENCES) == tokenizer
     with pytest.raises(ConcordctError, match="at most 5 tokens, found"):
         clip.tokenize(tokenizer, SENTENCES, 5)
+
+
+def test_every_number_that_a_sentence_can_round_to_is_known_and_starts_between_its_neighbours() -> None:
+    clip = pytest.importorskip("concordct.nets.clip")
+    pytest.importorskip("transformers")
+    tokenizer = clip.train_tokenizer(SENTENCES)
+    for volume in range(0, 10001, 50):
+        assert volume in clip.NUMBERS
+    pair = clip.ContrastivePair(clip.TextConfig(16, 1, 2, 40, clip.vocabulary(tokenizer), 3), (4, 8), space=8)
+    pair.order_numbers(tokenizer)
+    ids = [int(clip.tokenize(tokenizer, [str(number)], 5)[0][0, 1]) for number in (36, 44, 52, 2350, 2400, 2450)]
+    low, middle, high, less, about, more = pair.text.get_input_embeddings().weight.detach()[ids]
+    assert torch.allclose(middle, (low + high) / 2, atol=1e-6)
+    assert not torch.allclose(low, high)
+    assert torch.allclose(about, (less + more) / 2, atol=1e-6)
+    assert not torch.allclose(less, more)
 
 
 def test_contrast_brings_a_scan_to_its_sentence() -> None:

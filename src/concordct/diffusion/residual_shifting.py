@@ -107,6 +107,32 @@ def posterior(chain: Shifting, x0: Tensor, x: Tensor, t: int) -> tuple[Tensor, f
     return mean, chain.kappa**2 * (before / now) * (now - before)
 
 
+def linear_estimate(chain: Shifting, shifted: Tensor, time: Tensor, *, spread: float) -> tuple[Tensor, Tensor]:
+    """What the state alone tells of the difference of the scans, and how much of it is left to find.
+
+    By eq. 1, x_t - y_0 = (1 - eta_t) (x_0 - y_0) + kappa sqrt(eta_t) n. With a variance of spread^2 for x_0 - y_0, the
+    best linear estimate is w (x_t - y_0), and its error has the standard deviation spread * c:
+
+        w = (1 - eta) spread^2 / v,  c = kappa sqrt(eta / v),  v = (1 - eta)^2 spread^2 + kappa^2 eta
+
+    A network inside (Karras et al. 2022, arXiv:2206.00364, Sec. 5) sees no noise where the state tells nothing.
+
+    Parameters
+    ----------
+    shifted : [b, ...] x_t - y_0. time : [b] one of the chain's `times`. spread : of x_0 - y_0 in the image's unit.
+
+    Returns
+    -------
+    [b, ...] estimate of x_0 - y_0, and [b] c, 0 to 1.
+    """
+    place = (time.double().cpu()[:, None] - chain.times[None]).abs().argmin(dim=1)
+    eta = chain.etas[place]
+    variance = (1 - eta) ** 2 * spread**2 + chain.kappa**2 * eta
+    weight, left = (1 - eta) * spread**2 / variance, chain.kappa * (eta / variance).sqrt()
+    weight, left = (one.to(shifted.device, shifted.dtype) for one in (weight, left))
+    return weight.reshape(-1, *([1] * (shifted.ndim - 1))) * shifted, left
+
+
 def start(chain: Shifting, y0: Tensor, *, draw: Draw) -> Tensor:
     """x_T, eq. 2: N(y_0, kappa^2 I), which takes eta_T for 1."""
     return y0 + chain.kappa * draw()

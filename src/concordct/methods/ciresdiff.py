@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from concordct import __version__
 from concordct.diffusion import residual_shifting as shifting
 from concordct.diffusion import schedule as standard
+from concordct.methods.ciresdiff_known import TOLD, dense_share, told_again
 from concordct.methods.network import seeded
 from concordct.nets.clip import (
     ContrastivePair,
@@ -48,7 +50,14 @@ OUTSIDE = 0.0
 #: Where lungs lie in [0, 1] and how far they spread, so that the network sees numbers about 1.
 CENTRE, SPREAD = 0.25, 0.25
 #: Spread of the difference of two scans in [0, 1]: the network's outputs are in units of it.
-STEP = 0.1
+STEP = 0.06
+#: How much fine detail of y_0 is enlarged beside y_0: a network learns texture at the speed of its variance.
+DETAIL = 4.0
+#: Principal components of a sentence's words that the text-guided attention reads. Over all features of all words,
+#: fifty patients can be told apart by anything; these components hold what differs most, the numbers.
+COMPONENTS = 16
+#: Features of words that hardly differ between sentences are not enlarged beyond this share of the usual spread.
+SPREAD_FLOOR = 0.3
 #: Voxels of the scan that the contrastive pre-training sees, each way, and their spacing, mm.
 THUMBNAIL, THUMBNAIL_MM = 32, 10.0
 
@@ -77,7 +86,7 @@ class Config:
     power: float = 0.3
     widths: tuple[int, ...] = (32, 48, 64)
     fold: int = 2
-    attend: tuple[int, ...] = (1, 2)
+    attend: tuple[int, ...] = (0, 1)
     text: TextConfig = TextConfig()  # noqa: RUF009
     scan_widths: tuple[int, ...] = (8, 16, 32)
     intensity: Intensity = "fixed"
@@ -132,9 +141,9 @@ RECIPES: dict[str, Recipe] = {
         spacing_mm=3.0,
         patch=32,
         overlap=8,
-        contrast=Phase(steps=150, batch=16, learning_rate=1e-3, final_rate=0.05, every=50),
-        diffusion=Phase(steps=2000, batch=4, learning_rate=1e-3, final_rate=0.05, every=100),
-        sampling_steps=4,
+        contrast=Phase(steps=100, batch=16, learning_rate=5e-4, final_rate=0.05, warmup=50),
+        diffusion=Phase(steps=800, batch=2, learning_rate=2e-3, final_rate=0.05, warmup=50, every=200),
+        sampling_steps=2,
     ),
     "gpu": Recipe(
         config=Config(),
@@ -149,8 +158,8 @@ RECIPES: dict[str, Recipe] = {
 
 #: Rows of the paper's Table 1: name -> what differs.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "DM": {"residual": False, "query": "none"},
-    "DM-CIP": {"residual": False},
+    "DM": {"residual": False, "onto_initial": False, "query": "none"},
+    "DM-CIP": {"residual": False, "onto_initial": False},
     "DM-R": {"query": "none"},
     "DM-R-CIP": {},
 }
@@ -171,9 +180,16 @@ class CohortData:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a step is conditioned on: y_0 [b, 1, z, y, x], and the text, words [b, L, c] and where they are [b, L]."""
+    """What a step is conditioned on.
+
+    Attributes
+    ----------
+    initial : [b, 1, z, y, x] y_0. dense : [b] see `dense_share`.
+    words, there : [b, L, c] the text and [b, L] where words are; None for a network without text.
+    """
 
     initial: Tensor
+    dense: Tensor
     words: Tensor | None
     there: Tensor | None
 
@@ -193,24 +209,40 @@ class CIResDiff(nn.Module):
         super().__init__()
         self.config = config
         self.net = AttentionUNet3d(
-            2,
+            4,
             config.widths,
             fold=config.fold,
             query=config.query,
-            text=config.text.width,
+            text=COMPONENTS if config.query == "text" else config.text.width,
             length=config.text.length,
             attend=config.attend,
         )
         self.pair = None if config.query == "none" else ContrastivePair(config.text, config.scan_widths)
+        # The text's own statistics: what all sentences share would drown what tells them apart.
+        length, width = config.text.length, config.text.width
+        self.register_buffer("text_mean", torch.zeros(length, width))
+        self.register_buffer("text_spread", torch.ones(length, width))
+        by_text = config.query == "text"
+        self.register_buffer("text_basis", torch.zeros(length * width, COMPONENTS) if by_text else torch.zeros(0))
         self.shift = shifting.shifting(config.steps, kappa=config.kappa, power=config.power)
         self.schedule = standard.cosine_schedule(config.steps)
 
     def denoise(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """f_theta(x_t, y_0, t): [b, 1, z, y, x] to the estimate of x_0; of the usual diffusion in units of `SPREAD`."""
         y0 = (condition.initial - CENTRE) / SPREAD
-        seen = (x - condition.initial) / self.config.kappa if self.config.residual else x
-        found = self.net(torch.cat([seen, y0], dim=1), time.to(x.dtype), condition.words, condition.there)
-        unit = STEP * found + (condition.initial if self.config.onto_initial else CENTRE)
+        detail = DETAIL * (y0 - functional.avg_pool3d(y0, 3, 1, 1, count_include_pad=False))
+        known, left = torch.zeros_like(y0), torch.ones_like(time)
+        if self.config.residual:
+            known, left = shifting.linear_estimate(self.shift, x - condition.initial, time, spread=STEP)
+        seen = known / STEP if self.config.residual else x
+        dense = condition.dense.to(x.dtype).reshape(-1, 1, 1, 1, 1).expand_as(y0)
+        found = self.net(
+            torch.cat([seen, y0, detail, dense], dim=1), time.to(x.dtype), condition.words, condition.there
+        )
+        if self.config.onto_initial:
+            unit = condition.initial + known + STEP * left.reshape(-1, 1, 1, 1, 1).to(x.dtype) * found
+        else:
+            unit = CENTRE + SPREAD * found
         return unit if self.config.residual else (unit - CENTRE) / SPREAD
 
     def loss(
@@ -228,12 +260,41 @@ class CIResDiff(nn.Module):
         return (error.square() * region).sum() / region.sum().clamp(min=1.0)
 
     def words(self, tokenizer: str, sentences: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """Text features of sentences, [n, L, c], and where words are, [n, L]; None for a network without text."""
+        """What the attention reads: components of sentences [n, 1, c] and [n, 1] where the text asks; every word's
+        features [n, L, c], and where words are [n, L], where the image does. None for a network without text.
+        """
         if self.pair is None:
             return None
+        features, there = self._every_word(tokenizer, sentences, device)
+        features = (features - self.get_buffer("text_mean")) / self.get_buffer("text_spread") * there[..., None]
+        if self.config.query == "text":
+            return (features.flatten(1) @ self.get_buffer("text_basis"))[:, None], there[:, :1]
+        return features, there
+
+    def set_text_statistics(self, tokenizer: str, sentences: Sequence[str], device: torch.device) -> None:
+        """Take the features' mean and spread over sentences, or their principal components, scaled to unit spread."""
+        words, there = self._every_word(tokenizer, sentences, device)
+        seen = there[..., None].to(words.dtype)
+        count = seen.sum(dim=0).clamp(min=1.0)
+        mean = (words * seen).sum(dim=0) / count
+        self.get_buffer("text_mean").copy_(mean)
+        centred = (words - mean) * seen
+        if self.config.query == "text":
+            _, sizes, basis = torch.linalg.svd(centred.flatten(1).double(), full_matrices=False)
+            kept = min(COMPONENTS, int((sizes > 1e-6 * sizes[0]).sum()))
+            scaled = basis[:kept].T * (len(sentences) ** 0.5 / sizes[:kept])
+            self.get_buffer("text_basis").zero_()[:, :kept] = scaled.to(words.dtype)
+        else:
+            spread = (centred.square().sum(dim=0) / count).sqrt()
+            self.get_buffer("text_spread").copy_(
+                spread.clamp(min=SPREAD_FLOOR * float(spread.square().mean().sqrt()) + 1e-6)
+            )
+
+    @torch.no_grad()
+    def _every_word(self, tokenizer: str, sentences: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        assert self.pair is not None
         ids, there = (one.to(device) for one in tokenize(tokenizer, sentences, self.config.text.length))
-        with torch.no_grad():
-            return self.pair.words(ids, there), there
+        return self.pair.words(ids, there), there
 
 
 def _draws(seeds: Sequence[int], steps: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -244,6 +305,11 @@ def _draws(seeds: Sequence[int], steps: int, shape: Sequence[int]) -> tuple[Tens
         t.append(torch.randint(1, steps + 1, (), generator=generator))
         noise.append(torch.randn(tuple(shape), generator=generator))
     return torch.stack(t), torch.stack(noise)
+
+
+def _way(seed: int) -> int:
+    """Which way of telling a seed takes."""
+    return seed // 2**50 % TOLD
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +347,8 @@ class _Contrast(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         who = torch.tensor([self.data.subject(seed) for seed in seeds])
-        given = (one[who].to(source.device) for one in (self.ids, self.there))
+        row = who * TOLD + torch.tensor([_way(seed) for seed in seeds])
+        given = (one[row].to(source.device) for one in (self.ids, self.there))
         loss, hit = self.pair(source, *given, who.to(source.device))
         return {"loss": loss, "hit": hit}
 
@@ -290,9 +357,15 @@ class _Diffusion(nn.Module):
     """Phase 2: eq. 4 on patches, the text tower frozen."""
 
     def __init__(
-        self, system: CIResDiff, patches: Patches3d, words: tuple[Tensor, Tensor] | None, scales: NDArray[np.float64]
+        self,
+        system: CIResDiff,
+        patches: Patches3d,
+        words: tuple[Tensor, Tensor] | None,
+        scales: NDArray[np.float64],
     ) -> None:
         super().__init__()
+        dense = [dense_share(one.initial, one.region) for one in patches.subjects]
+        self.dense = torch.tensor(dense, dtype=torch.float32)
         self.system, self.patches, self.text = system, patches, words
         self.scales = torch.from_numpy(scales).float()  # [n, 2 scans, 2 ends]
 
@@ -305,8 +378,10 @@ class _Diffusion(nn.Module):
             torch.where(region > 0, (hu - ends[:, i, :1]) / (ends[:, i, 1:] - ends[:, i, :1]), OUTSIDE)
             for i, hu in enumerate((source[:, :1], target))
         )
-        given = (None, None) if self.text is None else tuple(one[who].to(source.device) for one in self.text)
-        loss = self.system.loss(initial, followup, region, Condition(initial, *given), seeds)
+        row = who * TOLD + torch.tensor([_way(seed) for seed in seeds])
+        given = (None, None) if self.text is None else tuple(one[row].to(source.device) for one in self.text)
+        condition = Condition(initial, self.dense[who].to(source.device), *given)
+        loss = self.system.loss(initial, followup, region, condition, seeds)
         return {"loss": loss}
 
 
@@ -319,7 +394,7 @@ def fit(data: CohortData, recipe: Recipe, run: Run, *, clip: Path | None = None)
         tokenizer that is trained on these subjects' sentences.
     """
     patches = Patches3d(data.subjects, recipe.patch, recipe.seed + 1)
-    sentences = [one.sentence for one in data.subjects]
+    sentences = [told_again(one.sentence, way) for one in data.subjects for way in range(TOLD)]
     config, tokenizer, weights = recipe.config, "", None
     if config.query != "none":
         if clip is not None:
@@ -337,12 +412,15 @@ def fit(data: CohortData, recipe: Recipe, run: Run, *, clip: Path | None = None)
     if system.pair is not None:
         if weights is not None:
             system.pair.text.load_state_dict(weights)
+        else:
+            system.pair.order_numbers(tokenizer)
         system.pair.requires_grad_(True)
         scans = np.stack([thumbnail(one.initial, one.region, recipe.spacing_mm) for one in data.subjects])
         thumbnails = _Thumbnails(scans, recipe.seed)
         train_phase("contrast", _Contrast(system, tokenizer, sentences, thumbnails), thumbnails, recipe.contrast, run)
         system.pair.requires_grad_(False)
-        words = system.eval().words(tokenizer, sentences, run.team.device)
+        system.eval().set_text_statistics(tokenizer, sentences, run.team.device)
+        words = system.words(tokenizer, sentences, run.team.device)
 
     # Phase 2: the follow-up from the initial scan.
     system.net.requires_grad_(True)

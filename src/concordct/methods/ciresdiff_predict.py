@@ -30,6 +30,7 @@ from concordct.methods.ciresdiff import (
     build,
     scale_of,
 )
+from concordct.methods.ciresdiff_known import dense_share
 from concordct.methods.network import load_system
 from concordct.methods.spectral import Mode
 from concordct.methods.tiling3d import blended
@@ -85,7 +86,7 @@ class Predictor:
         low, high = scale_of(hu, region, self.system.config.intensity)
         box, initial, inside = self._cut(hu, region, low, high)
         with torch.inference_mode():
-            made = self._walk(initial, inside, sentence, seeds)
+            made = self._walk(initial, inside, sentence, dense_share(hu, region), seeds)
         found = np.asarray(hu, np.float32).copy()
         length = [stop.stop - stop.start for stop in box]
         unit = made.numpy()[tuple(slice(0, n) for n in length)]
@@ -112,23 +113,34 @@ class Predictor:
         unit[own] = np.where(region[box], (hu[box] - low) / (high - low), OUTSIDE)
         return box, torch.from_numpy(unit), inside
 
-    def _walk(self, initial: Tensor, inside: NDArray[np.bool_], sentence: str, seeds: SliceSeeds) -> Tensor:
+    def _walk(
+        self, initial: Tensor, inside: NDArray[np.bool_], sentence: str, dense: float, seeds: SliceSeeds
+    ) -> Tensor:
         system, config = self.system, self.system.config
         device = next(system.parameters()).device
         text = system.words(self.tokenizer, [sentence], device)
+        share = torch.tensor([dense], dtype=torch.float32, device=device)
         drawn = iter(range(2**31))
         within = torch.from_numpy(inside)
         outside = OUTSIDE if config.residual else (OUTSIDE - CENTRE) / SPREAD
 
+        # Noise is drawn for the region's box on the network's grid, whatever a patch adds to it.
+        divisor, (_, last) = system.net.divisor, region_box(inside)
+        drawn_shape = [-(-int(n) // divisor) * divisor for n in last]
+
         def draw() -> Tensor:
-            noise = seeds.at(next(drawn)).standard_normal(tuple(initial.shape), dtype=np.float32)
+            noise = np.zeros(tuple(initial.shape), np.float32)
+            box = tuple(slice(0, n) for n in drawn_shape)
+            noise[box] = seeds.at(next(drawn)).standard_normal(drawn_shape, dtype=np.float32)
             return torch.from_numpy(noise)[None]
 
         def denoise(x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
             def estimate(cut: Sequence[Tensor]) -> Tensor:
                 now, y0 = cut
                 given = (None, None) if text is None else tuple(one.expand(len(now), *one.shape[1:]) for one in text)
-                return system.denoise(now, time.to(device, now.dtype).expand(len(now)), Condition(y0, *given))
+                return system.denoise(
+                    now, time.to(device, now.dtype).expand(len(now)), Condition(y0, share.expand(len(now)), *given)
+                )
 
             found = blended(
                 estimate,
@@ -136,7 +148,7 @@ class Predictor:
                 inside,
                 size=self.patch,
                 overlap=self.overlap,
-                divisor=system.net.divisor,
+                divisor=divisor,
                 device=device,
             )
             # As in training: nothing is ever to be seen outside the region.

@@ -22,6 +22,12 @@ Query = Literal["none", "text", "image"]
 
 #: Started so that a gate lets nearly everything pass: sigmoid(2) = 0.88.
 GATE_BIAS = 2.0
+#: Spread of a query's and a key's components for text features of unit spread: logits of about 1, which the softmax
+#: turns into weights that differ from patient to patient from the first step on.
+QUERY_SPREAD = 1.0
+#: Mixed channels enter the last convolution so much enlarged: an optimizer of Adam's kind moves every weight alike, and
+#: the text has few of them against the image's hundred thousands.
+MIXED_GAIN = 4.0
 
 
 def fold(x: Tensor, factor: int) -> Tensor:
@@ -60,40 +66,48 @@ class SkipGate(nn.Module):
 class TextQueryAttention(nn.Module):
     """CIResDiff, eq. 5, as printed: softmax(Q_text K_text' / sqrt(d) + B) V_CT.
 
-    Query and key come from the L positions of the text, so the weights are [L, L], and V must have L rows as well. The
-    CT's voxels cannot be these rows: their number is another in every volume, and a text laid over all of them would
-    have equal logits everywhere, which the softmax cancels. Here the rows are L groups of channels: Conv_V gives L m
-    channels, row i holds the m channels of group i at every voxel, and the text decides which groups are mixed into
-    which. B is [L, L]. Voxels are never compared, so a patch and the volume give the same.
+    Query and key come from the text alone, so the weights are [L, L] for its L rows, and V must have L rows as well.
+    The CT's voxels cannot be these rows: their number is another in every volume, and a text laid over all of them
+    would have equal logits everywhere, which the softmax cancels. Here the rows are L groups of channels: Conv_Q and
+    Conv_K make L vectors each of the sentence's feature, Conv_V gives L m channels of the CT, and the text decides
+    which groups are mixed into which. B is [L, L]. Voxels are never compared, so a patch and the volume give the same.
+
+    One row for each of the 77 words instead drowns the sentence: a word that tells two patients apart moves the softmax
+    over all words by some per cent, and the network never learned to read it (docs/decisions.md).
 
     Parameters
     ----------
-    channels : of the CT's features. text : of the text's. length : L. heads : each mixes its own share of m.
+    channels : of the CT's features. text : of the sentence's. groups : L. heads : each mixes its own share of m.
     """
 
-    def __init__(self, channels: int, text: int, length: int, *, heads: int = 2) -> None:
+    def __init__(self, channels: int, text: int, *, groups: int = 16, heads: int = 2, depth: int = 8) -> None:
         super().__init__()
-        self.length, self.heads = length, heads
-        self.depth = max(text // heads, 1)
-        group = max(1, round(channels / length / heads))
+        self.groups, self.heads, self.depth = groups, heads, depth
+        rows = heads * groups
+        each = max(1, round(channels / rows))
         self.norm = ChannelNorm(channels)
-        self.query = nn.Linear(text, heads * self.depth)
-        self.key = nn.Linear(text, heads * self.depth)
-        self.value = convolution(channels, length * heads * group, 1, dims=3)
-        self.bias = nn.Parameter(torch.zeros(heads, length, length))
-        self.out = zeroed(convolution(length * heads * group, channels, 1, dims=3))
+        self.query = nn.Linear(text, rows * depth)
+        self.key = nn.Linear(text, rows * depth)
+        for layer in (self.query, self.key):
+            nn.init.normal_(layer.weight, std=QUERY_SPREAD / math.sqrt(text))
+            # Without a bias the logits are even in the text: twice the mean and none of it would be the same.
+            nn.init.normal_(layer.bias, std=QUERY_SPREAD)
+        self.value = convolution(channels, rows * each, 1, dims=3)
+        self.bias = nn.Parameter(torch.zeros(heads, groups, groups))
+        self.mixed = ChannelNorm(rows * each)
+        nn.init.constant_(self.mixed.gain, MIXED_GAIN)
+        self.out = zeroed(convolution(rows * each, channels, 1, dims=3))
 
     def forward(self, x: Tensor, words: Tensor, there: Tensor) -> Tensor:
-        """[b, channels, z, y, x], [b, L, text], [b, L] bool (False: padding of the sentence) to the shape of x."""
-        b, length = words.shape[0], self.length
-        q = self.query(words).reshape(b, length, self.heads, self.depth).transpose(1, 2)
-        k = self.key(words).reshape(b, length, self.heads, self.depth).transpose(1, 2)
+        """[b, channels, z, y, x], [b, 1, text] the sentence's features, [b, 1] to the shape of x."""
+        b = words.shape[0]
+        q = self.query(words[:, 0]).reshape(b, self.heads, self.groups, self.depth)
+        k = self.key(words[:, 0]).reshape(b, self.heads, self.groups, self.depth)
         # eq. 5
-        logits = q @ k.transpose(-1, -2) / math.sqrt(self.depth) + self.bias  # [b, heads, L, L]
-        weights = logits.masked_fill(~there[:, None, None], -torch.inf).softmax(dim=-1)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(self.depth) + self.bias).softmax(dim=-1)  # [b, heads, L, L]
         v = self.value(self.norm(x))
-        rows = v.reshape(b, self.heads, length, -1)  # [b, heads, L, group z y x]
-        return x + self.out((weights @ rows).reshape(v.shape))
+        rows = v.reshape(b, self.heads, self.groups, -1)  # [b, heads, L, m z y x]
+        return x + self.out(self.mixed((weights @ rows).reshape(v.shape)))
 
 
 class ImageQueryAttention(nn.Module):
@@ -161,10 +175,12 @@ class AttentionUNet3d(nn.Module):
         self.gates = nn.ModuleList(SkipGate(widths[i], widths[i + 1]) for i in scales[:-1])
         self.join = nn.ModuleList(convolution(widths[i] + widths[i + 1], widths[i], 1, dims=3) for i in scales[:-1])
         self.up = nn.ModuleList(block(i) for i in scales)
-        kinds = {"text": TextQueryAttention, "image": ImageQueryAttention}
-        self.attention = nn.ModuleDict(
-            {str(i): kinds[query](widths[i], text, length) for i in attend} if query != "none" else {}
-        )
+        self.attention = nn.ModuleDict()
+        for i in attend if query != "none" else ():
+            by_text = query == "text"
+            self.attention[str(i)] = (
+                TextQueryAttention(widths[i], text) if by_text else ImageQueryAttention(widths[i], text, length)
+            )
         self.head = nn.Sequential(ChannelNorm(widths[0]), nn.SiLU(), zeroed(convolution(widths[0], fold**3, dims=3)))
 
     def forward(self, x: Tensor, time: Tensor, words: Tensor | None = None, there: Tensor | None = None) -> Tensor:

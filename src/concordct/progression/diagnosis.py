@@ -28,6 +28,9 @@ from concordct.training.patches3d import cube, patch_seed
 CUBE, CUBE_MM = 48, 6.0
 #: HU at 0 and 1.
 LOW_HU, HIGH_HU = -1000.0, 200.0
+#: The follow-up is seen as what it adds to the initial scan, so much enlarged. As two plain channels, the paper's way,
+#: fifty patients teach the network their initial scans, and any second scan gets the same answer (docs/decisions.md).
+CHANGE = 5.0
 #: Middle and spread of what adults with fibrosis have, so that the table's numbers are about 1.
 _TYPICAL = {
     "fvc_ml": (2700.0, 900.0), "fvc_percent": (75.0, 20.0), "fev1_ml": (2200.0, 700.0), "pef_l_min": (400.0, 120.0),
@@ -41,7 +44,7 @@ class ClassifierRecipe:
 
     widths: tuple[int, ...] = (8, 16, 32, 64)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
-    phase: Phase = Phase(steps=300, batch=8, learning_rate=1e-3, final_rate=0.05, warmup=20, ema=0.98, every=100)  # noqa: RUF009
+    phase: Phase = Phase(steps=150, batch=8, learning_rate=1e-3, final_rate=0.05, warmup=20, ema=0.98, every=50)  # noqa: RUF009
     seed: int = 0
 
 
@@ -51,7 +54,7 @@ class Case:
 
     Attributes
     ----------
-    scans : [n, CUBE, CUBE, CUBE], initial and follow-up, or the initial alone; see `lung_cube`.
+    scans : [n, CUBE, CUBE, CUBE], initial and follow-up, see `pair_cubes`, or the initial alone, see `lung_cube`.
     table : see `table_vector`; None for a classifier that reads none.
     progressive : the label.
     """
@@ -70,6 +73,11 @@ def lung_cube(hu: NDArray[Any], region: NDArray[np.bool_], spacing_mm: float) ->
     """
     unit = np.clip((np.asarray(hu, np.float32) - LOW_HU) / (HIGH_HU - LOW_HU), 0, 1)
     return cube(unit, region, size=CUBE, factor=CUBE_MM / spacing_mm)
+
+
+def pair_cubes(initial: NDArray[np.float32], followup: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Two of `lung_cube` as the classifier sees a pair: [2, CUBE, CUBE, CUBE]."""
+    return np.stack([initial, CHANGE * (followup - initial)])
 
 
 def table_vector(tests: LungFunction, weeks: float) -> NDArray[np.float32]:
