@@ -61,7 +61,7 @@ RANGE_HU = HIGH_HU - LOW_HU
 MODELS = tuple(ciresdiff.ABLATIONS)
 #: Beside them on the first fold: y_0 added to what the usual diffusion predicts; the usual cross-attention.
 ADDED, BY_IMAGE = "DM, y_0 added", "DM-R-CIP, query from the image"
-ASIDE = {ADDED: ("DM", {"onto_initial": True}), BY_IMAGE: ("DM-R-CIP", {"query": "image"})}
+ASIDE: dict[str, tuple[str, dict[str, Any]]] = {ADDED: ("DM", {"onto_initial": True}), BY_IMAGE: ("DM-R-CIP", {"query": "image"})}
 WHOLE = "DM-R-CIP"
 SHUFFLED, OPPOSITE = "DM-R-CIP, text of another subject", "DM-R-CIP, text of the other label"
 PLAIN = ("no change", "linear trend")
