@@ -125,7 +125,7 @@ def measured(work: Path) -> dict[str, Any]:
         {"stage": name, "clock": after[1] - clock, "cpu": after[2] - cpu}
         for (name, clock, cpu), after in pairwise(stages)
     ]
-    return {"rows": rows, "peak_mib": found["peak_mib"], "load": os.getloadavg()[0]}
+    return {"rows": rows, "peak_mib": found["peak_mib"], "load": os.getloadavg()[0], "nice": os.nice(0)}
 
 
 def text(found: dict[str, Any]) -> str:
@@ -141,7 +141,7 @@ def text(found: dict[str, Any]) -> str:
             f"summary and report; recipe `gpu`, {steps} sampling steps, {THREADS} threads. Bar: {MOST_SECONDS} s and\n"
             f"{MOST_MIB} MiB. "
             f"Peak memory: {found['peak_mib']:.0f} MiB. Load average at the end: {found['load']:.1f}, of which\n"
-            f"{THREADS} are this command's own; what is above shares its cores.",
+            f"{THREADS} are this command's own, at niceness {found['nice']}; what is above shares its cores.",
             table(["stage", "clock, s", "CPU, s"], rows),
         ]
     )

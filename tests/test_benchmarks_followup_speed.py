@@ -29,6 +29,6 @@ def test_the_model_is_recipe_gpu(tmp_path: Path) -> None:
 
 def test_the_section_adds_up() -> None:
     rows = [{"stage": "reading", "clock": 2.0, "cpu": 1.0}, {"stage": "predicting", "clock": 100.0, "cpu": 150.0}]
-    said = speed.text({"rows": rows, "peak_mib": 1779.0, "load": 2.0})
+    said = speed.text({"rows": rows, "peak_mib": 1779.0, "load": 2.0, "nice": 0})
     assert "| **all** | **102** | **151** |" in said
     assert "Peak memory: 1779 MiB" in said
