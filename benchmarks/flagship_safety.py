@@ -210,6 +210,8 @@ def blob_table(methods: tuple[str, ...], names: Sequence[str], seeds: tuple[int,
                 rows.append(Entry(f"{label}, sample", path, "sample", seeds))
             target = {key: one.blobs["0"] for key, one in judge.of(Entry("target")).items()}
             there = sum(int((one[:, 3] > threshold).sum()) for one in target.values())
+            transfer = judge.of(Entry("transfer", calibrated("spectral", cohort, pair, 1), "mean"))
+            either = {key: np.concatenate([one, transfer[key].blobs["0"]]) for key, one in target.items()}
             for row in (*rows, CEILING):
                 counts = []
                 for seed in row.seeds:
@@ -218,21 +220,14 @@ def blob_table(methods: tuple[str, ...], names: Sequence[str], seeds: tuple[int,
                         (
                             sum(int((one[:, 3] > threshold).sum()) for one in made.values()),
                             sum(unmatched(made[key], target[key], threshold, PARTNER) for key in made),
+                            sum(unmatched(made[key], either[key], threshold, PARTNER) for key in made),
                             sum(unmatched(target[key], made[key], threshold, PARTNER) for key in made),
                         )
                     )
-                found, new, lost = np.mean(counts, axis=0)
-                body.append(
-                    [
-                        f"{name}, {pair[0]} to {pair[1]}",
-                        row.name,
-                        f"{there}",
-                        f"{found:.1f}",
-                        f"{new:.1f}",
-                        f"{lost:.1f}",
-                    ]
-                )
-    return table(["", "", "on the target", "on the image", "not on the target", "lost"], body)
+                cells = [f"{there}", *(f"{one:.1f}" for one in np.mean(counts, axis=0))]
+                body.append([f"{name}, {pair[0]} to {pair[1]}", row.name, *cells])
+    header = ["", "", "on the target", "on the image", "not on the target", "nor on the transfer", "lost"]
+    return table(header, body)
 
 
 def padding_table(rows: list[Entry]) -> str:
@@ -361,7 +356,8 @@ def run(methods: tuple[str, ...], names: Sequence[str], seeds: tuple[int, ...]) 
         "Blobs of 4 mm in the lungs of the test cohorts (scale-normalized Laplacian of Gaussian, sigma 1.15 mm,\n"
         f"over {threshold:.0f} HU: {THRESHOLD:g} of what the weakest implanted nodule answers on the target). Vessels\n"
         "are found, too: what counts is the column of those that the target does not show (nothing over\n"
-        f"{PARTNER:g} of the threshold within {SAME_MM:g} mm), beside what a second scan of the target does.\n\n"
+        f"{PARTNER:g} of the threshold within {SAME_MM:g} mm), beside what a second scan of the target does; and of\n"
+        "those that the transfer of the source, to which nothing was added, does not show either.\n\n"
         + blob_table(methods, names, seeds, threshold)
         + "\n\nPadding of -2000 outside a round field, through files:\n\n"
         + padding_table(rows)
