@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.followup_tables import gain_rows, judged_rows, quality_rows
 from benchmarks.results import ROOT, table, write_section
 from concordct.features.quality import compare_images
 from concordct.methods import ciresdiff, diffusionct
@@ -36,8 +37,6 @@ from concordct.pipelines.followup_data import Prepared
 from concordct.progression.diagnosis import (
     Case,
     ClassifierRecipe,
-    accuracy,
-    auc,
     fit_classifier,
     lung_cube,
     pair_cubes,
@@ -61,7 +60,10 @@ RANGE_HU = HIGH_HU - LOW_HU
 MODELS = tuple(ciresdiff.ABLATIONS)
 #: Beside them on the first fold: y_0 added to what the usual diffusion predicts; the usual cross-attention.
 ADDED, BY_IMAGE = "DM, y_0 added", "DM-R-CIP, query from the image"
-ASIDE: dict[str, tuple[str, dict[str, Any]]] = {ADDED: ("DM", {"onto_initial": True}), BY_IMAGE: ("DM-R-CIP", {"query": "image"})}
+ASIDE: dict[str, tuple[str, dict[str, Any]]] = {
+    ADDED: ("DM", {"onto_initial": True}),
+    BY_IMAGE: ("DM-R-CIP", {"query": "image"}),
+}
 WHOLE = "DM-R-CIP"
 SHUFFLED, OPPOSITE = "DM-R-CIP, text of another subject", "DM-R-CIP, text of the other label"
 PLAIN = ("no change", "linear trend")
@@ -73,7 +75,7 @@ RIVAL, RIVAL_STEPS, RIVAL_TILE = "DiffusionCT", 500, 96
 EVERY = (*METHODS, *DRAWN.values())
 FIRST = (*ASIDE, f"{RIVAL}, drawn")
 #: Sampling steps against quality, on the first fold; so many of its subjects for this, the seams and the ceiling.
-STEPS, FEW = (1, 2, 4, 8, 15), 4
+STEPS, FEW = (1, 2, 4, 15), 3
 #: Noise of a voxel of the simulated scans, HU.
 NOISE_HU = 12.0
 #: Names of simulated patients, who can be drawn again.
@@ -193,11 +195,16 @@ def sentence_for(name: str, test: Sequence[Prepared], index: int) -> str:
     return one.data.sentence
 
 
+def stored(folder: Path, name: str) -> Path:
+    """Where a fold keeps what a method made."""
+    return folder / "predictions" / f"{name.replace(',', '').replace(' ', '-')}.npz"
+
+
 def predicted(
     folder: Path, name: str, train: Sequence[Prepared], test: Sequence[Prepared], models: dict[str, Path]
 ) -> dict[str, Any]:
     """Figures of a method on the test subjects of a fold, and the cubes that the classifier sees; kept on disk."""
-    place = folder / "predictions" / f"{name.replace(',', '').replace(' ', '-')}.npz"
+    place = stored(folder, name)
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         drawn = name.endswith(", drawn")
@@ -309,37 +316,6 @@ def on_few(folder: Path, test: Sequence[Prepared], model: Path) -> dict[str, Any
     return result
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
-
-
-def against(one: Sequence[float], other: Sequence[float], digits: int) -> str:
-    """Mean of the paired difference with a bootstrap interval over subjects."""
-    difference = np.array(one) - np.array(other)
-    places = np.random.default_rng(SEED).integers(len(difference), size=(4000, len(difference)))
-    low, high = np.percentile(difference[places].mean(axis=1), (2.5, 97.5))
-    return f"{difference.mean():+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-
-
-def quality_rows(every: dict[str, list[dict[str, float]]]) -> list[list[str]]:
-    """One row for each method: its figures, and what the whole method is above it."""
-    rows = []
-    for name, found in every.items():
-        psnr, ssim, error = ([row[key] for row in found] for key in ("psnr", "ssim", "rmse"))
-        grown = np.mean([abs(row["share"] - row["true"]) for row in found])
-        # What is drawn is compared with what is drawn.
-        best = every[DRAWN[WHOLE] if name.endswith(", drawn") else WHOLE]
-        beyond = [
-            "" if best is found else against([scale * row[key] for row in best], [scale * v for v in values], 2)
-            for key, scale, values in (("psnr", 1, psnr), ("ssim", 100, ssim))
-        ]
-        named = name + (" (= cDiff)" if name == "DM" else "")
-        figures = [spread(psnr, 2), spread([100 * s for s in ssim], 2), spread(error, 1), f"{100 * grown:.2f}"]
-        rows.append([named, *figures, *beyond])
-    return rows
-
-
 def report(
     done: dict[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]], few: dict[str, Any]
 ) -> str:
@@ -347,36 +323,20 @@ def report(
     names = EVERY
     every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in names}
     truth = np.array([label for _, _, labels in done.values() for label in labels])
-    by_label = []
-    for name in names:
-        gain = np.array(
-            [one["psnr"] - still["psnr"] for one, still in zip(every[name], every["no change"], strict=True)]
-        )
-        by_label.append([name, *(f"{gain[truth == label].mean():+.2f}" for label in (False, True))])
-    judged = []
-    for name in ("real follow-up", "first scan and table alone", *names):
-        p = np.array([value for _, found, _ in done.values() for value in found[name]])
-        right, (low, high) = accuracy(p, truth)
-        area, (least, most) = auc(p, truth, seed=SEED)
-        judged.append(
-            [
-                name,
-                f"{100 * right:.0f} ({100 * low:.0f} to {100 * high:.0f})",
-                f"{area:.2f} ({least:.2f} to {most:.2f})",
-            ]
-        )
     missing = [str(fold) for fold in range(FOLDS) if fold not in done]
     header = ["method", "PSNR, dB", "SSIM, %", "RMSE, HU", "error of fibrosis share, %"]
     header += [f"{WHOLE} above it, dB", "and SSIM, %"]
     seams = few["seams"]
     beside = []
     if 0 in done:
-        first = {name: done[0][0][name]["rows"] for name in (*PLAIN, *MODELS, DRAWN[WHOLE], *FIRST)}
+        first = {
+            name: done[0][0][name]["rows"] for name in (*PLAIN, *MODELS, DRAWN[WHOLE], *FIRST) if name in done[0][0]
+        }
         beside = [
             f"The first fold alone, {len(done[0][2])} subjects: the usual diffusion with y_0 added to the output, as "
             "the residual one's does; eq. 5 with the query from the image; DiffusionCT "
             f"({RIVAL_STEPS:,} steps in each of its two phases), which works slice by slice.",
-            table(header, quality_rows(first)),
+            table(header, quality_rows(first, WHOLE)),
         ]
     parts = [
         "## Follow-up scans of pulmonary fibrosis",
@@ -386,12 +346,14 @@ def report(
         "are samples in the recipe's number of steps, which hold the texture that an estimate leaves out and therefore "
         "lie further from the one follow-up that there is."
         + (f" Folds that are not done: {', '.join(missing)}." if missing else ""),
-        table(header, quality_rows(every)),
+        table(header, quality_rows(every, WHOLE)),
         *beside,
         "PSNR above no change, dB, in patients who stay stable and in those who progress.",
-        table(["method", "stable", "progressive"], by_label),
+        table(["method", "stable", "progressive"], gain_rows(every, truth)),
         "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's follow-up.",
-        table(["second scan", "accuracy, %", "AUC"], judged),
+        table(
+            ["second scan", "accuracy, %", "AUC"], judged_rows([found for _, found, _ in done.values()], names, truth)
+        ),
         f"Sampling steps of {WHOLE}, first fold, {FEW} subjects.",
         table(["steps", "PSNR, dB", "SSIM, %", "seconds a scan"], few["curve"]),
         f"Seams: the estimate in patches of {seams['patch']} with an overlap of {seams['overlap']} voxels differs from "
@@ -441,10 +403,12 @@ def main() -> None:
         parts = folds(ready)
         # Each fold is whole before the next begins: a run that ends early has a table of the folds it has.
         for index in given.folds:
-            run_fold(models_of / f"fold-{index}", ready, parts[index], index == 0, given.most_steps, stop, check)
+            run_fold(models_of / f"fold-{index}", ready, parts[index], given.most_steps, stop, check)
             if index == 0:
                 test = [ready[i] for i in parts[index]]
                 on_few(models_of, test, models_of / f"fold-{index}" / WHOLE)
+        if 0 in given.folds:
+            run_aside(models_of / "fold-0", ready, parts[0], given.most_steps, stop)
     except Paused:
         paused = True
     if paused and given.rehearsal:
@@ -455,7 +419,7 @@ def main() -> None:
         if not (place / "diagnosis.json").exists():
             continue
         test = [ready[i] for i in parts[index]]
-        names = (*EVERY, *(FIRST if index == 0 else ()))
+        names = (*EVERY, *(name for name in FIRST if index == 0 and stored(place, name).exists()))
         made = {name: predicted(place, name, [], test, {}) for name in names}
         done[index] = (
             made,
@@ -476,7 +440,6 @@ def run_fold(
     place: Path,
     ready: Sequence[Prepared],
     tested: Sequence[int],
-    first: bool,
     steps: int | None,
     stop: Callable[[], bool],
     check: Callable[[], None],
@@ -486,14 +449,24 @@ def run_fold(
         return
     test = [ready[i] for i in tested]
     train = [one for i, one in enumerate(ready) if i not in tested]
-    models = {name: train_fold(place, train, name, steps, stop) for name in (*MODELS, *(ASIDE if first else ()))}
-    if first:
-        models[RIVAL] = train_rival(place, train, steps, stop)
+    models = {name: train_fold(place, train, name, steps, stop) for name in MODELS}
     made = {}
-    for name in (*EVERY, *(FIRST if first else ())):
+    for name in EVERY:
         made[name] = predicted(place, name, train, test, models)
         check()
     diagnose(place, train, test, made, steps, stop)
+
+
+def run_aside(
+    place: Path, ready: Sequence[Prepared], tested: Sequence[int], steps: int | None, stop: Callable[[], bool]
+) -> None:
+    """What stands beside the ablation on one fold."""
+    test = [ready[i] for i in tested]
+    train = [one for i, one in enumerate(ready) if i not in tested]
+    models = {RIVAL: train_rival(place, train, steps, stop)}
+    models |= {name: train_fold(place, train, name, steps, stop) for name in ASIDE}
+    for name in FIRST:
+        predicted(place, name, train, test, models)
 
 
 if __name__ == "__main__":

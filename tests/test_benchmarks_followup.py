@@ -16,6 +16,7 @@ from test_methods_ciresdiff import TINY, subject
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import followup as benchmark
+from benchmarks import followup_tables
 
 
 def prepared(count: int) -> list[Prepared]:
@@ -47,7 +48,7 @@ def test_the_linear_trend_finds_a_trend() -> None:
 
 
 def test_a_difference_comes_with_its_interval() -> None:
-    assert benchmark.against([2.0, 3.0, 4.0], [1.0, 2.0, 3.0], 1) == "+1.0 (+1.0 to +1.0)"
+    assert followup_tables.against([2.0, 3.0, 4.0], [1.0, 2.0, 3.0], 1) == "+1.0 (+1.0 to +1.0)"
 
 
 def test_pieces_come_to_one_table(
@@ -68,7 +69,7 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(sys, "argv", words)
     benchmark.main()
     said = capsys.readouterr().out
-    for name in (*benchmark.EVERY, "real follow-up", "first scan and table alone"):
+    for name in (*benchmark.EVERY, *benchmark.FIRST, "real follow-up", "first scan and table alone"):
         assert f"| {name}" in said
     assert "2 simulated test subjects of 1 folds, 1 progressive" in said
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}

@@ -23,7 +23,7 @@ from concordct.methods.ciresdiff import (
     scale_of,
     thumbnail,
 )
-from concordct.methods.ciresdiff_known import dense_share, told_again
+from concordct.methods.ciresdiff_known import TOLD, dense_share, text_direction, told_again
 from concordct.methods.ciresdiff_predict import Predictor, load
 from concordct.methods.tiling3d import blended, starts, window
 from concordct.nets.clip import TextConfig
@@ -208,6 +208,17 @@ def test_the_dense_share_counts_aerated_lung_alone() -> None:
     hu[0], hu[1] = -500, 40
     assert dense_share(hu, region) == pytest.approx((1 / 3 - 0.28) / 0.1)
     assert dense_share(np.full((4, 4, 4), 40), region) == 0
+
+
+def test_the_reading_of_a_text_starts_where_it_goes_with_the_change() -> None:
+    changes = np.linspace(-100, 200, 12)
+    subjects = [subject(n, change_hu=change, size=16) for n, change in enumerate(changes)]
+    components = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    components[:, 2] = torch.from_numpy((changes - 50) / 100)
+    found = text_direction(components.repeat_interleave(TOLD, dim=0), subjects)
+    assert found.abs().argmax() == 2
+    assert found[2] > 0
+    assert float((components @ found).std()) == pytest.approx(1, abs=0.1)
 
 
 def test_a_thumbnail_shows_the_lungs_wherever_they_lie() -> None:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from concordct import __version__
 from concordct.diffusion import residual_shifting as shifting
 from concordct.diffusion import schedule as standard
-from concordct.methods.ciresdiff_known import TOLD, dense_share, told_again
+from concordct.methods.ciresdiff_known import TOLD, dense_share, text_direction, told_again
 from concordct.methods.network import seeded
 from concordct.nets.clip import (
     ContrastivePair,
@@ -56,6 +56,8 @@ DETAIL = 4.0
 #: Principal components of a sentence's words that the text-guided attention reads. Over all features of all words,
 #: fifty patients can be told apart by anything; these components hold what differs most, the numbers.
 COMPONENTS = 16
+#: Noise on them in training, in units of their spread: what two patients differ in by less is not to be learned.
+TEXT_NOISE = 0.3
 #: Features of words that hardly differ between sentences are not enlarged beyond this share of the usual spread.
 SPREAD_FLOOR = 0.3
 #: Voxels of the scan that the contrastive pre-training sees, each way, and their spacing, mm.
@@ -297,6 +299,11 @@ class CIResDiff(nn.Module):
         return self.pair.words(ids, there), there
 
 
+def _noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise for each seed, [b, ...], other than that of `_draws`."""
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed ^ 1)) for seed in seeds])
+
+
 def _draws(seeds: Sequence[int], steps: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """A step 1 ... T and noise for each patch from its own seed, whatever batch it stands in."""
     t, noise = [], []
@@ -379,7 +386,13 @@ class _Diffusion(nn.Module):
             for i, hu in enumerate((source[:, :1], target))
         )
         row = who * TOLD + torch.tensor([_way(seed) for seed in seeds])
-        given = (None, None) if self.text is None else tuple(one[row].to(source.device) for one in self.text)
+        given: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.text is not None:
+            words, there = (one[row] for one in self.text)
+            given = (
+                (words + TEXT_NOISE * _noise(seeds, words.shape[1:]).to(words.device)).to(source.device),
+                there.to(source.device),
+            )
         condition = Condition(initial, self.dense[who].to(source.device), *given)
         loss = self.system.loss(initial, followup, region, condition, seeds)
         return {"loss": loss}
@@ -421,6 +434,8 @@ def fit(data: CohortData, recipe: Recipe, run: Run, *, clip: Path | None = None)
         system.pair.requires_grad_(False)
         system.eval().set_text_statistics(tokenizer, sentences, run.team.device)
         words = system.words(tokenizer, sentences, run.team.device)
+        if words is not None and system.net.reading is not None:
+            system.net.start_reading(text_direction(words[0][:, 0].cpu(), data.subjects).to(run.team.device))
 
     # Phase 2: the follow-up from the initial scan.
     system.net.requires_grad_(True)

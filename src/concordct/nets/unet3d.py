@@ -28,6 +28,8 @@ QUERY_SPREAD = 1.0
 #: Mixed channels enter the last convolution so much enlarged: an optimizer of Adam's kind moves every weight alike, and
 #: the text has few of them against the image's hundred thousands.
 MIXED_GAIN = 4.0
+#: Numbers that the whole network takes from a sentence.
+READ = 2
 
 
 def fold(x: Tensor, factor: int) -> Tensor:
@@ -175,13 +177,23 @@ class AttentionUNet3d(nn.Module):
         self.gates = nn.ModuleList(SkipGate(widths[i], widths[i + 1]) for i in scales[:-1])
         self.join = nn.ModuleList(convolution(widths[i] + widths[i + 1], widths[i], 1, dims=3) for i in scales[:-1])
         self.up = nn.ModuleList(block(i) for i in scales)
+        # Few numbers: with more the network knows every training patient by heart, and reads nothing of a new one.
+        self.reading = nn.Linear(text, READ, bias=False) if query == "text" else None
+        if self.reading is not None:
+            nn.init.normal_(self.reading.weight, std=1 / math.sqrt(text))
         self.attention = nn.ModuleDict()
         for i in attend if query != "none" else ():
             by_text = query == "text"
             self.attention[str(i)] = (
-                TextQueryAttention(widths[i], text) if by_text else ImageQueryAttention(widths[i], text, length)
+                TextQueryAttention(widths[i], READ) if by_text else ImageQueryAttention(widths[i], text, length)
             )
         self.head = nn.Sequential(ChannelNorm(widths[0]), nn.SiLU(), zeroed(convolution(widths[0], fold**3, dims=3)))
+
+    @torch.no_grad()
+    def start_reading(self, direction: Tensor) -> None:
+        """Let the first number that is read of a text start as its part along a direction, [text]."""
+        assert self.reading is not None
+        self.reading.weight[0] = direction
 
     def forward(self, x: Tensor, time: Tensor, words: Tensor | None = None, there: Tensor | None = None) -> Tensor:
         """[b, inputs, z, y, x], [b] in [0, 1], [b, L, text], [b, L] bool to [b, 1, z, y, x].
@@ -189,6 +201,8 @@ class AttentionUNet3d(nn.Module):
         Sizes must be multiples of `divisor`.
         """
         embedding = self.time(time)
+        if self.reading is not None and words is not None:
+            words = self.reading(words)
         y = self.stem(fold(x, self.fold))
         skips: list[Tensor] = []
         for i, stage in enumerate(self.down):

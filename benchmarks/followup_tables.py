@@ -1,0 +1,66 @@
+"""Rows of the tables of `benchmarks.followup`: figures over subjects, with paired differences and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.progression.diagnosis import accuracy, auc
+
+SEED = 7
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation."""
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
+
+
+def against(one: Sequence[float], other: Sequence[float], digits: int) -> str:
+    """Mean of the paired difference with a bootstrap interval over subjects."""
+    difference = np.array(one) - np.array(other)
+    places = np.random.default_rng(SEED).integers(len(difference), size=(4000, len(difference)))
+    low, high = np.percentile(difference[places].mean(axis=1), (2.5, 97.5))
+    return f"{difference.mean():+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def quality_rows(every: Mapping[str, Sequence[Mapping[str, float]]], whole: str) -> list[list[str]]:
+    """One row for each method: its figures, and what the whole method is above it."""
+    rows = []
+    for name, found in every.items():
+        psnr, ssim, error = ([row[key] for row in found] for key in ("psnr", "ssim", "rmse"))
+        grown = np.mean([abs(row["share"] - row["true"]) for row in found])
+        # What is drawn is compared with what is drawn.
+        best = every[f"{whole}, drawn" if name.endswith(", drawn") else whole]
+        beyond = [
+            "" if best is found else against([scale * row[key] for row in best], [scale * v for v in values], 2)
+            for key, scale, values in (("psnr", 1, psnr), ("ssim", 100, ssim))
+        ]
+        named = name + (" (= cDiff)" if name == "DM" else "")
+        figures = [spread(psnr, 2), spread([100 * s for s in ssim], 2), spread(error, 1), f"{100 * grown:.2f}"]
+        rows.append([named, *figures, *beyond])
+    return rows
+
+
+def gain_rows(every: Mapping[str, Sequence[Mapping[str, float]]], progressive: NDArray[np.bool_]) -> list[list[str]]:
+    """PSNR above no change of either label."""
+    rows = []
+    for name, found in every.items():
+        gain = np.array([one["psnr"] - still["psnr"] for one, still in zip(found, every["no change"], strict=True)])
+        rows.append([name, *(f"{gain[progressive == label].mean():+.2f}" for label in (False, True))])
+    return rows
+
+
+def judged_rows(
+    diagnoses: Sequence[Mapping[str, Sequence[float]]], names: Sequence[str], progressive: NDArray[np.bool_]
+) -> list[list[str]]:
+    """Accuracy and area under the curve of the classifier on what each method made."""
+    rows = []
+    for name in ("real follow-up", "first scan and table alone", *names):
+        p = np.array([value for found in diagnoses for value in found[name]])
+        right, (low, high) = accuracy(p, progressive)
+        area, (least, most) = auc(p, progressive, seed=SEED)
+        shares = f"{100 * right:.0f} ({100 * low:.0f} to {100 * high:.0f})"
+        rows.append([name, shares, f"{area:.2f} ({least:.2f} to {most:.2f})"])
+    return rows
