@@ -13,8 +13,8 @@ from types import FrameType
 
 # Before NumPy is loaded: our matrices are small, and BLAS threads on them double the processor time for nothing.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
-# Before torch is loaded: where other work shares the cores, threads that spin while they wait for each other take two to
-# three times the processor time of the work itself (benchmarks/followup_speed.py).
+# Before torch is loaded: where other work shares the cores, threads that spin while they wait for each other take two
+# to three times the processor time of the work itself (benchmarks/followup_speed.py).
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
 from rich.markup import escape
