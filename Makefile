@@ -10,7 +10,7 @@ PACKAGES := chromium dicom3tools
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo test reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup weights packages clean
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed weights packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -50,11 +50,16 @@ bench-flagship: .venv/installed
 bench-self-check: .venv/installed
 	$(BIN)/python -m benchmarks.self_check
 
-# Half an hour; a row with ANTs where antspyx is installed.
+# A quarter of an hour. Rows of ANTs from an environment that has antspyx:
+# PYTHONPATH=src:. ANTS/bin/python -m benchmarks.registration --backend ants
 bench-registration: .venv/installed
 	$(BIN)/python -m benchmarks.registration
 
-# Three hours on two cores; `--minutes 9` makes pieces of it.
+# Two to five minutes.
+bench-followup-speed: .venv/installed
+	$(BIN)/python -m benchmarks.followup_speed
+
+# Under two hours on two cores; `--minutes 9` makes pieces of it, `--folds 3 4` in a second process takes a share.
 bench-followup: .venv/installed
 	$(BIN)/python -m benchmarks.followup
 
