@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.followup_tables import gain_rows, judged_rows, quality_rows
+from benchmarks.followup_tables import RULE, gain_rows, judged_rows, quality_rows, rule, step_rows
 from benchmarks.results import ROOT, table, write_section
 from concordct.features.quality import compare_images
 from concordct.methods import ciresdiff, diffusionct
@@ -70,6 +70,10 @@ PLAIN = ("no change", "linear trend")
 #: Every method's estimate (`mean`: one evaluation, nothing drawn), and below it what the models draw.
 METHODS = (*PLAIN, *MODELS, SHUFFLED, OPPOSITE)
 DRAWN = {name: f"{name}, drawn" for name in ciresdiff.ABLATIONS}
+#: Steps of the ablation and of the text.
+LADDER = (
+    ("DM", "DM-CIP"), ("DM", "DM-R"), ("DM-CIP", WHOLE), ("DM-R", WHOLE), (SHUFFLED, WHOLE), (OPPOSITE, WHOLE),
+)  # fmt: skip
 #: Rival of Table 2 that works slice by slice, and the steps of each of its two phases here.
 RIVAL, RIVAL_STEPS, RIVAL_TILE = "DiffusionCT", 500, 96
 EVERY = (*METHODS, *DRAWN.values())
@@ -348,6 +352,8 @@ def report(
         + (f" Folds that are not done: {', '.join(missing)}." if missing else ""),
         table(header, quality_rows(every, WHOLE)),
         *beside,
+        "Each step of the ablation, and the lung-function text against another patient's.",
+        table(["from, to", "PSNR, dB", "SSIM, %"], step_rows(every, LADDER)),
         "PSNR above no change, dB, in patients who stay stable and in those who progress.",
         table(["method", "stable", "progressive"], gain_rows(every, truth)),
         "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's follow-up.",
@@ -421,9 +427,10 @@ def main() -> None:
         test = [ready[i] for i in parts[index]]
         names = (*EVERY, *(name for name in FIRST if index == 0 and stored(place, name).exists()))
         made = {name: predicted(place, name, [], test, {}) for name in names}
+        train = [one for i, one in enumerate(ready) if i not in parts[index]]
         done[index] = (
             made,
-            json.loads((place / "diagnosis.json").read_text()),
+            {**json.loads((place / "diagnosis.json").read_text()), RULE: rule(train, test)},
             [one.label == "progressive" for one in test],
         )
     if not done or not (models_of / "few.json").exists():
