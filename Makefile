@@ -42,9 +42,10 @@ bench-physics: .venv/installed
 bench-papers: .venv/installed
 	$(BIN)/python -m benchmarks.papers
 
-# About an hour on two cores; its parts resume. Rows of the papers' methods appear when bench-papers has trained them.
+# About an hour on two cores; its parts resume. Rows of the papers' methods appear when bench-papers has trained them, rows
+# of other trainings after `python -m benchmarks.concord_weights --variant NAME`.
 bench-flagship: .venv/installed
-	$(BIN)/python -m benchmarks.flagship
+	$(BIN)/python -m benchmarks.flagship --variants benchmarks/flagship_variants.json
 
 # A quarter of an hour.
 bench-self-check: .venv/installed
