@@ -356,8 +356,8 @@ def report(
         + (f" Folds that are not done: {', '.join(missing)}." if missing else ""),
         table(header, quality_rows(every, WHOLE)),
         *beside,
-        "Each step of the ablation, and the lung-function text against another patient's; on the right without the first "
-        "fold, whose test subjects were looked at while the text's part of the recipe was made.",
+        "Each step of the ablation, and the lung-function text against another patient's; on the right without the "
+        "first fold, whose test subjects were looked at while the text's part of the recipe was made.",
         table(["from, to", *heads, *(f"{head} (folds 1 to 4)" for head in heads)], ladder),
         "PSNR above no change, dB, in patients who stay stable and in those who progress.",
         table(["method", "stable", "progressive"], gain_rows(every, truth)),
