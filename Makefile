@@ -45,7 +45,7 @@ bench-papers: .venv/installed
 # About an hour on two cores; its parts resume. Rows of the papers' methods appear when bench-papers has trained them, rows
 # of other trainings after `python -m benchmarks.concord_weights --variant NAME`.
 bench-flagship: .venv/installed
-	$(BIN)/python -m benchmarks.flagship --variants benchmarks/flagship_variants.json
+	$(BIN)/python -m benchmarks.flagship
 
 # A quarter of an hour.
 bench-self-check: .venv/installed

@@ -2,7 +2,7 @@
 
 python -m benchmarks.flagship                                  # every part; each writes its section of docs/results.md
 python -m benchmarks.flagship --part cohorts --only patients   # one of them
-python -m benchmarks.flagship --part ablation --variants variants.json
+python -m benchmarks.flagship --part ablation --variants mine.json
 
 Scans, models and measurements are kept under `runs/flagship`, so that a second run only writes the tables. Nothing is
 tuned on these cohorts: choices are made on the validation cohort, which the ablation uses.
@@ -152,7 +152,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--only", nargs="*", choices=list(COHORTS), help="cohorts")
-    parser.add_argument("--variants", type=Path, help="JSON list for the ablation, see benchmarks/flagship_ablation.py")
+    parser.add_argument(
+        "--variants", type=Path, default=flagship_ablation.VARIANTS,
+        help="JSON list for the ablation, see benchmarks/flagship_ablation.py",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one seed, calibrated on one slice, no learned model")
     parser.add_argument("--weights", type=Path, help="a bundle of weights in place of the shipped one")
     given = parser.parse_args()

@@ -45,14 +45,8 @@ SLICES = 1
 HARD = "smooth to sharp"
 #: Evaluations of the network in the table of the bound.
 BOUND_STEPS = 3
-#: Without a list, what can be varied with the shipped weights.
-DEFAULT: list[dict[str, Any]] = [
-    {"name": "base only", "method": "spectral", "mode": "mean"},
-    {"name": "base and calibrated noise, no network", "method": "spectral", "mode": "sample"},
-    {"name": "base and transport, no network", "mode": "sample", "sampling": {"steps": 0}},
-    *({"name": f"{n} step{'s' if n > 1 else ''}", "mode": "sample", "sampling": {"steps": n}} for n in (1, 2, 4, 8)),
-    {"name": "without the bound", "mode": "sample", "sampling": {"bound": False}},
-]
+#: What is compared where nothing else is asked for.
+VARIANTS = Path(__file__).with_name("flagship_variants.json")
 
 
 @dataclass(frozen=True)
@@ -119,9 +113,9 @@ def _model(variant: Variant, base: Path, flagship: Path) -> Path:
     return flagship if variant.weights is None else with_weights(flagship, variant.weights)
 
 
-def run(variants: Path | None) -> None:
+def run(variants: Path) -> None:
     """Measure and write the section."""
-    listed = read_variants(DEFAULT if variants is None else json.loads(variants.read_text()))
+    listed = read_variants(json.loads(variants.read_text()))
     chosen = [one for one in listed if one.weights is None or one.weights.is_dir()]
     missing = [one.name for one in listed if one not in chosen]
     pair = VALIDATION.pairs[0]
@@ -167,7 +161,7 @@ def run(variants: Path | None) -> None:
     ) + bound_table(bounded)
     write_section(
         "flagship-ablation",
-        "python -m benchmarks.flagship --part ablation" + (f" --variants {variants}" if variants else ""),
+        "python -m benchmarks.flagship --part ablation" + (f" --variants {variants}" if variants != VARIANTS else ""),
         body,
         seed=f"{VALIDATION.seed}, {SEEDS[0]} to {SEEDS[-1]}",
     )
