@@ -5,6 +5,9 @@ percent or so, which is more than all the noise. But noise is there whatever the
 of power is a part that grows with the anatomy and an intercept, and the intercept is what noise lacks. Patches are
 grouped by their structure before a line is laid through the groups, so that the chance of a single patch does not tilt
 it (Wald, Ann. Math. Stat. 11:284 (1940), doi:10.1214/aoms/1177731868).
+
+A scanner's noise is not alike everywhere, and quiet tissue may lack what other tissue does not. The less anatomy there
+is at a frequency, the better the median group says what lacks: both are weighted by their errors.
 """
 
 from __future__ import annotations
@@ -89,7 +92,7 @@ class Lacking:
 
     Attributes
     ----------
-    power, error : the intercept and its standard error; negative where there is too much.
+    power, error : intercept and median group together, and the standard error; negative where there is too much.
     quiet_made, quiet_true, quiet_source : power of the two images, and of a third one, in the group of least structure.
     anatomy_share : share of the first image's power that its quiet group does not have.
     """
@@ -133,7 +136,19 @@ def lacking_power(
     for ring in range(a.shape[1]):
         line = np.stack([np.ones(GROUPS), a[:, ring]], axis=1) / error[:, [ring]]
         inverse = np.linalg.inv(line.T @ line + np.diag([0.0, ANATOMY_ERROR**-2]))
-        found[0, ring] = (inverse @ (line.T @ (d[:, ring] / error[:, ring])))[0]
-        found[1, ring] = np.sqrt(inverse[0, 0])
-    share = 1 - np.clip(a[0] / np.maximum(made.mean(axis=0), 1e-12), 0, 1)
-    return Lacking(found[0], found[1], a[0], true[groups[0]].mean(axis=0), source[groups[0]].mean(axis=0), share)
+        fit = inverse @ (line.T @ (d[:, ring] / error[:, ring]))
+        # Groups that lie on no line say less than each for itself (Birge, Phys. Rev. 40:207 (1932)).
+        misfit = np.sum((line @ fit - d[:, ring] / error[:, ring]) ** 2) / (GROUPS - 2)
+        found[:, ring] = fit[0], np.sqrt(inverse[0, 0] * max(misfit, 1.0))
+    # Where anatomy is little, the median group says it, too: quiet tissue need not be like the rest.
+    seen = np.concatenate(groups)
+    average = made[seen].mean(axis=0)
+    share = 1 - np.clip(a[0] / np.maximum(average, 1e-12), 0, 1)
+    direct = np.median(d, axis=0)
+    wrong = np.hypot(lacks[seen].std(axis=0) / np.sqrt(len(seen) / 2), ANATOMY_ERROR * share * average)
+    weights = np.stack([found[1], np.maximum(wrong, error.min())]) ** -2.0
+    power = (weights * np.stack([found[0], direct])).sum(axis=0) / weights.sum(axis=0)
+    quiet = groups[0]
+    return Lacking(
+        power, weights.sum(axis=0) ** -0.5, a[0], true[quiet].mean(axis=0), source[quiet].mean(axis=0), share
+    )
