@@ -32,7 +32,7 @@ from concordct.pipelines.followup_data import (
     prepare,
     to_spacing,
 )
-from concordct.pipelines.followup_verdict import ENTRY, parted, verdict, with_classifier
+from concordct.pipelines.followup_verdict import ENTRY, counted, parted, verdict, with_classifier
 from concordct.pipelines.results import provenance
 from concordct.pipelines.scans import SLAB_SLICES, checked, one_scan
 from concordct.pipelines.train import Progress, Trained, _claim
@@ -247,7 +247,7 @@ def _card_of_classifier(bundle: Bundle) -> list[str]:
     entry = bundle.metadata.get(ENTRY)
     if entry is None:
         return []
-    trained = " and ".join(f"{count} {label}" for label, count in entry["subjects"].items())
+    trained = counted(entry["subjects"])
     return [
         "",
         f"A classifier of initial and follow-up scan, fitted on the real pairs of {trained} subjects, comes along.",

@@ -39,6 +39,11 @@ def labelled(ready: Sequence[Prepared]) -> dict[str, int]:
     return {label: sum(one.label == label for one in ready) for label in LABELS}
 
 
+def counted(subjects: Mapping[str, int]) -> str:
+    """Subjects of each label in words."""
+    return " and ".join(f"{count} {label}" for label, count in subjects.items())
+
+
 def with_classifier(
     bundle: Bundle, ready: Sequence[Prepared], run: Run, *, spacing_mm: float, seed: int, most_steps: int | None = None
 ) -> Bundle:
@@ -114,7 +119,7 @@ def verdict(
         probability = float(probabilities(classifier, [case])[0])
         found |= {"probability": probability, "basis": "classifier", "subjects": dict(subjects)}
         progressive = probability >= 0.5
-        trained = " and ".join(f"{count} {label}" for label, count in subjects.items())
+        trained = counted(subjects)
         why = f"by the model's classifier (probability {probability:.2f}, fitted on {trained} subjects); {change}"
     else:
         progressive = rise > RISE

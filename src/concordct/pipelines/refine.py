@@ -11,15 +11,13 @@ from pathlib import Path
 
 from concordct.errors import ConcordctError
 from concordct.methods import concord_bundle
+from concordct.methods.concord_inputs import THICKNESS_MM
 from concordct.methods.concord_training import Refinement, Scanned, refine
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
 from concordct.pipelines.models import load_model
 from concordct.training.data import store
 from concordct.training.engine import Paused, Run, team
 from concordct.volumes.pairing import check_pair
-
-#: Where a scan does not say its slice thickness, mm.
-THICKNESS_MM = 1.5
 
 
 def refine_model(
