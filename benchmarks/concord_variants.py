@@ -28,12 +28,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordct.features.spectra import from_cosines, to_cosines
-from concordct.methods.concord import ConcordStandardizer, held
-from concordct.methods.concord_inputs import ANATOMY_HU, MAPS, TEXTURE_LIMIT, Curves, Prepared, curves, prepare
-from concordct.methods.concord_network import shifted
-from concordct.methods.concord_training import AT_START, Cut, FlowTask, RemainderPatches, Slice
+from concordct.methods.concord.inputs import ANATOMY_HU, MAPS, TEXTURE_LIMIT, Curves, Prepared, curves, prepare
+from concordct.methods.concord.network import shifted
+from concordct.methods.concord.standardizer import ConcordStandardizer, held
+from concordct.methods.concord.training import AT_START, Cut, FlowTask, RemainderPatches, Slice
 from concordct.nets.remainder import RemainderUNet
+from concordct.signal.spectra import from_cosines, to_cosines
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import AIR_HU, Volume
 

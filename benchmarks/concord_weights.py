@@ -25,9 +25,9 @@ from benchmarks.concord_variants import TRAININGS
 from benchmarks.flagship_cohorts import flagship_code
 from benchmarks.results import ROOT
 from concordct import __version__
-from concordct.methods.concord_bundle import SHIPPED, WEIGHTS
-from concordct.methods.concord_inputs import CONDITION, MAPS
-from concordct.methods.concord_training import Scanned
+from concordct.methods.concord.bundle import SHIPPED, WEIGHTS
+from concordct.methods.concord.inputs import CONDITION, MAPS
+from concordct.methods.concord.training import Scanned
 from concordct.nets.remainder import RemainderConfig, RemainderUNet
 from concordct.scanner.studies import SUBJECTS, scan_study
 from concordct.training.bundle import Bundle, save_bundle

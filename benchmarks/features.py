@@ -61,8 +61,8 @@ def ours(path: Path, preset_name: str, labels: list[int], *, crop: bool) -> dict
     """Measure some ROIs with concordct, in this process, after a warm-up that compiles."""
     import resource
 
-    from concordct.features.extract import extract
-    from concordct.features.presets import preset
+    from concordct.radiomics.extract import extract
+    from concordct.radiomics.presets import preset
     from concordct.volumes.volume import Volume
 
     settings = dataclasses.replace(preset(preset_name), pre_crop=crop)

@@ -31,8 +31,8 @@ from benchmarks.flagship_judge import (
     rmse,
 )
 from benchmarks.results import ROOT, table, write_section
-from concordct.methods.concord_bundle import METHOD as FLAGSHIP
-from concordct.methods.concord_bundle import SHIPPED
+from concordct.methods.concord.bundle import METHOD as FLAGSHIP
+from concordct.methods.concord.bundle import SHIPPED
 
 PARTS = ("cohorts", "safety", "speed", "real", "ablation")
 #: Where `benchmarks.papers` keeps what it trained; its kernels are those of the cohort "patients".

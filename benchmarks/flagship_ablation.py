@@ -30,11 +30,10 @@ from benchmarks.real_pairs import Texture
 from benchmarks.real_pairs import rmse as root_mean_square
 from benchmarks.results import data_folder, table, write_section
 from concordct.errors import ConcordctError
-from concordct.methods.concord import STEPS, ConcordStandardizer
-from concordct.methods.concord_bundle import METHOD as CONCORD
-from concordct.methods.concord_bundle import shipped_weights
-from concordct.methods.spectral import Mode
-from concordct.methods.standardizer import Standardizer
+from concordct.methods.concord.bundle import METHOD as CONCORD
+from concordct.methods.concord.bundle import shipped_weights
+from concordct.methods.concord.standardizer import STEPS, ConcordStandardizer
+from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.models import Model, Sampling, load_model
 from concordct.training.bundle import load_bundle
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import table
-from concordct.features.body import body_mask
-from concordct.features.spectra import cosine_frequencies, from_cosines, to_cosines
-from concordct.methods.concord import ConcordStandardizer
-from concordct.methods.spectral_fit import KNOWN
+from concordct.methods.concord.standardizer import ConcordStandardizer
+from concordct.methods.spectral.fit import KNOWN
+from concordct.signal.body import body_mask
+from concordct.signal.spectra import cosine_frequencies, from_cosines, to_cosines
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import AIR_HU, Volume
 

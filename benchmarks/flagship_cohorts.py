@@ -19,16 +19,16 @@ from scipy import ndimage
 
 import concordct
 from benchmarks.results import ROOT
-from concordct.features.body import body_mask
-from concordct.features.rois import grid_rois
-from concordct.methods.concord_bundle import METHOD as CONCORD
-from concordct.methods.concord_bundle import parts, shipped_weights, to_bundle
+from concordct.methods.concord.bundle import METHOD as CONCORD
+from concordct.methods.concord.bundle import parts, shipped_weights, to_bundle
 from concordct.pipelines.calibrate import calibrate_pairs
-from concordct.pipelines.scans import Scan, one_scan
 from concordct.pipelines.simulate import plan_simulation, simulate
+from concordct.radiomics.regions.rois import grid_rois
 from concordct.scanner.cohorts import Job, kernel_folder, stack_name
 from concordct.scanner.recipes import MAS, MAS_RANGE, MAS_SPREAD, sample_acquisition
+from concordct.signal.body import body_mask
 from concordct.training.bundle import load_bundle, save_bundle
+from concordct.volumes.scans import Scan, one_scan
 from concordct.volumes.volume import Volume
 
 FOLDER = ROOT / "runs" / "flagship"

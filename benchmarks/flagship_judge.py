@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 from benchmarks.flagship_blobs import blobs
 from benchmarks.flagship_cohorts import FOLDER, Subject, flagship_code, masks, places, regions
 from benchmarks.real_pairs import stored
-from concordct.features import agreement
-from concordct.features.extract import extract
-from concordct.features.presets import settings_for
-from concordct.features.spectra import NoisePower, noise_power, power_ratio
-from concordct.methods.concord_bundle import METHOD as CONCORD
-from concordct.methods.spectral import Mode
+from concordct.agreement import concordance as agreement
+from concordct.methods.concord.bundle import METHOD as CONCORD
+from concordct.methods.slabs import standardized_slabs
+from concordct.methods.standardizer import Mode
 from concordct.pipelines.models import Model, load_model
-from concordct.pipelines.scans import Scan, evenly_spaced, standardized_slabs
+from concordct.radiomics.extract import extract
+from concordct.radiomics.presets import settings_for
+from concordct.signal.spectra import NoisePower, noise_power, power_ratio
 from concordct.volumes.place import atomic_file
+from concordct.volumes.scans import Scan, evenly_spaced
 from concordct.volumes.volume import Volume
 
 PRESET = "ibex-1401"

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from benchmarks.flagship_cohorts import FOLDER, calibrate
 from benchmarks.real_pairs import Texture, mayo_pairs, rmse, stored
 from benchmarks.results import data_folder, table, write_section
-from concordct.features.body import body_mask
-from concordct.features.spectra import noise_power, power_ratio
-from concordct.methods.concord_bundle import METHOD as CONCORD
-from concordct.methods.spectral import Mode
+from concordct.methods.concord.bundle import METHOD as CONCORD
+from concordct.methods.standardizer import Mode
 from concordct.pipelines.models import Model, load_model
-from concordct.pipelines.scans import one_scan
+from concordct.signal.body import body_mask
+from concordct.signal.spectra import noise_power, power_ratio
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.find import find_series
+from concordct.volumes.scans import one_scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 

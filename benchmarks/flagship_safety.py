@@ -17,7 +17,7 @@ from benchmarks.flagship_cohorts import COHORTS, FOLDER, calibrated, subjects_of
 from benchmarks.flagship_judge import CEILING, INPUT, Entry, Judge
 from benchmarks.real_pairs import STORED_HU, stored
 from benchmarks.results import table, write_section
-from concordct.methods.concord_bundle import METHOD as CONCORD
+from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.pipelines.models import load_model
 from concordct.pipelines.standardize import Settings, plan, standardize_scan
 from concordct.scanner.chest import Chest

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.flagship_cohorts import COHORTS, FOLDER, calibrated, subjects_of
 from benchmarks.results import data_folder, table, write_section
-from concordct.methods.spectral import Mode
+from concordct.methods.standardizer import Mode
 from concordct.pipelines.models import load_model
 from concordct.volumes.seeds import SliceSeeds
 

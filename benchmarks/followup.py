@@ -26,14 +26,14 @@ from scipy import ndimage
 
 from benchmarks.followup_tables import RULE, gain_rows, judged_rows, quality_rows, rule, step_rows
 from benchmarks.results import ROOT, table, write_section
-from concordct.features.quality import compare_images
-from concordct.methods import ciresdiff, diffusionct
-from concordct.methods.ciresdiff import HIGH_HU, LOW_HU, CohortData
-from concordct.methods.ciresdiff_predict import Predictor, load
 from concordct.methods.network import TrainingData
-from concordct.methods.spectral import Mode
+from concordct.methods.paired import diffusionct
+from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup import FIBROSIS_HU, prepare_cohort, recipe_of
 from concordct.pipelines.followup_data import Prepared
+from concordct.progression import ciresdiff
+from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
+from concordct.progression.ciresdiff_predict import Predictor, load
 from concordct.progression.diagnosis import (
     Case,
     ClassifierRecipe,
@@ -43,12 +43,13 @@ from concordct.progression.diagnosis import (
     probabilities,
     table_vector,
 )
+from concordct.progression.patches3d import region_box
 from concordct.progression.simulated import simulate_cohort
 from concordct.scanner.ipf import ipf_subject
+from concordct.signal.quality import compare_images
 from concordct.training.bundle import load_bundle, save_bundle
 from concordct.training.data import Images
 from concordct.training.engine import Paused, Run
-from concordct.training.patches3d import region_box
 from concordct.volumes.place import atomic_file
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume

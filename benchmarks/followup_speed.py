@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import ROOT, table, write_section
-from concordct.methods import ciresdiff
-from concordct.methods.ciresdiff import CohortData
+from concordct.progression import ciresdiff
+from concordct.progression.ciresdiff import CohortData
 from concordct.progression.lung_function import sentence, write_table
+from concordct.progression.patches3d import Followup
 from concordct.progression.simulated import visits_of
 from concordct.scanner.ipf import ipf_subject
 from concordct.training.bundle import save_bundle
 from concordct.training.engine import Phase, Run
-from concordct.training.patches3d import Followup
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 
 SEED, NUMBER = 1, 6

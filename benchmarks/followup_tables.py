@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from concordct.methods.ciresdiff_known import dense_share
 from concordct.pipelines.followup_data import Prepared
+from concordct.progression.ciresdiff_known import dense_share
 from concordct.progression.diagnosis import accuracy, auc
 
 SEED = 7

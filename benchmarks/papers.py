@@ -31,22 +31,22 @@ import torch
 
 from benchmarks import papers_diffusionct
 from benchmarks.results import ROOT, table, write_section
-from concordct.features import agreement
-from concordct.features.extract import extract
-from concordct.features.presets import settings_for
-from concordct.features.rois import PAPER_RANGES_HU, random_rois
-from concordct.methods import ltdiffpp
+from concordct.agreement import concordance as agreement
 from concordct.methods.network import TrainingData, seeded, to_unit
+from concordct.methods.paired import ltdiffpp
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
 from concordct.pipelines.compare import CEILING, INPUT, RANDOM, _peak_mb, compare
 from concordct.pipelines.models import load_model
-from concordct.pipelines.scans import one_scan
 from concordct.pipelines.simulate import plan_recipe, simulate
 from concordct.pipelines.train import train
+from concordct.radiomics.extract import extract
+from concordct.radiomics.presets import settings_for
+from concordct.radiomics.regions.rois import PAPER_RANGES_HU, random_rois
 from concordct.scanner.cohorts import Job
 from concordct.training.data import Images, Patches, store
 from concordct.training.engine import Run, train_phase
 from concordct.volumes.manifest import read_manifest, write_manifest
+from concordct.volumes.scans import one_scan
 from concordct.volumes.seeds import SliceSeeds
 
 SEED = 7

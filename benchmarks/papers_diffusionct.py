@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from concordct.methods import diffusionct
-from concordct.methods.conditional import Chain, Sampling
 from concordct.methods.network import Recipe, TrainingData, seeded, to_unit
+from concordct.methods.paired import diffusionct
+from concordct.methods.paired.conditional import Chain, Sampling
 from concordct.training.data import Images, Patches
 from concordct.training.engine import Run
 

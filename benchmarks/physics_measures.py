@@ -17,11 +17,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.special import j1
 
-from concordct.features.agreement import ccc_per_feature, mean_by_class
-from concordct.features.extract import extract
-from concordct.features.presets import preset
-from concordct.features.rois import grid_rois
-from concordct.features.spectra import cosine_frequencies, from_cosines, noise_power, to_cosines
+from concordct.agreement.concordance import ccc_per_feature, mean_by_class
+from concordct.radiomics.extract import extract
+from concordct.radiomics.presets import preset
+from concordct.radiomics.regions.rois import grid_rois
 from concordct.scanner.acquisition import WATER_PER_MM, Acquisition, detect, to_parallel
 from concordct.scanner.analytic import Disc, disc_projections
 from concordct.scanner.frame import Frame, Stack
@@ -31,6 +30,7 @@ from concordct.scanner.phantom import chest_phantom
 from concordct.scanner.reconstruction import digitize, filter_response, reconstruct
 from concordct.scanner.scan import drawing_frame, simulate_pair
 from concordct.scanner.spectrum import correct_water, harden
+from concordct.signal.spectra import cosine_frequencies, from_cosines, noise_power, to_cosines
 from concordct.volumes.find import find_series
 from concordct.volumes.volume import AIR_HU
 

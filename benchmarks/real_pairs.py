@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import data_folder, table, write_section
-from concordct.features import agreement
-from concordct.features.body import body_mask
-from concordct.features.extract import extract
-from concordct.features.rois import grid_rois
-from concordct.features.spectra import MM_PER_CM, noise_power, power_ratio
-from concordct.methods.spectral import SpectralModel, SpectralStandardizer
-from concordct.methods.spectral_fit import fit_pairs
-from concordct.methods.spectral_unpaired import fit_unpaired
+from concordct.agreement import concordance as agreement
+from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral.unpaired import fit_unpaired
 from concordct.pipelines.evaluate import FEATURES
+from concordct.radiomics.extract import extract
+from concordct.radiomics.regions.rois import grid_rois
+from concordct.signal.body import body_mask
+from concordct.signal.spectra import MM_PER_CM, noise_power, power_ratio
 from concordct.volumes.files import open_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.seeds import SliceSeeds

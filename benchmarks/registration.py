@@ -24,8 +24,8 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks.results import data_folder, table, write_section
 from concordct.progression.affine import BACKENDS, matrix
-from concordct.progression.lungs import LUNGS, lung_masks
 from concordct.progression.registration import Registered, lung_dice, merge, pre_register
+from concordct.radiomics.regions.lungs import LUNGS, lung_masks
 from concordct.scanner.frame import Frame, Stack
 from concordct.scanner.ipf import TIMES, ipf_subject
 from concordct.scanner.patients import digital_patient

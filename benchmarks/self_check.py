@@ -19,14 +19,15 @@ import numpy as np
 
 from benchmarks.real_pairs import mayo_pairs
 from benchmarks.results import data_folder, table, write_section
-from concordct.features.signature import Signature, SignatureMeter
-from concordct.methods.self_check import KernelCheck, check_kernel, check_return, check_series
-from concordct.methods.spectral import Mode, SpectralStandardizer
-from concordct.methods.spectral_fit import fit_pairs
+from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.self_check import KernelCheck, check_kernel, check_return, check_series
+from concordct.methods.spectral.transfer import SpectralStandardizer
+from concordct.methods.standardizer import Mode
 from concordct.scanner.acquisition import Acquisition
 from concordct.scanner.frame import Frame, Stack
 from concordct.scanner.patients import digital_patient, patient_height_mm
 from concordct.scanner.scan import simulate_pair
+from concordct.signal.signature import Signature, SignatureMeter
 from concordct.volumes.find import find_series
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume

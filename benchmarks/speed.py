@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import data_folder, table, write_section
-from concordct.methods.spectral import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.pipelines.models import load_model
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from concordct.methods import ddpm, diffusionct, encoder_decoder, ltdiffpp
-from concordct.methods.conditional import Chain
 from concordct.methods.network import Recipe, TrainingData
+from concordct.methods.paired import ddpm, diffusionct, encoder_decoder, ltdiffpp
+from concordct.methods.paired.conditional import Chain
 from concordct.training.data import Images, store
 from concordct.training.engine import Phase
 from concordct.volumes.files import write_volume_file

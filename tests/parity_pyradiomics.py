@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from concordct.features.extract import extract
-from concordct.features.masks import read_regions, to_labels
-from concordct.features.parameters import from_parameters
-from concordct.features.rois import PAPER_RANGES_HU, random_rois
+from concordct.radiomics.extract import extract
+from concordct.radiomics.parameters import from_parameters
+from concordct.radiomics.regions.rois import PAPER_RANGES_HU, random_rois
 from concordct.volumes.files import open_volume_file
 from concordct.volumes.find import find_series
+from concordct.volumes.masks import read_regions, to_labels
 from concordct.volumes.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from concordct.methods.concord import ConcordStandardizer
-from concordct.methods.concord_inputs import CONDITION, MAPS
-from concordct.methods.concord_training import FlowTask, Scanned
-from concordct.methods.spectral_fit import fit_pairs
-from concordct.methods.transport import fit_transport
+from concordct.methods.concord.inputs import CONDITION, MAPS
+from concordct.methods.concord.standardizer import ConcordStandardizer
+from concordct.methods.concord.training import FlowTask, Scanned
+from concordct.methods.concord.transport import fit_transport
+from concordct.methods.spectral.fit import fit_pairs
 from concordct.nets.remainder import RemainderConfig, RemainderUNet
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from concordct.methods import ciresdiff
 from concordct.pipelines.followup_data import Prepared
+from concordct.progression import ciresdiff
 from concordct.progression.lung_function import LungFunction
 from test_methods_ciresdiff import TINY, subject
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from concordct.methods import ciresdiff
-from concordct.methods.ciresdiff_predict import load
+from concordct.progression import ciresdiff
+from concordct.progression.ciresdiff_predict import load
 from concordct.training.bundle import load_bundle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

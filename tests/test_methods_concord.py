@@ -13,17 +13,17 @@ from scipy import ndimage
 
 from concordct.diffusion.residual_flow import sample, weights
 from concordct.errors import ConcordctError
-from concordct.features.body import material_mask
-from concordct.features.spectra import cosine_frequencies, noise_power, power_ratio, to_cosines
-from concordct.methods.concord import ConcordStandardizer, held, load
-from concordct.methods.concord_bundle import PREFIX, SHIPPED, WEIGHTS, shipped_weights, to_bundle
-from concordct.methods.concord_inputs import CONDITION, MAPS, curves
-from concordct.methods.concord_network import network_of
-from concordct.methods.concord_training import FlowTask, RemainderPatches, Scanned
-from concordct.methods.spectral import SpectralModel, SpectralStandardizer
-from concordct.methods.spectral_fit import fit_pairs
-from concordct.methods.transport import Transport, fit_transport
+from concordct.methods.concord.bundle import PREFIX, SHIPPED, WEIGHTS, shipped_weights, to_bundle
+from concordct.methods.concord.inputs import CONDITION, MAPS, curves
+from concordct.methods.concord.network import network_of
+from concordct.methods.concord.standardizer import ConcordStandardizer, held, load
+from concordct.methods.concord.training import FlowTask, RemainderPatches, Scanned
+from concordct.methods.concord.transport import Transport, fit_transport
+from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.nets.remainder import RemainderConfig, RemainderUNet
+from concordct.signal.body import material_mask
+from concordct.signal.spectra import cosine_frequencies, noise_power, power_ratio, to_cosines
 from concordct.training.bundle import load_bundle, save_bundle
 from concordct.training.engine import Phase, Run, train_phase
 from concordct.volumes.seeds import SliceSeeds

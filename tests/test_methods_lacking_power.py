@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from concordct.methods.lacking_power import PatchPower, lacking_power
+from concordct.methods.concord.lacking_power import PatchPower, lacking_power
 
 SPACING = (0.75, 0.75)
 

@@ -12,9 +12,9 @@ import torch
 from skimage.exposure import match_histograms
 
 from concordct.errors import ConcordctError
-from concordct.methods import diffusionct, histogram, ltdiffpp
-from concordct.methods.conditional import ConditionalDiffusion, Sampling, detail_window, pack, unpack
 from concordct.methods.network import FADE_HU, HIGH_HU, LOW_HU, NetworkStandardizer, from_unit, to_bundle, to_unit
+from concordct.methods.paired import diffusionct, histogram, ltdiffpp
+from concordct.methods.paired.conditional import ConditionalDiffusion, Sampling, detail_window, pack, unpack
 from concordct.nets.denoisers import ScalesUNet
 from concordct.pipelines.models import load_model
 from concordct.pipelines.train import train
@@ -85,7 +85,7 @@ def test_the_target_never_reaches_inference(tmp_path: Path) -> None:
     recipe = recipes()["ltdiffpp"]
     bundle = ltdiffpp.fit(data(tmp_path / "v"), recipe, Run(tmp_path / "run"))
     save_bundle(bundle, tmp_path / "model", card="")
-    from concordct.pipelines.scans import one_scan
+    from concordct.volumes.scans import one_scan
 
     method = load_model(tmp_path / "model").standardizer(mode="sample")
     before = method(one_scan(row.source).read(), generator=SEEDS).hu

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from concordct.features.signature import RINGS, Signature, SignatureMeter
-from concordct.features.signature import ring_centres_lp_cm as rings
-from concordct.methods.self_check import (
+from concordct.methods.spectral.fit import SIGNATURE, fit_pairs
+from concordct.methods.spectral.self_check import (
     KernelCheck,
     check_kernel,
     check_return,
@@ -19,10 +18,11 @@ from concordct.methods.self_check import (
     noise_below_hu,
     source_signature,
 )
-from concordct.methods.spectral import SpectralModel, SpectralStandardizer
-from concordct.methods.spectral_fit import SIGNATURE, fit_pairs
-from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
 from concordct.scanner.nonlinear import shrink_noise
+from concordct.signal.signature import RINGS, Signature, SignatureMeter
+from concordct.signal.signature import ring_centres_lp_cm as rings
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 from synthetic import PIXEL_MM, pair, volume

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from concordct.errors import ConcordctError
-from concordct.features.body import body_mask
-from concordct.features.spectra import noise_power, power_ratio
-from concordct.methods.spectral import SpectralModel, SpectralStandardizer
-from concordct.methods.spectral_fit import fit_pairs
+from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.signal.body import body_mask
+from concordct.signal.spectra import noise_power, power_ratio
 from concordct.training.bundle import load_bundle, save_bundle
 from concordct.volumes.files import open_volume_file
 from concordct.volumes.find import find_series

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.features.body import body_mask
-from concordct.features.spectra import noise_power, power_ratio
-from concordct.methods.spectral import SpectralModel, SpectralStandardizer
-from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
+from concordct.signal.body import body_mask
+from concordct.signal.spectra import noise_power, power_ratio
 from concordct.volumes.seeds import SliceSeeds
 from synthetic import PIXEL_MM, pair, sharp, soft, volume
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from concordct.features.spectra import to_cosines
-from concordct.methods.texture_level import LEAST_LEVEL_HU, LevelLaw, best_law, level_of, local_rms
+from concordct.methods.concord.texture_level import LEAST_LEVEL_HU, LevelLaw, best_law, level_of, local_rms
+from concordct.signal.spectra import to_cosines
 
 SPACING = (0.7, 0.7)
 WHOLE = np.ones((200, 240), bool)

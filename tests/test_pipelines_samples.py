@@ -11,15 +11,16 @@ import pydicom
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.features.body import body_mask
-from concordct.features.spectra import to_cosines
-from concordct.methods.spectral import SpectralModel, SpectralStandardizer
-from concordct.pipelines import samples, scans
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.pipelines import samples
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate, one_case
 from concordct.pipelines.models import load_model
 from concordct.pipelines.samples import beside
 from concordct.pipelines.standardize import Record, Settings, plan, run
+from concordct.signal.body import body_mask
+from concordct.signal.spectra import to_cosines
+from concordct.volumes import scans
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from synthetic import pair, volume

@@ -24,11 +24,11 @@ from concordct.errors import ConcordctError
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate, one_case
 from concordct.pipelines.models import load_model
-from concordct.pipelines.scans import find_scans
 from concordct.pipelines.standardize import Record, Settings, _result, plan, run
 from concordct.training.bundle import Bundle, load_bundle, save_bundle
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.new_series import SimulatedScan, write_new_series
+from concordct.volumes.scans import find_scans
 from synthetic import pair, volume
 
 MEAN = Settings(mode="mean")

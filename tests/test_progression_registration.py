@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.progression.affine import matrix, register
-from concordct.progression.lungs import LEFT, LUNGS, RIGHT, lung_masks
 from concordct.progression.registration import detail_correlation, lung_dice, merge, pre_register
+from concordct.radiomics.regions.lungs import LEFT, LUNGS, RIGHT, lung_masks
 from concordct.report.registration import write_registration_report
 from concordct.volumes.files import open_volume_file
 from concordct.volumes.volume import Volume

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from concordct.errors import ConcordctError
-from concordct.methods import ltdiffpp
+from concordct.methods.paired import ltdiffpp
 from concordct.training import engine
 from concordct.training.bundle import load_bundle
 from concordct.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint

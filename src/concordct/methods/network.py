@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.methods.conditional import Sampling
-from concordct.methods.spectral import Mode
+from concordct.methods.paired.conditional import Sampling
+from concordct.methods.standardizer import Mode
 from concordct.training.bundle import Bundle
 from concordct.training.data import Images, Patches
 from concordct.training.engine import Phase, Picture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
+
+#: How what the source kernel destroyed is treated: drawn with the right texture, or left at its expectation.
+Mode = Literal["sample", "mean"]
 
 
 class Standardizer(Protocol):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.features.table import FeatureRows, read_rows
 from concordct.pipelines.agreement import agreement_results, reproducibility_curves
+from concordct.radiomics.table import FeatureRows, read_rows
 from concordct.report.evaluation import write_evaluation_report
 from concordct.volumes.place import atomic_directory
 

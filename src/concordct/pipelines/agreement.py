@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from concordct.features import agreement
+from concordct.agreement import concordance as agreement
 from concordct.report.charts import Curve
 
 Array = NDArray[np.float64]

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.methods import concord_bundle, spectral
-from concordct.methods.spectral import SpectralModel
-from concordct.methods.spectral_fit import fit_pairs
-from concordct.methods.spectral_unpaired import fit_tables, fit_unpaired
-from concordct.methods.transport import Transport, fit_transport
-from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
+from concordct.methods.concord import bundle as concord_bundle
+from concordct.methods.concord.transport import Transport, fit_transport
+from concordct.methods.spectral import transfer as spectral
+from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.transfer import SpectralModel
+from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
 from concordct.training.bundle import Bundle, save_bundle
 from concordct.volumes.pairing import check_pair, pair_series
+from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
 from concordct.volumes.volume import Volume
 
 #: What a model card calls them.

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
-from concordct.features.signature import SignatureMeter
-from concordct.methods.self_check import SelfCheck, check_return, check_series
-from concordct.methods.spectral import SpectralModel
+from concordct.methods.spectral.self_check import SelfCheck, check_return, check_series
+from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.standardizer import Standardizer
-from concordct.pipelines.scans import Scan, evenly_spaced
+from concordct.signal.signature import SignatureMeter
+from concordct.volumes.scans import Scan, evenly_spaced
 from concordct.volumes.seeds import SliceSeeds
 
 #: Slices whose kernel is measured: so many, and one more for every so many slices of the scan.

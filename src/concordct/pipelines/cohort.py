@@ -13,10 +13,10 @@ from typing import Any
 import pydicom
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.scans import find_scans, one_scan, scan_path
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.pairing import check_pair
 from concordct.volumes.place import atomic_file
+from concordct.volumes.scans import find_scans, one_scan, scan_path
 from concordct.volumes.series import Series
 
 MANIFEST, SELECTION, FAILURES = "pairs.csv", "selection.json", "failures.csv"

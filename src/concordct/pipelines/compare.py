@@ -21,19 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct import __version__
+from concordct.agreement import concordance as agreement
 from concordct.errors import ConcordctError
-from concordct.features import agreement
-from concordct.features.body import body_mask
-from concordct.features.extract import extract
-from concordct.features.presets import settings_for
-from concordct.features.rois import PAPER_RANGES_HU, random_rois
+from concordct.methods.slabs import standardized_slabs
 from concordct.pipelines.agreement import number
 from concordct.pipelines.models import Model, load_model
-from concordct.pipelines.scans import evenly_spaced, one_scan, standardized_slabs
+from concordct.radiomics.extract import extract
+from concordct.radiomics.presets import settings_for
+from concordct.radiomics.regions.rois import PAPER_RANGES_HU, random_rois
 from concordct.report.comparison import Panel, write_comparison
+from concordct.signal.body import body_mask
 from concordct.volumes.manifest import PairRow, read_manifest
 from concordct.volumes.pairing import check_pair
 from concordct.volumes.place import atomic_directory, atomic_file
+from concordct.volumes.scans import evenly_spaced, one_scan
 from concordct.volumes.volume import Volume
 
 #: Random ROIs: squares of this many pixels, this many in each range of each pair, at least this share inside the range.

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.methods.spectral import Mode
+from concordct.methods.slabs import standardized_slabs
+from concordct.methods.standardizer import Mode
 from concordct.pipelines.models import Model
-from concordct.pipelines.scans import evenly_spaced, one_scan, standardized_slabs
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import INTERCEPT, SimulatedScan, write_new_series
 from concordct.volumes.pairing import check_pair
+from concordct.volumes.scans import evenly_spaced, one_scan
 from concordct.volumes.volume import Volume
 
 #: A Volume to its scores, always as many.

@@ -18,12 +18,12 @@ import numpy as np
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate, one_case
 from concordct.pipelines.models import load_model
-from concordct.pipelines.scans import one_scan
 from concordct.pipelines.simulate import plan_simulation, simulate
 from concordct.pipelines.standardize import Settings, plan, run
 from concordct.report.evaluation import Stack
 from concordct.report.picture import write_picture
 from concordct.volumes.find import find_series
+from concordct.volumes.scans import one_scan
 
 SEED = 1
 SOURCE, TARGET = "Br40", "Bl64"

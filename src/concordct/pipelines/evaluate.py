@@ -15,15 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.features.body import body_mask
-from concordct.features.extract import Settings, extract
-from concordct.features.masks import read_regions, to_labels
-from concordct.features.presets import settings_for
-from concordct.features.pyradiomics import PyRadiomics
-from concordct.features.quality import bias_by_range, compare_images
-from concordct.features.rois import grid_rois
-from concordct.features.spectra import Rings, cosine_frequencies, noise_power, to_cosines
-from concordct.methods.spectral import Mode
+from concordct.methods.slabs import standardized_slabs
+from concordct.methods.standardizer import Mode
 from concordct.pipelines.models import Model
 from concordct.pipelines.records import recorded_check
 from concordct.pipelines.results import (
@@ -38,11 +31,19 @@ from concordct.pipelines.results import (
     quality_results,
     signal_results,
 )
-from concordct.pipelines.scans import Scan, evenly_spaced, one_scan, paired_scans, standardized_slabs
+from concordct.radiomics.definitions.pyradiomics import PyRadiomics
+from concordct.radiomics.extract import Settings, extract
+from concordct.radiomics.presets import settings_for
+from concordct.radiomics.regions.rois import grid_rois
 from concordct.report.evaluation import Stack, write_evaluation_report
+from concordct.signal.body import body_mask
+from concordct.signal.quality import bias_by_range, compare_images
+from concordct.signal.spectra import Rings, cosine_frequencies, noise_power, to_cosines
 from concordct.volumes.ct_range import ct_range
+from concordct.volumes.masks import read_regions, to_labels
 from concordct.volumes.pairing import SAME_POSITION_MM
 from concordct.volumes.place import atomic_directory
+from concordct.volumes.scans import Scan, evenly_spaced, one_scan, paired_scans
 from concordct.volumes.volume import Volume
 
 #: Span of HU that PSNR and SSIM refer to: the 12 bits of a CT image.

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.features.extract import extract
-from concordct.features.masks import Region, read_regions
-from concordct.features.presets import settings_for
-from concordct.features.table import FeatureRows, class_of, write_rows
-from concordct.pipelines.scans import Scan, one_scan
+from concordct.radiomics.extract import extract
+from concordct.radiomics.presets import settings_for
+from concordct.radiomics.table import FeatureRows, class_of, write_rows
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.manifest import read_manifest
+from concordct.volumes.masks import Region, read_regions
 from concordct.volumes.place import atomic_file, writing
+from concordct.volumes.scans import Scan, one_scan
 
 Role = Literal["source", "target"]
 

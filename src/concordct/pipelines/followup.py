@@ -19,10 +19,8 @@ from torch import distributed
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.methods import ciresdiff
-from concordct.methods.ciresdiff import CohortData, Recipe
-from concordct.methods.ciresdiff_predict import Predictor, load
-from concordct.methods.spectral import Mode
+from concordct.methods.slabs import SLAB_SLICES
+from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup_data import (
     Prepared,
     digest_of,
@@ -34,12 +32,14 @@ from concordct.pipelines.followup_data import (
 )
 from concordct.pipelines.followup_verdict import ENTRY, counted, parted, verdict, with_classifier
 from concordct.pipelines.results import provenance
-from concordct.pipelines.scans import SLAB_SLICES, checked, one_scan
 from concordct.pipelines.train import Progress, Trained, _claim
+from concordct.progression import ciresdiff
+from concordct.progression.ciresdiff import CohortData, Recipe
+from concordct.progression.ciresdiff_predict import Predictor, load
 from concordct.progression.cohort import LABELS, FollowupPair, read_cohort
 from concordct.progression.lung_function import check_weeks, first_visit, read_table, sentence
-from concordct.progression.lungs import dilate
 from concordct.progression.registration import DILATION_MM
+from concordct.radiomics.regions.lungs import dilate
 from concordct.report.followup import write_followup_report
 from concordct.training.bundle import Bundle, load_bundle, save_bundle
 from concordct.training.engine import Paused, Run, team
@@ -48,6 +48,7 @@ from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import write_derived_series
 from concordct.volumes.files import VolumeFile, write_volume_file
 from concordct.volumes.place import atomic_directory
+from concordct.volumes.scans import checked, one_scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from concordct.errors import ConcordctError
-from concordct.features.resample import grid
-from concordct.pipelines.scans import Scan, checked, one_scan
 from concordct.progression.cohort import FollowupPair
 from concordct.progression.lung_function import LungFunction, first_visit, sentence
-from concordct.progression.lungs import lung_masks
+from concordct.progression.patches3d import Followup
 from concordct.progression.registration import Registered, pre_register
+from concordct.radiomics.regions.lungs import lung_masks
+from concordct.radiomics.regions.resample import grid
 from concordct.report.registration import write_registration_report
-from concordct.training.patches3d import Followup
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.place import atomic_directory
+from concordct.volumes.scans import Scan, checked, one_scan
 from concordct.volumes.volume import Volume
 
 RECORD, REPORT = "subject.json", "registration.html"

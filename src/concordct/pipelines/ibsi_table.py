@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from concordct.features.ibsi_reference import CONFIGURATIONS, Comparison, run_benchmark
+from concordct.radiomics.definitions.ibsi_reference import CONFIGURATIONS, Comparison, run_benchmark
 from concordct.volumes.place import atomic_file
 
 

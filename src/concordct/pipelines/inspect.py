@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.scans import Scan, find_scans, scan_path
 from concordct.volumes.find import Progress
+from concordct.volumes.scans import Scan, find_scans, scan_path
 
 
 def describe(path: Path, *, progress: Progress | None = None) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.methods import concord, concord_bundle, spectral
-from concordct.methods.spectral import Mode, SpectralModel, SpectralStandardizer
-from concordct.methods.standardizer import Standardizer
+from concordct.methods.concord import bundle as concord_bundle
+from concordct.methods.concord import standardizer as concord
+from concordct.methods.spectral import transfer as spectral
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.methods.standardizer import Mode, Standardizer
 from concordct.training.bundle import Bundle, load_bundle
 
 #: What overrides a trained model's own way of sampling: steps, sampler, start, begin, depth.
@@ -24,7 +26,7 @@ def _spectral(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampli
 
 
 def _histogram(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
-    from concordct.methods import histogram
+    from concordct.methods.paired import histogram
 
     return histogram.load(bundle)
 
@@ -37,25 +39,25 @@ def _concord(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Samplin
 
 
 def _ltdiffpp(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
-    from concordct.methods import ltdiffpp
+    from concordct.methods.paired import ltdiffpp
 
     return ltdiffpp.load(bundle, mode, sampling=sampling)
 
 
 def _diffusionct(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
-    from concordct.methods import diffusionct
+    from concordct.methods.paired import diffusionct
 
     return diffusionct.load(bundle, mode, sampling=sampling)
 
 
 def _ddpm(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
-    from concordct.methods import ddpm
+    from concordct.methods.paired import ddpm
 
     return ddpm.load(bundle, mode, sampling=sampling)
 
 
 def _encoder_decoder(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
-    from concordct.methods import encoder_decoder
+    from concordct.methods.paired import encoder_decoder
 
     return encoder_decoder.load(bundle, mode, sampling=sampling)
 

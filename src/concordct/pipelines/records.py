@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.pipelines.scans import Scan
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD
 from concordct.volumes.files import is_volume_file
+from concordct.volumes.scans import Scan
 from concordct.volumes.series import Series
 
 Status = Literal["done", "skipped", "failed"]

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from concordct.errors import ConcordctError
-from concordct.methods import concord_bundle
-from concordct.methods.concord_inputs import THICKNESS_MM
-from concordct.methods.concord_training import Refinement, Scanned, refine
+from concordct.methods.concord import bundle as concord_bundle
+from concordct.methods.concord.inputs import THICKNESS_MM
+from concordct.methods.concord.training import Refinement, Scanned, refine
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
 from concordct.pipelines.models import load_model
 from concordct.training.data import store

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct import __version__
-from concordct.features.quality import Quality
-from concordct.features.spectra import MM_PER_CM, NoisePower, Rings, power_ratio
 from concordct.pipelines.agreement import agreement_results, number, reproducibility_curves
 from concordct.pipelines.models import Model
 from concordct.report.charts import Curve
 from concordct.report.tables import NPS_TOLERANCE
+from concordct.signal.quality import Quality
+from concordct.signal.spectra import MM_PER_CM, NoisePower, Rings, power_ratio
 
 STAGES = ("source", "standardized")
 #: Seed of the bootstrap over subjects.

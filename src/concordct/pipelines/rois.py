@@ -11,10 +11,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.features.masks import read_regions
-from concordct.features.rois import PAPER_RANGES_HU, grid_rois, random_rois
-from concordct.pipelines.scans import one_scan
+from concordct.radiomics.regions.rois import PAPER_RANGES_HU, grid_rois, random_rois
+from concordct.volumes.masks import read_regions
 from concordct.volumes.place import atomic_file
+from concordct.volumes.scans import one_scan
 
 #: Share of an ROI's pixels that must lie in the HU range it is drawn for.
 LEAST_SHARE = 0.5

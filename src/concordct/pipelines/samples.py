@@ -16,10 +16,11 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from concordct.methods.slabs import SLAB_SLICES
 from concordct.methods.standardizer import Standardizer
-from concordct.pipelines.scans import SLAB_SLICES, Scan
 from concordct.volumes.files import ENDINGS
 from concordct.volumes.place import writing
+from concordct.volumes.scans import Scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 

@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.methods.spectral import Mode
-from concordct.methods.standardizer import Standardizer
+from concordct.methods.slabs import standardized_slabs
+from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
 from concordct.pipelines.models import Model, kernel_mismatch
 from concordct.pipelines.records import SELF_CHECK, Job, Record, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
-from concordct.pipelines.scans import Scan, checked, evenly_spaced, find_scans, scan_path, standardized_slabs
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD, write_derived_series
 from concordct.volumes.files import VolumeFile, is_volume_file, write_volume_file
 from concordct.volumes.find import SetAside
 from concordct.volumes.geometry import Problem
 from concordct.volumes.place import atomic_file
+from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, scan_path
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
 

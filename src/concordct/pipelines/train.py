@@ -19,15 +19,15 @@ from torch import distributed
 
 from concordct import __version__
 from concordct.errors import ConcordctError
-from concordct.methods import ddpm, diffusionct, encoder_decoder, histogram, ltdiffpp
 from concordct.methods.network import Recipe, TrainingData
-from concordct.pipelines.scans import Scan, find_scans, one_scan
+from concordct.methods.paired import ddpm, diffusionct, encoder_decoder, histogram, ltdiffpp
 from concordct.training.bundle import Bundle, save_bundle
 from concordct.training.data import Images, store
 from concordct.training.engine import Paused, Run, team
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.pairing import check_pair
 from concordct.volumes.place import atomic_file
+from concordct.volumes.scans import Scan, find_scans, one_scan
 
 #: Recipes by method; the order is that of the papers' tables.
 RECIPES: dict[str, dict[str, Recipe]] = {

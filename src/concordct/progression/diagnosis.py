@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from concordct.nets.classifier3d import PairClassifier
 from concordct.progression.lung_function import LungFunction
+from concordct.progression.patches3d import cube, patch_seed
 from concordct.training.data import Batch
 from concordct.training.engine import Phase, Run, train_phase
-from concordct.training.patches3d import cube, patch_seed
 
 #: What the classifier sees: a cube of so many voxels of this spacing around the lungs.
 CUBE, CUBE_MM = 48, 6.0

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.progression.affine import cut_out, default_backend, register
-from concordct.progression.lungs import LEFT, LUNGS, RIGHT, dilate, lung_masks
+from concordct.radiomics.regions.lungs import LEFT, LUNGS, RIGHT, dilate, lung_masks
 from concordct.volumes.volume import AIR_HU, Volume
 
 #: How far the lungs are dilated: chest wall and hilum help to align, and the pleura stays inside.

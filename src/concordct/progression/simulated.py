@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from concordct.errors import ConcordctError
 from concordct.progression.cohort import TESTS, FollowupPair, write_cohort
 from concordct.progression.lung_function import LungFunction, Visit, write_table
-from concordct.progression.lungs import LUNGS
+from concordct.radiomics.regions.lungs import LUNGS
 from concordct.scanner.ipf import TIMES, IpfSubject, ipf_subject
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.place import atomic_directory

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from concordct.errors import ConcordctError
-from concordct.progression.lungs import LUNGS
 from concordct.progression.registration import Registered
+from concordct.radiomics.regions.lungs import LUNGS
 from concordct.report.tables import number, percent
 from concordct.volumes.place import atomic_file
 from concordct.volumes.volume import AIR_HU, Volume

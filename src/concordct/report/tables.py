@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from concordct.features.agreement import REPRODUCIBLE
+from concordct.agreement.concordance import REPRODUCIBLE
 
 #: Deviation of a noise power ratio from 1 above which a band is marked.
 NPS_TOLERANCE = 0.15

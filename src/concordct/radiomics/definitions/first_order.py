@@ -1,0 +1,182 @@
+"""Statistics of the intensities in an ROI, as IBSI defines them (statistics, UHIW) and as PyRadiomics does.
+
+Both come from one sorted copy of the voxels. Sources: IBSI reference manual, arXiv:1612.07003, section 3.3;
+PyRadiomics 3.0.1, `firstorder.py`, whose deviations are stated beside each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.radiomics.definitions.definition import definitions
+
+#: The statistics of IBSI, in the order of its tables.
+IBSI = definitions("""
+stat_mean Q4LE Mean
+stat_var ECT3 Variance
+stat_skew KE2A Skewness
+stat_kurt IPH6 -
+stat_median Y12H Median
+stat_min 1GSF Minimum
+stat_p10 QG58 10Percentile
+stat_p90 8DWT 90Percentile
+stat_max 84IY Maximum
+stat_iqr SALO InterquartileRange
+stat_range 2OJQ Range
+stat_mad 4FUA MeanAbsoluteDeviation
+stat_rmad 1128 RobustMeanAbsoluteDeviation
+stat_medad N72L -
+stat_cov 7TET -
+stat_qcod 9S40 -
+stat_energy N8CA Energy
+stat_rms 5ZWQ RootMeanSquared
+""")
+
+#: PyRadiomics' first-order class, in the order of its columns. Kurtosis is IBSI's plus 3; percentiles interpolate;
+#: Entropy and Uniformity are IBSI's intensity-histogram ones (TLU2, BJ5W); TotalEnergy has no IBSI counterpart.
+PYRADIOMICS = (
+    "10Percentile",
+    "90Percentile",
+    "Energy",
+    "Entropy",
+    "InterquartileRange",
+    "Kurtosis",
+    "Maximum",
+    "MeanAbsoluteDeviation",
+    "Mean",
+    "Median",
+    "Minimum",
+    "Range",
+    "RobustMeanAbsoluteDeviation",
+    "RootMeanSquared",
+    "Skewness",
+    "TotalEnergy",
+    "Uniformity",
+    "Variance",
+)
+
+
+def pyradiomics_first_order(
+    values: NDArray[np.float64], levels: NDArray[np.int32], *, voxel_volume_mm3: float, shift: float = 0.0
+) -> NDArray[np.float64]:
+    """PyRadiomics' 18 first-order features of one ROI.
+
+    Parameters
+    ----------
+    values : [voxel] intensities.
+    levels : [voxel] grey levels >= 1 of the same voxels (for entropy and uniformity).
+    voxel_volume_mm3 : volume of one voxel, mm^3 (for the total energy).
+    shift : added to the intensities before squaring (PyRadiomics' `voxelArrayShift`).
+
+    Returns
+    -------
+    [18] in the order of `PYRADIOMICS`; NaN throughout for no voxel. Skewness and kurtosis of one intensity are 0.
+    """
+    if values.size == 0:
+        return np.full(len(PYRADIOMICS), np.nan)
+    ordered = np.sort(values)
+    p10, p25, p50, p75, p90 = _linear_percentiles(ordered, (10, 25, 50, 75, 90))
+    mean = values.mean()
+    centred = values - mean
+    squares = centred * centred
+    m2 = squares.mean()
+    m3 = (squares * centred).mean()
+    m4 = (squares * squares).mean()
+    middle = _between(ordered, p10, p90)
+    robust = np.abs(middle - middle.mean()).mean() if middle.size else np.nan
+    shifted = values + shift if shift else values
+    energy = float(np.dot(shifted, shifted))
+    share = np.bincount(levels).astype(np.float64) / levels.size
+    share = share[share > 0]
+    return np.array(
+        [
+            p10,
+            p90,
+            energy,
+            -(share * np.log2(share + np.spacing(1))).sum(),
+            p75 - p25,
+            m4 / m2**2 if m2 else 0.0,
+            ordered[-1],
+            np.abs(centred).mean(),
+            mean,
+            p50,
+            ordered[0],
+            ordered[-1] - ordered[0],
+            robust,
+            np.sqrt(energy / values.size),
+            m3 / m2**1.5 if m2 else 0.0,
+            energy * voxel_volume_mm3,
+            (share * share).sum(),
+            m2,
+        ]
+    )
+
+
+def ibsi_statistics(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IBSI's 18 statistics of one ROI.
+
+    Parameters
+    ----------
+    values : [voxel] intensities.
+
+    Returns
+    -------
+    [18] in the order of `IBSI`; NaN throughout for no voxel. Skewness and excess kurtosis of one intensity are 0,
+    ratios to a mean or a quartile sum of 0 are NaN.
+    """
+    if values.size == 0:
+        return np.full(len(IBSI), np.nan)
+    ordered = np.sort(values)
+    p10, p25, p50, p75, p90 = (float(ordered[_ranked(ordered.size, q)]) for q in (10, 25, 50, 75, 90))
+    p50 = float(np.median(ordered))
+    mean = values.mean()
+    centred = values - mean
+    squares = centred * centred
+    m2 = squares.mean()
+    middle = _between(ordered, p10, p90)
+    energy = float(np.dot(values, values))
+    return np.array(
+        [
+            mean,
+            m2,
+            (squares * centred).mean() / m2**1.5 if m2 else 0.0,  # IBSI KE2A
+            (squares * squares).mean() / m2**2 - 3 if m2 else 0.0,  # IBSI IPH6
+            p50,
+            ordered[0],
+            p10,
+            p90,
+            ordered[-1],
+            p75 - p25,
+            ordered[-1] - ordered[0],
+            np.abs(centred).mean(),
+            np.abs(middle - middle.mean()).mean() if middle.size else np.nan,  # IBSI 1128
+            np.abs(values - p50).mean(),  # IBSI N72L: mean, not median, distance from the median
+            np.sqrt(m2) / mean if mean else np.nan,
+            (p75 - p25) / (p75 + p25) if p75 + p25 else np.nan,
+            energy,
+            np.sqrt(energy / values.size),
+        ]
+    )
+
+
+def _between(ordered: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    return ordered[np.searchsorted(ordered, low, "left") : np.searchsorted(ordered, high, "right")]
+
+
+def _ranked(count: int, percent: int) -> int:
+    """IBSI's percentile is the least value that at least `percent` of the voxels do not exceed."""
+    return max(-(-percent * count // 100) - 1, 0)
+
+
+def _linear_percentiles(ordered: NDArray[np.float64], percents: tuple[int, ...]) -> list[float]:
+    """numpy's linear percentiles of voxels already sorted."""
+    found = []
+    for percent in percents:
+        place = percent / 100 * (ordered.size - 1)
+        below = int(place)
+        above = min(below + 1, ordered.size - 1)
+        low, high = float(ordered[below]), float(ordered[above])
+        share = place - below
+        found.append(high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share)
+    return found

@@ -1,0 +1,158 @@
+"""Zones of one grey level: their sizes (GLSZM, IBSI 9SAK) and their distances to the ROI's border (GLDZM, IBSI VMDZ).
+
+Sources: Thibault et al. 2014, doi:10.1109/TBME.2013.2284600; IBSI reference manual, arXiv:1612.07003, sections 3.8
+and 3.9.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from concordct.radiomics.definitions.definition import definitions
+from concordct.radiomics.matrices.sizes import COUNT, listed_features
+
+#: The size-zone features in the order of IBSI's tables.
+GLSZM = definitions("""
+szm_sze 5QRC SmallAreaEmphasis
+szm_lze 48P8 LargeAreaEmphasis
+szm_lgze XMSY LowGrayLevelZoneEmphasis
+szm_hgze 5GN9 HighGrayLevelZoneEmphasis
+szm_szlge 5RAI SmallAreaLowGrayLevelEmphasis
+szm_szhge HW1V SmallAreaHighGrayLevelEmphasis
+szm_lzlge YH51 LargeAreaLowGrayLevelEmphasis
+szm_lzhge J17V LargeAreaHighGrayLevelEmphasis
+szm_glnu JNSA GrayLevelNonUniformity
+szm_glnu_norm Y1RO GrayLevelNonUniformityNormalized
+szm_zsnu 4JP3 SizeZoneNonUniformity
+szm_zsnu_norm VB3A SizeZoneNonUniformityNormalized
+szm_z_perc P30P ZonePercentage
+szm_gl_var BYLV GrayLevelVariance
+szm_zs_var 3NSA ZoneVariance
+szm_zs_entr GU8N ZoneEntropy
+""")
+
+#: The distance-zone features in the order of IBSI's tables; PyRadiomics has none.
+GLDZM = definitions("""
+dzm_sde 0GBI -
+dzm_lde MB4I -
+dzm_lgze S1RA -
+dzm_hgze K26C -
+dzm_sdlge RUVG -
+dzm_sdhge DKNJ -
+dzm_ldlge A7WM -
+dzm_ldhge KLTH -
+dzm_glnu VFT7 -
+dzm_glnu_norm 7HP3 -
+dzm_zdnu V294 -
+dzm_zdnu_norm IATH -
+dzm_z_perc VIWW -
+dzm_gl_var QK93 -
+dzm_zd_var 7WT1 -
+dzm_zd_entr GBDU -
+""")
+
+
+@numba.njit(cache=True, nogil=True)
+def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
+    """Connected voxels of one level: their levels, sizes and least distances, [zone] each.
+
+    Neighbours are the 26 around a voxel, or the 8 in its slice when `planar`. `distances` has the shape of `levels`,
+    or no element when nobody asks for distances.
+    """
+    depth, height, width = levels.shape
+    left = levels.copy()
+    voxels = np.count_nonzero(levels)
+    stack = np.empty(voxels, np.int64)
+    zone_levels = np.empty(voxels, np.int32)
+    zone_sizes = np.empty(voxels, np.int64)
+    zone_distances = np.empty(voxels if distances.size else 0, np.int64)
+    reach = 0 if planar else 1
+    zones = 0
+    for z0 in range(depth):
+        for y0 in range(height):
+            for x0 in range(width):
+                level = left[z0, y0, x0]
+                if level == 0:
+                    continue
+                left[z0, y0, x0] = 0
+                stack[0] = (z0 * height + y0) * width + x0
+                top = 1
+                size = 0
+                nearest = np.int64(1) << 40
+                while top > 0:
+                    top -= 1
+                    place = stack[top]
+                    x = place % width
+                    y = (place // width) % height
+                    z = place // (width * height)
+                    size += 1
+                    if distances.size:
+                        nearest = min(nearest, np.int64(distances[z, y, x]))
+                    for nz in range(max(0, z - reach), min(depth, z + reach + 1)):
+                        for ny in range(max(0, y - 1), min(height, y + 2)):
+                            for nx in range(max(0, x - 1), min(width, x + 2)):
+                                if left[nz, ny, nx] == level:
+                                    left[nz, ny, nx] = 0
+                                    stack[top] = (nz * height + ny) * width + nx
+                                    top += 1
+                zone_levels[zones] = level
+                zone_sizes[zones] = size
+                if distances.size:
+                    zone_distances[zones] = nearest
+                zones += 1
+    return zone_levels[:zones].copy(), zone_sizes[:zones].copy(), zone_distances[:zones].copy()
+
+
+NO_DISTANCES = np.empty((0, 0, 0), np.int32)
+
+
+def glszm_features(levels: NDArray[np.int32], *, planar: bool) -> NDArray[np.float64]:
+    """Size-zone features of one ROI.
+
+    Parameters
+    ----------
+    levels : [z, y, x] int32 grey levels, 0 outside the ROI.
+    planar : zones within slices (8 neighbours) instead of across them (26).
+
+    Returns
+    -------
+    [16] in the order of `GLSZM`; NaN throughout for an empty ROI.
+    """
+    zone_levels, zone_sizes, _ = find_zones(np.ascontiguousarray(levels), NO_DISTANCES, planar)
+    found = np.empty(COUNT)
+    listed_features(zone_levels, zone_sizes, float(max(zone_sizes.sum(), 1)), found)
+    return found[: len(GLSZM)]
+
+
+def gldzm_features(levels: NDArray[np.int32], mask: NDArray[np.bool_], *, planar: bool) -> NDArray[np.float64]:
+    """Distance-zone features of one ROI.
+
+    Parameters
+    ----------
+    levels : [z, y, x] int32 grey levels, 0 outside the (intensity) mask.
+    mask : [z, y, x] bool, the morphological mask, from whose border distances are counted.
+    planar : zones and distances within slices.
+
+    Returns
+    -------
+    [16] in the order of `GLDZM`; NaN throughout for an empty ROI.
+    """
+    zone_levels, zone_sizes, zone_distances = find_zones(
+        np.ascontiguousarray(levels), border_distances(mask, planar=planar), planar
+    )
+    found = np.empty(COUNT)
+    listed_features(zone_levels, zone_distances, float(max(zone_sizes.sum(), 1)), found)
+    return found[: len(GLDZM)]
+
+
+def border_distances(mask: NDArray[np.bool_], *, planar: bool) -> NDArray[np.int32]:
+    """[z, y, x] int32 steps over faces from a voxel out of the mask, 1 at its rim; within the slice when `planar`."""
+    padded = np.pad(mask, 1)
+    if planar:
+        slices = [ndimage.distance_transform_cdt(one, metric="taxicab") for one in padded]
+        return np.ascontiguousarray(np.stack(slices)[1:-1, 1:-1, 1:-1], dtype=np.int32)
+    whole = ndimage.distance_transform_cdt(padded, metric="taxicab")
+    return np.ascontiguousarray(whole[1:-1, 1:-1, 1:-1], dtype=np.int32)

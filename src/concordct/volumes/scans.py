@@ -1,0 +1,133 @@
+"""Every scan under a path, whether DICOM series or volume file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from concordct.errors import ConcordctError
+from concordct.volumes.files import VolumeFile, is_volume_file, open_volume_file
+from concordct.volumes.find import Progress, SetAside, find_series
+from concordct.volumes.geometry import Problem, units_problem
+from concordct.volumes.manifest import read_manifest
+from concordct.volumes.series import Series
+
+Scan = Series | VolumeFile
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What lies under a path: DICOM series first, then volume files, each in order of path; and what was set aside."""
+
+    scans: tuple[Scan, ...]
+    set_aside: tuple[SetAside, ...]
+
+
+def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
+    """Find DICOM series and volume files under a file or folder.
+
+    Parameters
+    ----------
+    progress : called after each file with (files done, files in all).
+
+    Raises
+    ------
+    ConcordctError : the path does not exist or cannot be read.
+    """
+    if path.is_file() and is_volume_file(path):
+        return Scans((open_volume_file(path),), ())
+    found = find_series(path, progress=progress)
+    volumes: list[Scan] = []
+    set_aside: list[SetAside] = []
+    for item in found.set_aside:
+        if not is_volume_file(item.path):
+            set_aside.append(item)
+            continue
+        try:
+            volumes.append(open_volume_file(item.path))
+        except ConcordctError as error:
+            set_aside.append(SetAside(item.path, str(error)))
+    series = sorted(found.series, key=lambda one: (str(one.slices[0].path), one.key))
+    return Scans((*series, *volumes), tuple(set_aside))
+
+
+def one_scan(path: Path) -> Scan:
+    """The only scan under a path.
+
+    Raises
+    ------
+    ConcordctError : none there, or several.
+    """
+    found = find_scans(path)
+    if len(found.scans) != 1:
+        reasons = sorted({item.reason for item in found.set_aside})
+        why = f" ({reasons[0]})" if len(reasons) == 1 else ""
+        raise ConcordctError(f"{path}: expected one CT series or volume, found {len(found.scans)}{why}")
+    return found.scans[0]
+
+
+@dataclass(frozen=True, eq=False)
+class PairedScans:
+    """One row of a manifest whose source has a partner."""
+
+    subject: str
+    source: Scan
+    target: Scan
+    mask: Path | None
+
+
+def paired_scans(manifest: Path, *, split: str | None) -> tuple[PairedScans, ...]:
+    """The pairs of a manifest.
+
+    Parameters
+    ----------
+    split : rows of this split only; None for all of them.
+
+    Raises
+    ------
+    ConcordctError : a bad manifest, or no pair in the split.
+    """
+    rows = [row for row in read_manifest(manifest) if split in (None, row.split)]
+    found = tuple(
+        PairedScans(row.subject, one_scan(row.source), one_scan(row.target), row.mask)
+        for row in rows
+        if row.target is not None
+    )
+    if not found:
+        raise ConcordctError(f"{manifest}: expected pairs in split {split or 'of any name'}, found none")
+    return found
+
+
+def scan_path(scan: Scan) -> Path:
+    """The file of a volume, the folder of a series."""
+    return scan.path if isinstance(scan, VolumeFile) else scan.folder
+
+
+def checked(scan: Scan, allow: Collection[str]) -> tuple[Problem, ...]:
+    """Refuse what is wrong with a scan: its geometry, and voxels that cannot be HU (of a series the middle slice).
+
+    Returns
+    -------
+    The problems that were let pass; the caller records them.
+
+    Raises
+    ------
+    ConcordctError : a problem that is not allowed, or voxels that cannot be read.
+    """
+    problems = scan.check(allow)
+    if isinstance(scan, VolumeFile):
+        return problems
+    middle = scan.shape[0] // 2
+    volume = scan.read(middle, middle + 1, allow=allow)
+    units = units_problem(volume.hu if volume.padding is None else volume.hu[~volume.padding])
+    if units is None:
+        return problems
+    if units.code not in allow:
+        raise ConcordctError(f"{units.message} [{units.code}]: series in {scan.folder}")
+    return (*problems, units)
+
+
+def evenly_spaced(scan: Scan) -> bool:
+    """Whether neighbouring slices are neighbours in space, all at one distance."""
+    return not any(problem.code in {"gap", "spacing"} for problem in scan.problems)
