@@ -10,7 +10,7 @@ PACKAGES := chromium dicom3tools
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo test reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed weights packages clean
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -42,8 +42,7 @@ bench-physics: .venv/installed
 bench-papers: .venv/installed
 	$(BIN)/python -m benchmarks.papers
 
-# About an hour on two cores; its parts resume. Rows of the papers' methods appear when bench-papers has trained them, rows
-# of other trainings after `python -m benchmarks.concord_weights --variant NAME`.
+# About an hour on two cores; its parts resume. Rows of the papers' methods appear when bench-papers has trained them.
 bench-flagship: .venv/installed
 	$(BIN)/python -m benchmarks.flagship
 
@@ -63,10 +62,6 @@ bench-followup-speed: .venv/installed
 # Under two hours on two cores; `--minutes 9` makes pieces of it, `--folds 3 4` in a second process takes a share.
 bench-followup: .venv/installed
 	$(BIN)/python -m benchmarks.followup
-
-# The network that comes with the package: scans studies, trains, writes src/concordct/methods/weights. Two hours of one core.
-weights: .venv/installed
-	$(BIN)/python -m benchmarks.concord_weights
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

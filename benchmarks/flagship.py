@@ -2,7 +2,6 @@
 
 python -m benchmarks.flagship                                  # every part; each writes its section of docs/results.md
 python -m benchmarks.flagship --part cohorts --only patients   # one of them
-python -m benchmarks.flagship --part ablation --variants mine.json
 
 Scans, models and measurements are kept under `runs/flagship`, so that a second run only writes the tables. Nothing is
 tuned on these cohorts: choices are made on the validation cohort, which the ablation uses.
@@ -11,11 +10,10 @@ tuned on these cohorts: choices are made on the validation cohort, which the abl
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks import flagship_ablation, flagship_cohorts, flagship_real, flagship_safety, flagship_speed
+from benchmarks import flagship_ablation, flagship_real, flagship_safety, flagship_speed
 from benchmarks.flagship_cohorts import COHORTS, FOLDER, Cohort, calibrated, subjects_of
 from benchmarks.flagship_judge import (
     CEILING,
@@ -32,7 +30,6 @@ from benchmarks.flagship_judge import (
 )
 from benchmarks.results import ROOT, table, write_section
 from concordct.methods.concord.bundle import METHOD as FLAGSHIP
-from concordct.methods.concord.bundle import SHIPPED
 
 PARTS = ("cohorts", "safety", "speed", "real", "ablation")
 #: Where `benchmarks.papers` keeps what it trained; its kernels are those of the cohort "patients".
@@ -84,8 +81,8 @@ def cohorts(only: list[str] | None, methods: tuple[str, ...], quick: bool) -> No
         people = cohort.count - 1
         body = (
             f"## The flagship on virtual cohorts: {cohort.title}\n\n"
-            f"{people} subjects of {cohort.slices} slices that no network has met (seed {cohort.seed}), judged; one\n"
-            "other subject of the same protocol calibrated on one slice or on three. Lin's CCC of each feature across\n"
+            f"{people} subjects of {cohort.slices} slices that nothing was chosen on (seed {cohort.seed}), judged;\n"
+            "one other subject of the same protocol calibrated on one slice or on three. Lin's CCC of each feature over\n"
             f"ROIs, mean of a class (95 % interval over subjects), preset {judge.preset}; squares of 20 pixels in\n"
             "lungs and soft tissue, nodules slice by slice. `sample` calibrated on one slice is the mean of\n"
             f"{1 if quick else len(SEEDS)} seed(s), else one. Bold: at least {ENOUGH}, or {OF_CEILING} of the\n"
@@ -152,18 +149,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--only", nargs="*", choices=list(COHORTS), help="cohorts")
-    parser.add_argument(
-        "--variants", type=Path, default=flagship_ablation.VARIANTS,
-        help="JSON list for the ablation, see benchmarks/flagship_ablation.py",
-    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one seed, calibrated on one slice, no learned model")
-    parser.add_argument("--weights", type=Path, help="a bundle of weights in place of the shipped one")
     given = parser.parse_args()
-    flagship_cohorts.weights = given.weights
     FOLDER.mkdir(parents=True, exist_ok=True)
-    methods: tuple[str, ...] = ("spectral", FLAGSHIP) if SHIPPED.is_dir() else ("spectral",)
-    if FLAGSHIP not in methods:
-        print(f"{FLAGSHIP} has no weights: the tables are without it", flush=True)
+    methods = ("spectral", FLAGSHIP)
     if "cohorts" in given.part:
         cohorts(given.only, methods, given.quick)
     if "safety" in given.part:
@@ -173,7 +162,7 @@ def main() -> None:
     if "real" in given.part:
         flagship_real.run(methods, given.quick)
     if "ablation" in given.part:
-        flagship_ablation.run(given.variants)
+        flagship_ablation.run()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The flagship's bound: what it writes beyond the transfer, band by band, against what the scan does not know.
+"""What the flagship writes beyond the transfer, band by band, against what the scan does not know.
 
 Remainder: output minus the calibrated transfer of the same scan. In each band its power is to stay below 1 - coherence
-(calibrated, of whole slices) of the target's, and the network's is to be under 0.5 HU where the coherence exceeds 0.99.
+(calibrated, of whole slices) of the target's.
 """
 
 from __future__ import annotations
@@ -31,42 +31,35 @@ def bound_table(conversions: Mapping[str, tuple[ConcordStandardizer, Pairs]]) ->
 
     Parameters
     ----------
-    conversions : name -> a model with its network and steps, and slabs (source, target) that it is judged on.
+    conversions : name -> a model, and slabs (source, target) that it is judged on.
     """
     body = []
     for name, (work, pairs) in conversions.items():
         powers, known = _measured(work, pairs)
         ratios = powers[1:] / powers[0]
-        for band, (allowed, without, network) in enumerate(ratios.T):
+        for band, (allowed, remainder) in enumerate(ratios.T):
             edges = f"{BAND * band:.1f} to {BAND * (band + 1):.1f}" if band < BANDS - 1 else f"over {BAND * band:.1f}"
-            body.append([name, edges, *(f"{one:.2g}" for one in (allowed, without, network))])
-        body.append([f"{name}, RMS", f"coherence over {KNOWN:g}", "", *(f"{one:.2f} HU" for one in known)])
-    header = ["", "cycles/pixel", "allowed", "remainder, no network", f"the network's own, {work.steps} steps"]
-    return table(header, body)
+            body.append([name, edges, *(f"{one:.2g}" for one in (allowed, remainder))])
+        body.append([f"{name}, RMS", f"coherence over {KNOWN:g}", "", f"{known:.2f} HU"])
+    return table(["", "cycles/pixel", "allowed", "remainder"], body)
 
 
-def _measured(work: ConcordStandardizer, pairs: Pairs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[what, band] power of target, bound, remainder and network, and RMS HU of the last two where the scan knows."""
-    powers, known, count = np.zeros((4, BANDS)), np.zeros(2), 0
+def _measured(work: ConcordStandardizer, pairs: Pairs) -> tuple[NDArray[np.float64], float]:
+    """[what, band] power of target, bound and remainder, and RMS HU of the last where the scan knows."""
+    powers, known, count = np.zeros((3, BANDS)), 0.0, 0
     for index, (source, target) in enumerate(pairs):
         seeds = SliceSeeds(0, f"bound {index}")
-        base, silent, full = (
-            one(source, generator=seeds).hu
-            for one in (replace(work, mode="mean"), replace(work, steps=0, network=None), work)
-        )
+        base, full = (one(source, generator=seeds).hu for one in (replace(work, mode="mean"), work))
         shape, spacing = source.shape[1:], source.spacing_mm[1:]
         coherence = np.interp(cosine_frequencies(shape, spacing), work.model.frequency_lp_cm, work.model.coherence)
         band = np.minimum(cosine_frequencies(shape, (10.0, 10.0)) / BAND, BANDS - 1).astype(int).ravel()
         inside = body_mask(source.hu)
         for z in range(len(base)):
-            parts = [to_cosines(one[z] + np.float32(AIR_HU)) for one in (silent - base, full - silent)]
+            part = to_cosines(full[z] - base[z] + np.float32(AIR_HU))
             power = np.square(to_cosines(target.hu[z]), dtype=np.float64)
-            rows = (power, (1 - coherence) * power, *(np.square(one, dtype=np.float64) for one in parts))
+            rows = (power, (1 - coherence) * power, np.square(part, dtype=np.float64))
             for row, values in enumerate(rows):
                 powers[row] += np.bincount(band, values.ravel(), BANDS)
-            for row, part in enumerate(parts):
-                known[row] += float(
-                    np.sum(np.square(from_cosines(part * (coherence > KNOWN))[inside[z]], dtype=np.float64))
-                )
+            known += float(np.sum(np.square(from_cosines(part * (coherence > KNOWN))[inside[z]], dtype=np.float64)))
             count += int(inside[z].sum())
-    return powers, np.sqrt(known / max(count, 1))
+    return powers, float(np.sqrt(known / max(count, 1)))

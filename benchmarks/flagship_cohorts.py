@@ -1,4 +1,4 @@
-"""Virtual test cohorts of the flagship: subjects, protocols and kernels that its network has never met.
+"""Virtual test cohorts of the flagship: subjects, protocols and kernels that nothing was chosen on.
 
 A cohort is one protocol: its first subject is calibrated on, the others are judged, each scanned twice with nothing but
 other noise. Exposure differs from subject to subject. Cohorts lie under `runs/flagship/cohorts`, simulated once.
@@ -20,20 +20,16 @@ from scipy import ndimage
 import concordct
 from benchmarks.results import ROOT
 from concordct.methods.concord.bundle import METHOD as CONCORD
-from concordct.methods.concord.bundle import parts, shipped_weights, to_bundle
 from concordct.pipelines.calibrate import calibrate_pairs
 from concordct.pipelines.simulate import plan_simulation, simulate
 from concordct.radiomics.regions.rois import grid_rois
 from concordct.scanner.cohorts import Job, kernel_folder, stack_name
 from concordct.scanner.recipes import MAS, MAS_RANGE, MAS_SPREAD, sample_acquisition
 from concordct.signal.body import body_mask
-from concordct.training.bundle import load_bundle, save_bundle
 from concordct.volumes.scans import Scan, one_scan
 from concordct.volumes.volume import Volume
 
 FOLDER = ROOT / "runs" / "flagship"
-#: A network in place of the shipped one, for a look before it is shipped.
-weights: Path | None = None
 #: Square ROIs, pixels, and at most this many in each region of each subject.
 ROI_PIXELS, ROIS_OF_SUBJECT = 20, 16
 #: A nodule is measured slice by slice where it covers this many pixels.
@@ -53,7 +49,7 @@ class Cohort:
     subjects : "patients" or "phantom". count : with the one that is calibrated on.
     pairs : kernels (source, target).
     slices : of each subject, around its first nodule.
-    seed : of population, protocol and noise; the network's studies have seed 11 and patients from 50,000 on.
+    seed : of population, protocol and noise.
     """
 
     name: str
@@ -180,31 +176,21 @@ def calibrated(method: str, cohort: Cohort, pair: tuple[str, str], slices: int) 
 
 
 def calibrate(method: str, pairs: list[tuple[Scan, Scan]], path: Path) -> Path:
-    """One pair or several to a model of a method by name, where it does not stand; other weights are another model."""
-    kind = f"{method}-{flagship_code()}-{shipped_weights().sha256[:8]}" if method == CONCORD else method
+    """One pair or several to a model of a method by name, where it does not stand; other code is another model."""
+    kind = f"{method}-{flagship_code()}" if method == CONCORD else method
     path = path.with_name(f"{path.name}-{kind}")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         calibrate_pairs(pairs, path, method=method)
-    return path if method != CONCORD or weights is None else with_weights(path, weights)
-
-
-def with_weights(model: Path, other: Path) -> Path:
-    """The calibration of a flagship's model with another network."""
-    given = load_bundle(other)
-    path = model.with_name(f"{model.name}-with-{given.sha256[:8]}")
-    if not path.exists():
-        save_bundle(to_bundle(*parts(load_bundle(model)), given), path, card="A variant.\n")
     return path
 
 
 @lru_cache(maxsize=1)
 def flagship_code() -> str:
     """Eight digits that stand for the code of the flagship: what it measured with other code is not taken up again."""
-    methods = ("concord", "concord_inputs", "lacking_power", "spectral", "spectral_fit", "texture_level", "transport")
-    names = [*(f"methods/{name}.py" for name in methods), "diffusion/residual_flow.py", "nets/remainder.py"]
     package = Path(concordct.__file__).parent
-    return hashlib.sha256(b"".join((package / name).read_bytes() for name in names)).hexdigest()[:8]
+    files = sorted(path for wing in ("spectral", "concord") for path in (package / "methods" / wing).glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
 def regions(subject: Subject, source: Volume) -> dict[str, NDArray[np.int32]]:

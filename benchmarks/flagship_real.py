@@ -1,4 +1,4 @@
-"""The flagship on real pairs: weights from simulation alone, calibrated on one slice or three, judged on others."""
+"""The flagship on real pairs: calibrated on one slice or three, judged on others."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def calibrated(method: str, real: Real, slices: int) -> Path:
     return calibrate(method, pairs, FOLDER / "models" / "real" / f"{name}-{slices}")
 
 
-def standardized(model: Model, mode: Mode, real: Real, seed: int, sampling: dict[str, object] | None = None) -> Hu:
+def standardized(model: Model, mode: Mode, real: Real, seed: int) -> Hu:
     """[z, y, x] of the judged slabs."""
-    work = model.standardizer(mode=mode, sampling=sampling)
+    work = model.standardizer(mode=mode)
     return np.concatenate(
         [
             stored(work(source, generator=SliceSeeds(seed, f"slab {index}")).hu)
@@ -189,7 +189,7 @@ def run(methods: tuple[str, ...], quick: bool = False) -> None:
         parts.append(judged(real, rows, seeds))
     body = (
         "## The flagship on real pairs\n\n"
-        "Its weights have seen simulated scans alone. Calibrated on the first slice or the first three, each alone,\n"
+        "Calibrated on the first slice or the first three, each alone,\n"
         "judged on slices 4-5 (Mayo) and 6-11 (Philips); texture over a grid of 28-pixel ROIs in the body, 2D, bin\n"
         f"width 25 HU; `sample` is the mean of {len(seeds)} seed(s) with their range. The head phantom\n"
         "has no tissue. In mode `mean` the flagship is the spectral transfer.\n\n"

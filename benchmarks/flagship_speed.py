@@ -195,7 +195,7 @@ def run(methods: tuple[str, ...]) -> None:
     load = os.getloadavg()[0]
     body = (
         "## Speed of the flagship\n\n"
-        f"One 512 x 512 slice of a simulated chest, all included (base, network, bound, noise), median of {REPEATS};\n"
+        f"One 512 x 512 slice of a simulated chest, all included, median of {REPEATS};\n"
         "pix2pix's U-Net (random weights, the network alone) in the same run. One thread on the left, two right.\n"
         f"Load average when it began: {load:.1f} on {os.cpu_count()} cores: CPU time is what can be compared.\n\n"
         + slices(methods)

@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from concordct.errors import ConcordctError
-
 # The benchmarks are no part of the package and stand beside the tests.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.flagship_ablation import read_variants
 from benchmarks.flagship_blobs import RADIUS_MM, blobs, unmatched
 from benchmarks.flagship_safety import COHORT, measure
 
@@ -77,10 +74,3 @@ def test_unmatched_counts_what_the_other_does_not_show() -> None:
     assert unmatched(one, near, 100.0, 1.7) == 2
     assert unmatched(one, np.zeros((0, 4)), 100.0, 0.5) == 2
     assert unmatched(one, one, 100.0, 0.5) == 0
-
-
-def test_variants_are_checked() -> None:
-    sampled, both = read_variants([{"name": "a", "mode": "sample", "sampling": {"steps": 5}}, {"name": "b"}])
-    assert (sampled.modes, both.modes) == (("sample",), ("mean", "sample"))
-    with pytest.raises(ConcordctError, match="stepz"):
-        read_variants([{"name": "a", "stepz": 5}])

@@ -1,4 +1,4 @@
-"""The flagship: arcs keep power, transport has the target's spectrum at little error, the network keeps its bounds."""
+"""The flagship: transport has the target's spectrum at little error."""
 
 from __future__ import annotations
 
@@ -7,32 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from concordct.diffusion.residual_flow import sample, weights
 from concordct.errors import ConcordctError
-from concordct.methods.concord.bundle import PREFIX, SHIPPED, WEIGHTS, shipped_weights, to_bundle
-from concordct.methods.concord.inputs import CONDITION, MAPS, curves
-from concordct.methods.concord.network import network_of
-from concordct.methods.concord.standardizer import ConcordStandardizer, held, load
-from concordct.methods.concord.training import FlowTask, RemainderPatches, Scanned
+from concordct.methods.concord.bundle import to_bundle
+from concordct.methods.concord.standardizer import ConcordStandardizer, load
 from concordct.methods.concord.transport import Transport, fit_transport
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
-from concordct.nets.remainder import RemainderConfig, RemainderUNet
 from concordct.signal.body import material_mask
-from concordct.signal.spectra import cosine_frequencies, noise_power, power_ratio, to_cosines
+from concordct.signal.spectra import noise_power, power_ratio
 from concordct.training.bundle import load_bundle, save_bundle
-from concordct.training.engine import Phase, Run, train_phase
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
-from learning import awaken
 from synthetic import PIXEL_MM, filtered, frequency, object_hu, pair, soft, volume
 
 SEEDS = SliceSeeds(0, "test")
-SMALL = RemainderConfig(MAPS, CONDITION, widths=(8, 12), embedding=16)
 
 
 @pytest.fixture(scope="module")
@@ -50,53 +41,9 @@ def calibrated(pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]]) -> tu
     return model, transport
 
 
-def silent() -> RemainderUNet:
-    torch.manual_seed(0)
-    return RemainderUNet(SMALL).eval()
-
-
-def awake() -> RemainderUNet:
-    network = silent()
-    awaken(network)
-    return network.eval()
-
-
 def nothing_added(transport: Transport) -> Transport:
-    """Without the noise for bands that the network may not write in."""
+    """Without the noise that tissue lacks where edges are known."""
     return replace(transport, added_mm2=0 * transport.added_mm2)
-
-
-def test_arcs_keep_the_power_and_their_velocity_is_uncorrelated_with_the_state() -> None:
-    theta = np.linspace(0, np.pi / 2, 7)
-    rho = np.cos(theta)
-    for shift in (0.0, 0.3, 0.5, 1.0):
-        t, n, dt, dn = weights(theta, shift)
-        np.testing.assert_allclose(t**2 + n**2 + 2 * t * n * rho, 1, atol=1e-5)
-        np.testing.assert_allclose(t * dt + n * dn + rho * (t * dn + n * dt), 0, atol=1e-5)
-    np.testing.assert_allclose(weights(theta, 0.0)[:2], (np.ones(7), np.zeros(7)), atol=1e-9)
-    np.testing.assert_allclose(weights(theta, 1.0)[:2], (np.zeros(7), np.ones(7)), atol=1e-9)
-
-
-def test_the_velocity_is_the_derivative_of_the_state() -> None:
-    theta, step = np.array([0.2, 0.9, 1.5]), 1e-5
-    for shift in (0.2, 0.7):
-        after, before = weights(theta, shift + step), weights(theta, shift - step)
-        for which in (0, 1):
-            slope = (after[which] - before[which]) / (2 * step)
-            np.testing.assert_allclose(slope, weights(theta, shift)[2 + which], rtol=1e-6)
-
-
-def test_an_exact_velocity_leads_to_the_target_and_a_silent_one_stays() -> None:
-    theta, start, target = np.array([1.1]), np.array([0.8]), np.array([-0.5])
-
-    def exact(x: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-        return weights(theta, shift)[2] * target + weights(theta, shift)[3] * start
-
-    errors = [abs(float((sample(exact, start, steps=steps) - target)[0])) for steps in (2, 3, 5, 9)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[0] < 0.1
-    assert errors[-1] < 0.002
-    assert sample(lambda x, shift: 0 * x, start, steps=4) == start
 
 
 def test_transport_has_the_targets_power_with_less_error_than_noise_has(
@@ -165,57 +112,11 @@ def test_noise_that_the_target_has_not_is_lowered() -> None:
     assert ratios[0] < ratios[1]
 
 
-def test_a_silent_network_is_the_transport(
-    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
-) -> None:
-    model, transport = calibrated
-    source = pairs[1][0]
-    expected = ConcordStandardizer(model, transport, silent(), steps=0)(source, generator=SEEDS)
-    for steps in (1, 2, 4):
-        found = ConcordStandardizer(model, transport, silent(), steps=steps)(source, generator=SEEDS)
-        np.testing.assert_allclose(found.hu, expected.hu, atol=2e-3)
-
-
-def test_what_the_scan_knows_the_network_cannot_overrule(
-    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
-) -> None:
-    """Under 0.5 HU where the coherence exceeds 0.99, and the transport's power elsewhere, whatever the network says."""
-    model, transport = calibrated[0], nothing_added(calibrated[1])
-    source = pairs[1][0]
-    wild = awake()
-    for parameter in wild.head.parameters():
-        parameter.data.normal_(0, 5)
-    found = ConcordStandardizer(model, transport, wild, steps=2)(source, generator=SEEDS)
-    moved = ConcordStandardizer(model, transport, wild, steps=0)(source, generator=SEEDS)
-    base = SpectralStandardizer(model, "mean")(source, generator=SEEDS)
-    assert np.abs(found.hu - moved.hu).max() > 20  # it did say something
-    frequency = cosine_frequencies(source.shape[1:], source.spacing_mm[1:])
-    known = np.interp(frequency, model.frequency_lp_cm, model.coherence) > 0.99
-    for made, plain in zip(found.hu, base.hu, strict=True):
-        written = to_cosines((made - plain - 1000).astype(np.float32))
-        assert np.sqrt(np.mean((written * known) ** 2)) < 0.5
-    body = material_mask(source.hu, source.spacing_mm[1:])
-    powers = [noise_power(one.hu, body, spacing_mm=source.spacing_mm[1:]) for one in (found, moved)]
-    assert power_ratio(*powers)[0].max() < 1.1
-
-
-def test_a_texture_is_held_to_the_power_of_another(calibrated: tuple[SpectralModel, Transport]) -> None:
-    on = curves(*calibrated, (128, 128), (0.75, 0.75))
-    rng = np.random.default_rng(0)
-    body = np.ones((128, 128), bool)
-    loud, quiet = (rng.standard_normal((128, 128)).astype(np.float32) * scale for scale in (9, 1))
-    kept = to_cosines(held(loud, quiet, on, body) - 1000)
-    wanted = to_cosines(quiet - 1000)
-    np.testing.assert_allclose(kept[on.free == 0], wanted[on.free == 0], atol=1e-3)
-    free = on.free > 0
-    assert np.mean(kept[free] ** 2) == pytest.approx(np.mean(wanted[free] ** 2), rel=0.05)
-
-
 def test_same_seed_same_bytes_whatever_the_slab(
     pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
 ) -> None:
     source = pairs[1][0]
-    work = ConcordStandardizer(*calibrated, awake(), steps=2)
+    work = ConcordStandardizer(*calibrated)
     whole = work(source, generator=SEEDS)
     again = work(source, generator=SEEDS)
     assert whole.hu.tobytes() == again.hu.tobytes()
@@ -226,20 +127,6 @@ def test_same_seed_same_bytes_whatever_the_slab(
     assert not np.array_equal(other.hu, whole.hu)
 
 
-def test_threads_change_nothing_that_is_stored(
-    pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
-) -> None:
-    source, work = replace(pairs[1][0], hu=pairs[1][0].hu[:1]), ConcordStandardizer(*calibrated, awake(), steps=2)
-    found, threads = [], torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(np.rint(work(source, generator=SEEDS).hu))
-    finally:
-        torch.set_num_threads(threads)
-    np.testing.assert_array_equal(*found)
-
-
 def test_mean_is_the_transfer_and_needs_no_noise_part(
     pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]], calibrated: tuple[SpectralModel, Transport]
 ) -> None:
@@ -247,7 +134,7 @@ def test_mean_is_the_transfer_and_needs_no_noise_part(
     source = pairs[1][0]
     expected = SpectralStandardizer(model, "mean")(source, generator=SEEDS)
     for one in (transport, None):
-        found = ConcordStandardizer(model, one, silent(), mode="mean")(source, generator=SEEDS)
+        found = ConcordStandardizer(model, one, mode="mean")(source, generator=SEEDS)
         assert found.hu.tobytes() == expected.hu.tobytes()
     with pytest.raises(ConcordctError, match="use mode 'mean'"):
         ConcordStandardizer(replace(model, noise=None), None)
@@ -317,7 +204,7 @@ def test_a_transport_of_before_is_refused(calibrated: tuple[SpectralModel, Trans
 
 def test_air_alone_comes_back(calibrated: tuple[SpectralModel, Transport]) -> None:
     empty = volume(np.full((1, 64, 64), -1000.0))
-    found = ConcordStandardizer(*calibrated, awake(), steps=2)(empty, generator=SEEDS)
+    found = ConcordStandardizer(*calibrated)(empty, generator=SEEDS)
     np.testing.assert_allclose(found.hu, -1000, atol=0.01)
 
 
@@ -326,77 +213,22 @@ def test_a_model_survives_the_disk(
     pairs: tuple[tuple[Volume, Volume], tuple[Volume, Volume]],
     calibrated: tuple[SpectralModel, Transport],
 ) -> None:
-    bundle = to_bundle(*calibrated, shipped_weights())
+    bundle = to_bundle(*calibrated)
     save_bundle(bundle, tmp_path / "model", card="")
     read = load_bundle(tmp_path / "model")
     source = pairs[1][0]
-    for sampling in ({}, {"steps": 2}):
-        before, after = (load(one, "sample", True, sampling)(source, generator=SEEDS) for one in (bundle, read))
-        assert before.hu.tobytes() == after.hu.tobytes()
-    lacking = {name: one for name, one in bundle.tensors.items() if name != f"{PREFIX}stem.weight"}
-    with pytest.raises(ConcordctError, match="does not fit"):
-        load(replace(bundle, tensors=lacking), "sample", True, {"steps": 1})
-    with pytest.raises(ConcordctError, match="and a network"):
-        ConcordStandardizer(*calibrated, steps=2)
+    before, after = (load(one, "sample", True)(source, generator=SEEDS) for one in (bundle, read))
+    assert before.hu.tobytes() == after.hu.tobytes()
 
 
-def test_the_shipped_weights_are_small_and_whole() -> None:
-    bundle = shipped_weights()
-    assert bundle.method == WEIGHTS
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 16e6
-    network = network_of(bundle)
-    assert network.config.maps == MAPS
-    assert network.config.condition == CONDITION
-
-
-def test_training_learns_a_level_that_calibration_did_not_see(tmp_path: Path) -> None:
-    """Studies whose second body has twice the noise that its level says: the network finds out."""
-    rng = np.random.default_rng(0)
-    images = np.zeros((2, 4, 160, 160), np.int16)
-    for index in range(4):
-        made = pair(seed=20 + index, size=160, slices=1)
-        images[1, index], images[0, index] = (np.rint(one[0]) for one in made)
-        images[0, index] += np.rint(rng.normal(0, 25, (160, 160))).astype(np.int16)
-    data = RemainderPatches([Scanned("t", list(images), 2, 0.75, 1.0)], size=64, seed=0)
-    torch.manual_seed(0)
-    task = FlowTask(RemainderUNet(SMALL))
-    phase = Phase(steps=30, batch=4, learning_rate=3e-3, warmup=5, ema=0.9, every=1000)
-    batch = data.batch(1000, range(8))
-    args = [torch.from_numpy(one) for one in (batch.source, batch.target)]
-
-    def share() -> float:
-        with torch.no_grad():
-            return float(task(*args, batch.seeds)["share"])
-
-    assert share() == pytest.approx(1.0)
-    train_phase("flow", task, data, phase, Run(tmp_path))
-    assert share() < 0.99
-
-
-def test_a_model_is_refined_on_pairs_of_ones_own(tmp_path: Path) -> None:
+def test_a_choice_of_sampling_that_nobody_knows_is_refused(
+    tmp_path: Path, calibrated: tuple[SpectralModel, Transport]
+) -> None:
     from concordct.pipelines.models import load_model
-    from concordct.pipelines.refine import refine_model
-    from concordct.volumes.files import write_volume_file
-    from concordct.volumes.manifest import PairRow, write_manifest
 
-    rows = []
-    for number in (1, 2):
-        made = pair(seed=30 + number, slices=2)
-        for name, hu in zip(("soft", "sharp"), made, strict=True):
-            write_volume_file(tmp_path / f"{number}-{name}.nii", [volume(hu)])
-        paths = {"source": tmp_path / f"{number}-soft.nii", "target": tmp_path / f"{number}-sharp.nii"}
-        rows.append(PairRow(pair=f"p{number}", subject=f"s{number}", split="train", **paths))
-    manifest = write_manifest(tmp_path / "pairs.csv", rows)
-    assert refine_model(manifest, tmp_path / "model", most_steps=2)
-    first = load_model(tmp_path / "model")
-    assert refine_model(manifest, tmp_path / "further", pretrained=tmp_path / "model", most_steps=2)
-    further = load_model(tmp_path / "further")
-    moved = [f"{PREFIX}stem.weight", f"{PREFIX}head.2.weight"]
-    for name in moved:
-        assert not np.array_equal(first.bundle.tensors[name], further.bundle.tensors[name])
-    assert further.standardizer(mode="sample").context_slices in (0, 1)
-    with pytest.raises(ConcordctError, match="exists"):
-        refine_model(manifest, tmp_path / "further", most_steps=2)
+    save_bundle(to_bundle(*calibrated), tmp_path / "model", card="")
+    with pytest.raises(ConcordctError, match="found steps"):
+        load_model(tmp_path / "model").standardizer(mode="sample", sampling={"steps": 2})
 
 
 def test_without_quiet_tissue_a_sample_is_the_filters(shared_data: Path) -> None:

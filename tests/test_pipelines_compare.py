@@ -133,8 +133,8 @@ def test_the_verbs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_verb_knows_every_method() -> None:
-    # concord is refined and ciresdiff trained by pipelines of their own.
-    assert {choice.value for choice in TrainChoice} == {*TRAINABLE, "concord", "ciresdiff"}
+    # ciresdiff is trained by a pipeline of its own.
+    assert {choice.value for choice in TrainChoice} == {*TRAINABLE, "ciresdiff"}
     assert set(FITS) < set(TRAINABLE)
 
 

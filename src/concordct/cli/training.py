@@ -24,7 +24,6 @@ class TrainChoice(StrEnum):
     diffusionct = "diffusionct"
     ltdiffpp = "ltdiffpp"
     histogram = "histogram"
-    concord = "concord"
     ciresdiff = "ciresdiff"
 
 
@@ -66,7 +65,6 @@ def train(
         Path | None, typer.Option(help="ResNet-18 weights for DiffusionCT: safetensors, or torchvision's .pth.")
     ] = None,
     clip: Annotated[Path | None, typer.Option(help="Folder of published CLIP weights, for ciresdiff.")] = None,
-    pretrained: Annotated[Path | None, typer.Option("--from", help="Concord model to train further.")] = None,
     seed: SeedOption = 0,
     most_steps: Annotated[int | None, typer.Option(min=1, help="Cut every phase, to try things out.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop with a checkpoint after this long.")] = None,
@@ -88,30 +86,6 @@ def train(
             pairs, output, recipe.value, clip, seed=seed, limits=limits, overwrite=overwrite, as_json=as_json
         )
         return
-    if method is TrainChoice.concord:
-        from concordct.pipelines.refine import refine_model
-
-        if images or without or imagenet or clip:
-            raise ConcordctError("expected no --images, --without, --imagenet or --clip with concord, found some")
-        with bar(quiet=as_json) as report:
-            done = refine_model(
-                pairs,
-                output,
-                pretrained=pretrained,
-                split=split,
-                seed=seed,
-                most_steps=most_steps,
-                minutes=minutes,
-                overwrite=overwrite,
-                progress=report,
-            )
-        if as_json:
-            print_json({"model": str(output), "done": done})
-        else:
-            typer.echo(f"concord: {output}" if done else "concord: paused; the same command goes on")
-        return
-    if pretrained is not None:
-        raise ConcordctError(f"expected --from with concord alone, found it with {method.value}")
     if clip is not None:
         raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method.value}")
     from concordct.pipelines import train as pipeline

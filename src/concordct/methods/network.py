@@ -7,7 +7,7 @@ out. It never sees a target. `docs/equations.md` lists the symbols.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -247,7 +247,15 @@ def standardizer(
     *,
     sampling: Mapping[str, Any] | None = None,
 ) -> NetworkStandardizer:
-    """A stored system at work; `sampling` overrides fields of the recipe's."""
+    """A stored system at work; `sampling` overrides fields of the recipe's.
+
+    Raises
+    ------
+    ConcordctError : something to choose that `Sampling` does not have.
+    """
+    known = {one.name for one in fields(Sampling)}
+    if unknown := sorted(set(sampling or {}) - known):
+        raise ConcordctError(f"expected a choice of {', '.join(sorted(known))}, found {', '.join(unknown)}")
     system = load_system(method, bundle, build)
     chosen = replace(Sampling(**bundle.metadata["sampling"]), **(sampling or {}))
     return NetworkStandardizer(system, method, chosen, mode)

@@ -19,14 +19,14 @@ from concordct.methods.spectral import transfer as spectral
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
-from concordct.training.bundle import Bundle, save_bundle
+from concordct.training.bundle import save_bundle
 from concordct.volumes.pairing import check_pair, pair_series
 from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
 from concordct.volumes.volume import Volume
 
 #: What a model card calls them.
 TITLES = {
-    concord_bundle.METHOD: "Spectral transfer with residual diffusion",
+    concord_bundle.METHOD: "Spectral transfer with transport of texture",
     spectral.METHOD: "Spectral transfer",
 }
 #: A scan contributes at most this many slabs of this many slices, evenly spread: enough for every ring, in seconds.
@@ -87,7 +87,6 @@ def calibrate_pairs(
     output: Path,
     *,
     method: str = METHODS[0],
-    weights: Bundle | None = None,
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -96,8 +95,7 @@ def calibrate_pairs(
 
     Parameters
     ----------
-    method : one of `METHODS`; "concord" adds the network that comes with the package.
-    weights : another network for "concord".
+    method : one of `METHODS`; "concord" adds the transport of texture.
     allow : problems of a series that may pass, see `Series.check`; they are recorded.
 
     Raises
@@ -128,7 +126,7 @@ def calibrate_pairs(
     worst: float = max(bias, key=abs)
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
     transport = fit_transport(model, slabs) if method == concord_bundle.METHOD else None
-    return _save(model, transport, output, method, overwrite, weights)
+    return _save(model, transport, output, method, overwrite)
 
 
 def calibrate_unpaired(
@@ -240,7 +238,6 @@ def _save(
     output: Path,
     method: str,
     overwrite: bool,
-    weights: Bundle | None = None,
 ) -> Calibration:
     warnings = list(model.info.get("warnings", []))
     bias = model.info.get("bias_hu", 0.0)
@@ -248,7 +245,7 @@ def _save(
         warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
     bundle = model.to_bundle()
     if method == concord_bundle.METHOD:
-        bundle = concord_bundle.to_bundle(model, transport, weights or concord_bundle.shipped_weights())
+        bundle = concord_bundle.to_bundle(model, transport)
     save_bundle(bundle, output, card=_card(model, method, warnings), overwrite=overwrite)
     return Calibration(model, method, output, tuple(warnings))
 

@@ -21,13 +21,26 @@ Sampling = Mapping[str, Any]
 OWN_KERNEL = "CONCORDCT\\"
 
 
+def _no_choice(method: str, sampling: Sampling) -> None:
+    """Methods whose sampling has nothing to choose.
+
+    Raises
+    ------
+    ConcordctError : something chosen.
+    """
+    if sampling:
+        raise ConcordctError(f"expected no choice of sampling for method {method}, found {', '.join(sorted(sampling))}")
+
+
 def _spectral(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
+    _no_choice(bundle.method, sampling)
     return SpectralStandardizer(SpectralModel.from_bundle(bundle), mode=mode, use_neighbours=use_neighbours)
 
 
 def _histogram(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
     from concordct.methods.paired import histogram
 
+    _no_choice(bundle.method, sampling)
     return histogram.load(bundle)
 
 
@@ -35,7 +48,8 @@ def _histogram(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampl
 
 
 def _concord(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
-    return concord.load(bundle, mode, use_neighbours, sampling)
+    _no_choice(bundle.method, sampling)
+    return concord.load(bundle, mode, use_neighbours)
 
 
 def _ltdiffpp(bundle: Bundle, mode: Mode, use_neighbours: bool, sampling: Sampling) -> Standardizer:
@@ -105,7 +119,7 @@ class Model:
         Parameters
         ----------
         use_neighbours : False for scans whose slices are not evenly spaced.
-        sampling : overrides of a trained model's way of sampling; methods that do not sample ignore it.
+        sampling : overrides of a trained model's way of sampling; an unknown one raises.
         """
         return METHODS[self.bundle.method](self.bundle, mode, use_neighbours, sampling or {})
 

@@ -1,11 +1,9 @@
-"""What the flagship's network sees of a slice: texture in units of its expected level, maps, and the vector that says
-which kernel pair it serves."""
+"""A transport at work on a slice: its curves on the coefficients, and texture in units of its level."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +24,6 @@ from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, from_cosines
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import AIR_HU, Volume
 
-#: Frequencies at which calibration's curves are told to the network, cycles per pixel of the scan at hand.
-CURVE = np.linspace(0.02, 0.70, 18)
-#: Channels beside the state: transported texture, anatomy, level of the texture.
-MAPS = 3
-#: Length of the vector: four curves, level of the texture, pixel, slice thickness.
-CONDITION = 4 * len(CURVE) + 3
-#: Anatomy is cut at this many HU on either side of water.
-ANATOMY_HU = 1000.0
-#: Typical level of texture, HU, and thickness, mm: units of the vector, and thickness where a scan does not say it.
-LEVEL_HU, THICKNESS_MM = 30.0, 1.5
 #: Texture beyond this many levels is an edge: it is cut off, stands as transported and is put back.
 TEXTURE_LIMIT = 5.0
 #: Texture is raised as it is up to this many levels, so that noise grows and edges stay.
@@ -46,7 +34,7 @@ WIDER = 1.02
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One slice, ready for transport, and for the network where there is one.
+    """One slice, transported.
 
     Attributes
     ----------
@@ -55,8 +43,6 @@ class Prepared:
     texture : [y, x], the same transported to the target's power. edges : what of it lay beyond `TEXTURE_LIMIT`.
     level : [y, x], standard deviation expected of the target's texture, HU.
     inside : [y, x] bool, the body.
-    body : first and last row and column of what is not air, with the last ones exclusive; None without body.
-    pair : what the network is told of the kernel pair and the slice, all of `condition` but the level.
     """
 
     base: NDArray[np.float32]
@@ -65,23 +51,6 @@ class Prepared:
     edges: NDArray[np.float32]
     level: NDArray[np.float32]
     inside: NDArray[np.bool_]
-    body: tuple[int, int, int, int] | None
-    pair: tuple[SpectralModel, Transport, tuple[float, float], float | None]
-
-    @cached_property
-    def _typical(self) -> float:
-        return float(np.median(self.level[self.inside])) if self.inside.any() else LEAST_LEVEL_HU
-
-    @cached_property
-    def maps(self) -> NDArray[np.float32]:
-        """[MAPS, y, x], what the network sees beside the state."""
-        return _maps(self.texture, self.base, self.level, self._typical)
-
-    @cached_property
-    def condition(self) -> NDArray[np.float32]:
-        """[CONDITION], which kernel pair it serves."""
-        model, transport, spacing_mm, thickness_mm = self.pair
-        return _condition(model, transport, spacing_mm, self._typical, thickness_mm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +62,6 @@ class Curves:
     free, gain : as in `Transport`.
     drawn : root mean square coefficient of the noise to draw, in units of the level.
     in_all : the same with the noise that is added where nothing may be written.
-    theta : angle between transported and true texture, rad.
     law : of the level, for pixels of this size.
     """
 
@@ -101,7 +69,6 @@ class Curves:
     gain: NDArray[np.float32]
     drawn: NDArray[np.float32]
     in_all: NDArray[np.float32]
-    theta: NDArray[np.float32]
     law: LevelLaw
 
 
@@ -127,7 +94,6 @@ def curves(
         on_grid(transport.gain),
         np.sqrt(on_grid(transport.drawn_mm2 * unit)),
         np.sqrt(np.maximum(in_all, 0)).astype(np.float32),
-        on_grid(np.arccos(correlation(transport))),
         _law(model, transport, spacing_mm),
     )
 
@@ -184,12 +150,6 @@ def _law(model: SpectralModel, transport: Transport, spacing_mm: tuple[float, fl
     return replace(law, offset=law.offset + 0.5 * math.log(variances[0] / variances[1]))
 
 
-def correlation(transport: Transport) -> NDArray[np.float64]:
-    """[f], correlation of transported (with its drawn part) and true texture."""
-    raised = np.clip(1 - transport.drawn_mm2 / np.maximum(transport.power_mm2, 1e-12), 0, 1)
-    return np.asarray(np.sqrt(np.clip(transport.coherence, 0, 1) * raised))
-
-
 def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, volume: Volume) -> list[Prepared]:
     """Every slice of a volume or slab.
 
@@ -200,7 +160,6 @@ def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, vo
     """
     base = spectral(volume, generator=SliceSeeds(0, ""))
     spacing = volume.spacing_mm[1:]
-    pair = (spectral.model, transport, spacing, volume.slice_thickness_mm)
     may_write, raising = on.free > 0, on.free * (on.gain - 1)
     found = []
     for image, made in zip(volume.hu, base.hu, strict=True):
@@ -220,45 +179,6 @@ def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, vo
                 edges=transferred - kept,
                 level=level,
                 inside=inside,
-                body=_box(inside) if inside.any() else None,
-                pair=pair,
             )
         )
     return found
-
-
-def _maps(
-    texture: NDArray[np.float32], base: NDArray[np.float32], level: NDArray[np.float32], typical: float
-) -> NDArray[np.float32]:
-    return np.stack(
-        [
-            texture,
-            np.clip(base, -ANATOMY_HU, ANATOMY_HU) / np.float32(ANATOMY_HU / 2),
-            np.log(level / np.float32(typical)),
-        ]
-    ).astype(np.float32)
-
-
-def _condition(
-    model: SpectralModel,
-    transport: Transport,
-    spacing_mm: tuple[float, float],
-    typical: float,
-    thickness_mm: float | None,
-) -> NDArray[np.float32]:
-    pixel = math.sqrt(spacing_mm[0] * spacing_mm[1])
-    at = CURVE * 10.0 / pixel  # lp/cm
-    chosen = (
-        np.sqrt(transport.power_mm2) / (transport.scale * pixel),
-        correlation(transport),
-        np.log1p(np.clip(model.single * transport.gain, 0, 20)),
-        transport.free,
-    )
-    rest = (math.log(typical / LEVEL_HU), pixel, math.log((thickness_mm or THICKNESS_MM) / THICKNESS_MM))
-    found = [np.interp(at, model.frequency_lp_cm, curve, right=0.0) for curve in chosen]
-    return np.concatenate([*found, rest]).astype(np.float32)
-
-
-def _box(body: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
