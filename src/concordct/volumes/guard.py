@@ -1,0 +1,333 @@
+"""Untrusted data decoded in another process, under limits of memory and time, so that a crash is one failed slice.
+
+Libraries in C that decode codestreams abort, run away or print a warning and hand out what they have. Here they run in
+one worker process that is started when it is first needed, serves every call of this process and ends with it. It forks
+itself afresh when a call kills it, which costs a few milliseconds. Arrays come back as plain bytes: nothing that the
+worker says is unpickled.
+
+>>> decoded = guarded(decode_frame, codestream, path=path, syntax="1.2.840.10008.1.2.4.80")   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import json
+import math
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+
+#: What one call may take beside the worker itself: the largest slice allowed (4096 x 4096) needs a quarter of it.
+MEMORY_BYTES = 2**30
+#: Processor time of one call: the largest slice in JPEG 2000 takes a third of it on a slow core.
+PROCESSOR_SECONDS = 15
+#: A call that waits for something is ended too; far above the processor time, for machines that are busy otherwise.
+WALL_SECONDS = 8 * PROCESSOR_SECONDS
+#: So much of what a library prints is kept.
+SAID_BYTES = 2000
+
+_HEAD = struct.Struct("<QQ")  # bytes of JSON, bytes of payload
+_PIPE_BYTES = 2**20
+_PRINTED_BYTES = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What a guarded function returned, and what was printed or warned of meanwhile ("" for nothing).
+
+    Attributes
+    ----------
+    array : as returned, any shape.
+    said : warnings of Python and the text on standard output and error, at most `SAID_BYTES`; it may quote the data.
+    """
+
+    array: NDArray[Any]
+    said: str
+
+
+def guarded(function: Callable[..., NDArray[Any]], data: bytes, *, path: Path, **options: Any) -> Decoded:
+    """Call `function(data, **options)` in the worker process.
+
+    Parameters
+    ----------
+    function : of a module's top level; it returns one array.
+    data : what is decoded.
+    path : named in messages.
+    options : anything that JSON holds.
+
+    Raises
+    ------
+    ConcordctError : the function raised one (its message as it is), raised anything else (its type alone, for the text
+        may quote a patient), crashed, or went beyond `MEMORY_BYTES`, `PROCESSOR_SECONDS` or `WALL_SECONDS`.
+    """
+    with _LOCK:
+        return _worker(function.__module__).call(function, data, path, options)
+
+
+class _Worker:
+    """The parent's end of one worker process."""
+
+    def __init__(self, module: str) -> None:
+        self.owner = os.getpid()
+        ours_in, theirs_out = os.pipe()
+        theirs_in, ours_out = os.pipe()
+        _widen(ours_in)
+        _widen(ours_out)
+        code = f"from concordct.volumes.guard import serve; serve({theirs_in}, {theirs_out})"
+        # BLAS without threads of its own: the worker forks, and a slice is too small to share.
+        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        package = str(Path(__file__).resolve().parents[2])
+        environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(theirs_in, theirs_out),
+            env=environment,
+            start_new_session=True,  # Ctrl-C is the parent's; the worker ends when its pipe does
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self.replies, self.requests = ours_in, ours_out
+        self.send({"module": module}, b"")
+
+    def call(self, function: Callable[..., Any], data: bytes, path: Path, options: dict[str, Any]) -> Decoded:
+        """One request and its answer; whatever goes wrong beyond an exception ends the process."""
+        deadline = time.monotonic() + WALL_SECONDS
+        try:
+            called = {"module": function.__module__, "name": function.__qualname__, "options": options}
+            self.send({**called, "seconds": PROCESSOR_SECONDS}, data)
+            answer, payload = self.receive(deadline)
+        except TimeoutError:
+            self.end()
+            raise ConcordctError(f"decoding took longer than {WALL_SECONDS} s: {path}") from None
+        except (OSError, EOFError, ValueError):
+            self.end()
+            raise ConcordctError(f"the process that decodes was ended (out of memory?): {path}") from None
+        if "died" in answer:
+            raise ConcordctError(f"decoding {_death(int(answer['died']))}: {path}")
+        if "error" in answer:
+            raise ConcordctError(str(answer["error"]))
+        if "raised" in answer:
+            memory = answer["raised"] == "MemoryError"
+            reason = f"needs more than {MEMORY_BYTES >> 20} MB" if memory else f"failed ({answer['raised']})"
+            raise ConcordctError(f"decoding {reason}: {path}")
+        array = np.frombuffer(payload, np.dtype(answer["dtype"])).reshape(answer["shape"])
+        return Decoded(array, str(answer["said"]))
+
+    def send(self, head: dict[str, Any], payload: bytes) -> None:
+        text = json.dumps(head).encode()
+        _write(self.requests, _HEAD.pack(len(text), len(payload)) + text)
+        _write(self.requests, payload)
+
+    def receive(self, deadline: float) -> tuple[dict[str, Any], bytearray]:
+        text, payload = _HEAD.unpack(self._read(_HEAD.size, deadline))
+        if text > 2**16 or payload > MEMORY_BYTES:
+            raise ValueError("an answer of that size is none of ours")
+        found = json.loads(self._read(text, deadline))
+        return found, self._read(payload, deadline)
+
+    def _read(self, size: int, deadline: float) -> bytearray:
+        buffer = bytearray(size)
+        view, done = memoryview(buffer), 0
+        while done < size:
+            if not select.select([self.replies], [], [], max(deadline - time.monotonic(), 0))[0]:
+                raise TimeoutError
+            count = os.readv(self.replies, [view[done:]])
+            if count == 0:
+                raise EOFError
+            done += count
+        return buffer
+
+    def end(self) -> None:
+        """Close the pipes, which ends an idle worker, and kill one that is busy."""
+        global _CURRENT
+        _CURRENT = None
+        for pipe in (self.requests, self.replies):
+            with suppress(OSError):
+                os.close(pipe)
+        try:
+            self.process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+_LOCK = threading.RLock()
+_CURRENT: _Worker | None = None
+
+
+def _worker(module: str) -> _Worker:
+    """The worker of this process; a fork of this process gets its own."""
+    global _CURRENT
+    if _CURRENT is None or _CURRENT.owner != os.getpid() or _CURRENT.process.poll() is not None:
+        _CURRENT = _Worker(module)
+    return _CURRENT
+
+
+@atexit.register
+def _end_worker() -> None:
+    if _CURRENT is not None and _CURRENT.owner == os.getpid():
+        _CURRENT.end()
+
+
+def _after_fork() -> None:
+    global _LOCK, _CURRENT
+    _LOCK, _CURRENT = threading.RLock(), None
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _widen(pipe: int) -> None:
+    """A slice in few pieces; where the system has no such call the pipe stays narrow."""
+    import fcntl
+
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _write(pipe: int, data: bytes | memoryview) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(pipe, view) :]
+
+
+def _death(status: int) -> str:
+    """A wait status in words."""
+    if not os.WIFSIGNALED(status):
+        return f"ended its process (exit {os.waitstatus_to_exitcode(status)})"
+    number = os.WTERMSIG(status)
+    if number == signal.SIGXCPU:
+        return f"took more than {PROCESSOR_SECONDS} s of processor time"
+    if number == signal.SIGKILL:
+        return "was killed (out of memory?)"
+    return f"crashed ({signal.Signals(number).name})"
+
+
+# What follows runs in the worker process alone.
+
+
+def serve(requests: int, replies: int) -> None:
+    """Answer requests until the pipe ends. A child does the work; one that is killed is replaced and reported."""
+    with open(requests, "rb", buffering=0, closefd=False) as source:
+        first, _ = _receive(source)
+        if first is None:
+            return
+        with suppress(ImportError):
+            importlib.import_module(first["module"])  # once, before the forks
+        while True:
+            child = os.fork()
+            if child == 0:
+                try:
+                    _answer_all(source, replies)
+                except BrokenPipeError:
+                    os._exit(0)
+                except BaseException:
+                    os._exit(3)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            if status == 0:
+                return
+            text = json.dumps({"died": status}).encode()
+            try:
+                _write(replies, _HEAD.pack(len(text), 0) + text)
+            except BrokenPipeError:
+                return
+
+
+def _answer_all(source: BinaryIO, replies: int) -> None:
+    with tempfile.TemporaryFile() as printed:
+        for stream in (1, 2):
+            os.dup2(printed.fileno(), stream)
+        _limit_memory()
+        while True:
+            request, data = _receive(source)
+            if request is None:
+                return
+            printed.seek(0)
+            printed.truncate()
+            _limit_time(int(request["seconds"]))
+            head, array = _answer(request, data)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if array is not None:
+                printed.seek(0)
+                head["said"] = (head["said"] + printed.read(SAID_BYTES).decode("utf-8", "replace"))[:SAID_BYTES]
+            payload = b"" if array is None else array.data.cast("B")
+            text = json.dumps(head).encode()
+            _write(replies, _HEAD.pack(len(text), len(payload)) + text)
+            _write(replies, payload)
+
+
+def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            function = getattr(importlib.import_module(request["module"]), request["name"])
+            array = np.asarray(function(data, **request["options"]), order="C")
+    except ConcordctError as error:
+        return {"error": str(error)}, None
+    except Exception as error:
+        return {"raised": type(error).__name__}, None
+    said = "".join(f"{warning.message}\n" for warning in caught)
+    return {"dtype": array.dtype.str, "shape": array.shape, "said": said}, array.reshape(-1)
+
+
+def _receive(source: BinaryIO) -> tuple[dict[str, Any] | None, bytes]:
+    head = _exactly(source, _HEAD.size)
+    if len(head) < _HEAD.size:
+        return None, b""
+    text, payload = _HEAD.unpack(head)
+    return json.loads(_exactly(source, text)), _exactly(source, payload)
+
+
+def _exactly(source: BinaryIO, size: int) -> bytes:
+    pieces = []
+    while size and (piece := source.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _limit_memory() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_PRINTED_BYTES, _PRINTED_BYTES))
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError):
+        return  # no such system file, and no limit of address space that holds (macOS)
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _limit_time(seconds: int) -> None:
+    """The soft limit moves with every request; beyond it the system sends SIGXCPU, which ends the process."""
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime) + seconds, hard))

@@ -1,0 +1,60 @@
+"""What the worker process is asked to do in `test_guard.py`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+
+
+def double(data: bytes, *, dtype: str = "u1") -> NDArray[np.generic]:
+    return np.frombuffer(data, dtype) * 2
+
+
+def process(data: bytes) -> NDArray[np.int64]:
+    return np.array(os.getpid())
+
+
+def crash(data: bytes) -> NDArray[np.generic]:
+    ctypes.string_at(0)
+    raise AssertionError
+
+
+def leave(data: bytes) -> NDArray[np.generic]:
+    os._exit(7)
+
+
+def fill(data: bytes) -> NDArray[np.generic]:
+    return np.ones(2**31, "u1")
+
+
+def spin(data: bytes) -> NDArray[np.generic]:
+    while True:
+        pass
+
+
+def sleep(data: bytes) -> NDArray[np.generic]:
+    time.sleep(60)
+    raise AssertionError
+
+
+def warn(data: bytes) -> NDArray[np.generic]:
+    warnings.warn("odd", stacklevel=1)
+    print("on standard output")
+    os.write(sys.stderr.fileno(), b"premature end of data\n")
+    return np.zeros(1)
+
+
+def refuse(data: bytes) -> NDArray[np.generic]:
+    raise ConcordctError("expected good data, found bad: x.dcm")
+
+
+def stumble(data: bytes) -> NDArray[np.generic]:
+    raise ValueError("Doe^Jane")

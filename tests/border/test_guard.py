@@ -1,0 +1,96 @@
+"""The worker process: what kills it is one refused call, and the next call is served."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from concordct.errors import ConcordctError
+from concordct.volumes import guard
+from concordct.volumes.guard import guarded
+
+sys.path.insert(0, str(Path(__file__).parent))
+import guard_tasks as tasks
+
+PATH = Path("a.dcm")
+
+
+def works() -> bool:
+    data = os.urandom(3_000_001)
+    found = guarded(tasks.double, data, path=PATH)
+    return bool(np.array_equal(found.array, np.frombuffer(data, "u1") * 2)) and found.said == ""
+
+
+def test_arrays_come_back_as_they_are_and_one_process_serves_all() -> None:
+    assert works()
+    found = guarded(tasks.double, np.arange(6, dtype="<i2").tobytes(), path=PATH, dtype="<i2")
+    assert found.array.dtype == np.dtype("<i2")
+    assert found.array.tolist() == [0, 2, 4, 6, 8, 10]
+    processes = {int(guarded(tasks.process, b"", path=PATH).array) for _ in range(5)}
+    assert len(processes) == 1
+    assert os.getpid() not in processes
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: works(), range(8)))
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        (tasks.crash, r"crashed \(SIGSEGV\): a.dcm"),
+        (tasks.leave, r"ended its process \(exit 7\): a.dcm"),
+        (tasks.fill, r"needs more than 1024 MB: a.dcm"),
+        (tasks.refuse, r"^expected good data, found bad: x.dcm$"),
+        (tasks.stumble, r"failed \(ValueError\): a.dcm"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_the_next_call_is_served(task, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConcordctError, match=says) as caught:
+        guarded(task, b"x", path=PATH)
+    assert "Doe" not in str(caught.value)
+    assert works()
+
+
+def test_a_loop_and_a_wait_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "WALL_SECONDS", 0.5)
+        with pytest.raises(ConcordctError, match=r"took longer than 0\.5 s: a.dcm"):
+            guarded(tasks.sleep, b"", path=PATH)
+    assert works()
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "PROCESSOR_SECONDS", 1)
+        with pytest.raises(ConcordctError, match=r"took more than 1 s of processor time"):
+            guarded(tasks.spin, b"", path=PATH)
+    assert works()
+
+
+def test_what_a_library_prints_or_warns_of_is_told() -> None:
+    said = guarded(tasks.warn, b"", path=PATH).said
+    assert [line in said for line in ("odd", "on standard output", "premature end of data")] == [True] * 3
+    assert works()
+
+
+def test_the_worker_ends_with_its_parent() -> None:
+    code = (
+        f"import sys, os, signal; sys.path.insert(0, {str(Path(__file__).parent)!r}); import guard_tasks as tasks;"
+        "from pathlib import Path; from concordct.volumes.guard import guarded;"
+        "print(int(guarded(tasks.process, b'', path=Path('a')).array), flush=True);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    number = int(found.stdout)
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            break
+        if state == "Z":
+            break
+        subprocess.run(["sleep", "0.05"], check=True)
+    else:
+        pytest.fail("the worker outlived its parent")
