@@ -82,7 +82,7 @@ def cohorts(only: list[str] | None, methods: tuple[str, ...], quick: bool) -> No
         body = (
             f"## The flagship on virtual cohorts: {cohort.title}\n\n"
             f"{people} subjects of {cohort.slices} slices that nothing was chosen on (seed {cohort.seed}), judged;\n"
-            "one other subject of the same protocol calibrated on one slice or on three. Lin's CCC of each feature over\n"
+            "one other subject of the same protocol calibrated on one slice or three. Lin's CCC of each feature over\n"
             f"ROIs, mean of a class (95 % interval over subjects), preset {judge.preset}; squares of 20 pixels in\n"
             "lungs and soft tissue, nodules slice by slice. `sample` calibrated on one slice is the mean of\n"
             f"{1 if quick else len(SEEDS)} seed(s), else one. Bold: at least {ENOUGH}, or {OF_CEILING} of the\n"

@@ -16,9 +16,9 @@ from benchmarks.results import table
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.spectral.fit import KNOWN
 from concordct.signal.body import body_mask
-from concordct.signal.spectra import cosine_frequencies, from_cosines, to_cosines
+from concordct.signal.spectra import cosine_frequencies, detail_from_cosines, detail_to_cosines, to_cosines
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import AIR_HU, Volume
+from concordct.volumes.volume import Volume
 
 #: Bands, cycles/pixel; the last takes the corners of the spectrum.
 BAND, BANDS = 0.1, 6
@@ -55,11 +55,13 @@ def _measured(work: ConcordStandardizer, pairs: Pairs) -> tuple[NDArray[np.float
         band = np.minimum(cosine_frequencies(shape, (10.0, 10.0)) / BAND, BANDS - 1).astype(int).ravel()
         inside = body_mask(source.hu)
         for z in range(len(base)):
-            part = to_cosines(full[z] - base[z] + np.float32(AIR_HU))
+            part = detail_to_cosines(full[z] - base[z])
             power = np.square(to_cosines(target.hu[z]), dtype=np.float64)
             rows = (power, (1 - coherence) * power, np.square(part, dtype=np.float64))
             for row, values in enumerate(rows):
                 powers[row] += np.bincount(band, values.ravel(), BANDS)
-            known += float(np.sum(np.square(from_cosines(part * (coherence > KNOWN))[inside[z]], dtype=np.float64)))
+            known += float(
+                np.sum(np.square(detail_from_cosines(part * (coherence > KNOWN))[inside[z]], dtype=np.float64))
+            )
             count += int(inside[z].sum())
     return powers, float(np.sqrt(known / max(count, 1)))

@@ -21,7 +21,7 @@ from concordct.volumes.files import write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.scans import one_scan
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import Volume
+from concordct.volumes.volume import BODY_ABOVE_HU, Volume
 
 SEEDS = (0, 1, 2)
 TEXTURES = ("glcm", "glrlm", "glszm", "gldm", "ngtdm")
@@ -73,7 +73,7 @@ def mayo(data: Path) -> list[Real]:
 def philips(data: Path) -> list[Real]:
     """Both directions of the head phantom: slices 0-2 to calibrate on, 6-11 to judge."""
     scans = {name: find_series(data / f"philips_head_phantom/{name}_1mm").series[0].read() for name in ("UB", "YA")}
-    material = scans["UB"].hu[6:] > -500
+    material = scans["UB"].hu[6:] > BODY_ABOVE_HU
     found = []
     for source, target in (("YA", "UB"), ("UB", "YA")):
         cut = [(scans[source].slab(z, z + 1), scans[target].slab(z, z + 1)) for z in range(3)]

@@ -287,7 +287,7 @@ def pair_spectra(source: Array, target: Array, pixel_mm: float) -> dict[str, Any
     gain = np.interp(f, centres, even[2] / even[0]).astype(np.float32)
     before, after = [], []
     for index in range(1, len(source), 2):
-        filtered = from_cosines(to_cosines(source[index].astype(np.float32)) * gain) + AIR_HU
+        filtered = from_cosines(to_cosines(source[index].astype(np.float32)) * gain)
         before.append(np.mean((source[index] - target[index]) ** 2))
         after.append(np.mean((filtered - target[index]) ** 2))
     return {

@@ -25,7 +25,7 @@ from concordct.signal.spectra import MM_PER_CM, noise_power, power_ratio
 from concordct.volumes.files import open_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import Volume
+from concordct.volumes.volume import BODY_ABOVE_HU, Volume
 
 SEEDS = range(5)
 #: A 12-bit CT image holds these HU; both pairs were stored so.
@@ -48,7 +48,7 @@ def philips(data: Path) -> str:
     """Both directions of the head phantom."""
     scans = {k: find_series(data / f"philips_head_phantom/{k}_1mm").series[0] for k in ("UB", "YA")}
     whole = {k: scan.read() for k, scan in scans.items()}
-    material = whole["UB"].hu > -500
+    material = whole["UB"].hu > BODY_ABOVE_HU
     inner = np.zeros_like(material)
     inner[6:-1] = material[6:-1]
     judged = material.copy()

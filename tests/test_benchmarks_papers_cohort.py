@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import papers_cohort
+
 from concordct.scanner.patients import patient_height_mm
 
 
@@ -13,7 +14,7 @@ def test_no_patient_lies_in_two_splits_and_the_test_is_large_enough() -> None:
     assert len(set().union(*of.values())) == len(jobs) == 25
     for job in jobs:
         (stack,) = job.stacks
-        assert 0 < stack.z_mm.min() - 0.5
+        assert stack.z_mm.min() - 0.5 > 0
         assert stack.z_mm.max() + 0.5 < patient_height_mm(job.number, seed=papers_cohort.SEED)
         assert job.kernels == ("Br40", "Bl64")
         # Whole detector rows: slices of one row each.

@@ -72,3 +72,12 @@ def test_a_few_patches_tell_nothing() -> None:
     patches = PatchPower.of(SPACING)
     power = np.ones((20, patches.centres_lp_cm.size))
     assert lacking_power(power, power, power, patches.centres_lp_cm) is None
+
+
+def test_a_slice_without_patches_has_no_power() -> None:
+    patches = PatchPower.of((0.74, 0.74))
+    thin = np.zeros((64, 64), bool)
+    thin[30:36] = True
+    corners = patches.corners(thin)
+    assert len(corners) == 0
+    assert patches.of_image(np.zeros((64, 64), np.float32), corners).shape == (0, patches.centres_lp_cm.size)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from concordct.methods.concord.texture_level import LEAST_LEVEL_HU, LevelLaw, best_law, level_of, local_rms
-from concordct.signal.spectra import to_cosines
+from concordct.signal.spectra import detail_to_cosines
 
 SPACING = (0.7, 0.7)
 WHOLE = np.ones((200, 240), bool)
@@ -51,7 +51,7 @@ def test_the_rim_is_not_averaged_with_air(noise: NDArray[np.float32]) -> None:
 
 def test_a_law_is_linear_in_dose_and_needs_no_body(noise: NDArray[np.float32]) -> None:
     law = LevelLaw(from_lp_cm=4.0, offset=0.3, slope=0.7, misfit=0.1)
-    coefficients = to_cosines(noise - 1000)
+    coefficients = detail_to_cosines(noise)
     level = level_of(coefficients, WHOLE, law, spacing_mm=SPACING)
     assert level_of(2 * coefficients, WHOLE, law, spacing_mm=SPACING) == pytest.approx(2 * level, rel=1e-3)
     other = level_of(coefficients, WHOLE, LevelLaw(4.0, 0.3 + np.log(2), 0.7, 0.1), spacing_mm=SPACING)

@@ -75,6 +75,24 @@ def test_refusals_say_by_how_much(tmp_path: Path) -> None:
         check_pair(source, shorter)
 
 
+def test_series_anonymized_one_by_one_are_paired_by_content_where_that_is_allowed(tmp_path: Path) -> None:
+    source, target = stack(tmp_path / "a"), stack(tmp_path / "b", FrameOfReferenceUID="1.2.9")
+    agreement = check_pair(source, target, allow={"frames"})
+    assert agreement.frames_differ
+    assert pair_series([source], [target], allow={"frames"}) == ((source, target),)
+    with pytest.raises(ConcordctError, match="different content"):
+        check_pair(source, stack(tmp_path / "c", seed=2.0, FrameOfReferenceUID="1.2.9"), allow={"frames"})
+    assert not check_pair(source, stack(tmp_path / "d"), allow={"frames"}).frames_differ
+
+
+def test_real_pairs_of_two_frames(shared_data: Path) -> None:
+    phantom = shared_data / "canon_chest_phantom"
+    sharp, soft = (find_series(phantom / name).series[0] for name in ("FC51", "FC13"))
+    with pytest.raises(ConcordctError, match="frames"):
+        check_pair(sharp, soft)
+    assert check_pair(sharp, soft, allow={"frames"}).correlation > 0.99
+
+
 def test_pairing_refuses_ambiguity_and_strangers(tmp_path: Path) -> None:
     source, target = stack(tmp_path / "a"), stack(tmp_path / "b")
     with pytest.raises(ConcordctError, match="both fit"):

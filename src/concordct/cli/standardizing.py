@@ -121,7 +121,7 @@ def calibrate(
         elif unpaired:
             result = pipeline.calibrate_unpaired(source, target, output, **common)  # type: ignore[arg-type]
         else:
-            found = pipeline.pairs_of_paths(source, target)  # type: ignore[arg-type]
+            found = pipeline.pairs_of_paths(source, target, allow=allowed)  # type: ignore[arg-type]
             result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
     summary = pipeline.summary(result)
     if as_json:

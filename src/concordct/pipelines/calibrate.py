@@ -52,8 +52,12 @@ class Calibration:
     warnings: tuple[str, ...]
 
 
-def pairs_of_paths(source: Path, target: Path) -> tuple[Pair, ...]:
+def pairs_of_paths(source: Path, target: Path, *, allow: Collection[str] = frozenset()) -> tuple[Pair, ...]:
     """The pairs in two places: one scan each, or folders of several that match by geometry.
+
+    Parameters
+    ----------
+    allow : as for `check_pair`.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def pairs_of_paths(source: Path, target: Path) -> tuple[Pair, ...]:
             one_scan(path)  # says what was set aside
     if len(sources) == len(targets) == 1:
         return ((sources[0], targets[0]),)
-    return pair_series(sources, targets)
+    return pair_series(sources, targets, allow=allow)
 
 
 def pairs_of_manifest(path: Path, *, split: str | None = "train") -> tuple[Pair, ...]:
@@ -121,8 +125,15 @@ def calibrate_pairs(
     for source, target in pairs:
         if source.key == target.key:
             raise ConcordctError(f"{scan_path(source)}: expected two reconstructions of one scan, found the same twice")
-    bias: list[float] = [check_pair(source, target).bias_hu for source, target in pairs]
+    agreements = [check_pair(source, target, allow=allow) for source, target in pairs]
+    bias: list[float] = [one.bias_hu for one in agreements]
     info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
+    info["warnings"] += [
+        f"two frames of reference: paired by position ({one.offset_mm:.2g} mm apart) and content (correlation "
+        f"{one.correlation:.4f})"
+        for one in agreements
+        if one.frames_differ
+    ]
     worst: float = max(bias, key=abs)
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
     transport = fit_transport(model, slabs) if method == concord_bundle.METHOD else None

@@ -32,8 +32,9 @@ from concordct.report.tables import (
     quality_rows,
     worst_features,
 )
-from concordct.report.voxels import BODY_HU, Kept, pack
+from concordct.report.voxels import Kept, pack
 from concordct.volumes.place import atomic_file
+from concordct.volumes.volume import BODY_ABOVE_HU
 
 __all__ = ["Curve", "Stack", "write_evaluation_report"]
 
@@ -218,7 +219,7 @@ def _lung_share(hu: NDArray[Any]) -> float:
     """The share of the body, [y, x] HU with its holes filled, that reads like aerated lung."""
     from scipy.ndimage import binary_fill_holes
 
-    body = binary_fill_holes(hu > BODY_HU)
+    body = binary_fill_holes(hu > BODY_ABOVE_HU)
     return float(np.mean((hu[body] > LUNG_HU[0]) & (hu[body] < LUNG_HU[1]))) if body.any() else 0.0
 
 

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Voxels above this belong to the patient or the table; the crop keeps all of them.
-BODY_HU = -500.0
+from concordct.volumes.volume import BODY_ABOVE_HU
 
 #: Air kept around the body, so that its rim can be judged, voxels.
 CROP_MARGIN = 8
@@ -84,7 +83,7 @@ def encode_slice(hu: NDArray[np.int16]) -> str:
 
 
 def body_box(volumes: Sequence[NDArray[Any]]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns (half-open) that hold every voxel above `BODY_HU` of any volume, with `CROP_MARGIN`.
+    """Rows and columns (half-open) that hold every voxel above `BODY_ABOVE_HU` of any volume, with `CROP_MARGIN`.
 
     Parameters
     ----------
@@ -94,7 +93,7 @@ def body_box(volumes: Sequence[NDArray[Any]]) -> tuple[tuple[int, int], tuple[in
     flat = np.zeros((height, width), dtype=bool)
     for volume in volumes:
         for plane in volume:
-            flat |= plane > BODY_HU
+            flat |= plane > BODY_ABOVE_HU
     if not flat.any():
         return (0, height), (0, width)
 

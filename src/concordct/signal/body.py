@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-#: Between air and fat; lung is filled in afterwards, since it lies inside the chest wall.
-BODY_ABOVE_HU = -500.0
+from concordct.volumes.volume import BODY_ABOVE_HU
+
 #: Smallest thing that counts as material: an insert of a phantom, not the tubing on the table.
 MATERIAL_MM2 = 100.0
 

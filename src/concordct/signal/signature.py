@@ -22,7 +22,7 @@ from scipy import fft, ndimage
 
 from concordct.signal.body import material_mask
 from concordct.signal.spectra import MM_PER_CM, plane_projector
-from concordct.volumes.volume import AIR_HU
+from concordct.volumes.volume import AIR_HU, BODY_ABOVE_HU
 
 #: Rings of the noise spectrum: wide enough for a patch of 12 mm, out to beyond every kernel.
 RING_LP_CM, RINGS = 0.5, 32
@@ -44,8 +44,8 @@ TAIL_QUANTILE = 0.7
 EDGE_LP_CM = np.arange(0.0, 10.01, 0.25)
 #: Profiles across a surface reach this far on either side, in steps of this.
 REACH_MM, STEP_MM = 6.0, 0.2
-#: Material begins here, HU; air and foam end there.
-SURFACE_HU, AIR_BELOW_HU = -500.0, -850.0
+#: Air and foam end here, HU.
+AIR_BELOW_HU = -850.0
 #: Plateau of the material: where it is read, mm inside the surface, and how far it may vary, as a share of the step.
 PLATEAU_MM, PLATEAU_SPREAD = (2.5, 5.5), 0.25
 #: HU of materials whose surface counts: fat to plastic and bone.
@@ -245,7 +245,7 @@ def _surface(
     image: NDArray[np.float32], body: NDArray[np.bool_], spacing_mm: tuple[float, float]
 ) -> NDArray[np.float64]:
     """[tile, t]: mean profiles across surfaces, from 0 in air to 1 in material, half way at t = 0."""
-    material = body & (image > SURFACE_HU)
+    material = body & (image > BODY_ABOVE_HU)
     border = material & ~ndimage.binary_erosion(material, border_value=1)
     margin = [int(np.ceil(REACH_MM / d)) + 1 for d in spacing_mm]
     inside = np.zeros_like(border)

@@ -39,12 +39,22 @@ def cosine_frequencies(shape: tuple[int, int], spacing_mm: tuple[float, float]) 
 
 
 def to_cosines(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Orthonormal cosine coefficients of a slice, HU above air, so that empty field contributes nothing."""
-    return np.asarray(fft.dctn(image - np.float32(AIR_HU), type=2, norm="ortho"), dtype=np.float32)
+    """Orthonormal cosine coefficients of a slice, [y, x] HU above air, so that empty field contributes nothing."""
+    return detail_to_cosines(image - np.float32(AIR_HU))
 
 
 def from_cosines(coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The slice of these coefficients, HU above air: `AIR_HU`, which `to_cosines` took off, is still to be added."""
+    """The slice of these coefficients, [y, x] HU; the inverse of `to_cosines`."""
+    return detail_from_cosines(coefficients) + np.float32(AIR_HU)
+
+
+def detail_to_cosines(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Orthonormal cosine coefficients of an image around 0: a difference, a band, noise, [y, x]."""
+    return np.asarray(fft.dctn(image, type=2, norm="ortho"), dtype=np.float32)
+
+
+def detail_from_cosines(coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The image around 0 of these coefficients, [y, x]; the inverse of `detail_to_cosines`."""
     return np.asarray(fft.idctn(coefficients, type=2, norm="ortho"), dtype=np.float32)
 
 

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.volumes.place import atomic_file
-from concordct.volumes.volume import Volume
+from concordct.volumes.volume import BODY_ABOVE_HU, Volume
 
-#: Patches are centred where the box around everything above this lies, HU: body, not the air beside it.
-BODY_HU = -500.0
 #: Slices read and copied at once.
 SLAB = 16
 
@@ -108,7 +106,8 @@ def _store(folder: Path, scan: Readable) -> NDArray[np.int16]:
 
 
 def _box(image: NDArray[np.int16]) -> NDArray[np.int32]:
-    body = image > BODY_HU
+    # Patches are centred in the box around the body, not in the air beside it.
+    body = image > BODY_ABOVE_HU
     rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
     if not len(rows):
         return np.array([0, image.shape[0] - 1, 0, image.shape[1] - 1], np.int32)

@@ -6,7 +6,7 @@ function fitted between the two would be nonsense.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from scipy import ndimage
 from concordct.errors import ConcordctError
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.series import ALLOWABLE, Series
+from concordct.volumes.volume import BODY_ABOVE_HU
 
 #: Reconstructions of one scan share their positions; each header rounds them to 0.1 mm at the worst.
 SAME_POSITION_MM = 0.11
@@ -28,8 +29,6 @@ MIN_CORRELATION = 0.99
 MAX_BIAS_HU = 10.0
 #: Where the low-passed image is steeper than this, it is an edge and no uniform region.
 UNIFORM_HU_PER_MM = 4.0
-#: Low-passed HU above this is body (lung is not: its fine structure belongs to the kernel).
-BODY_HU = -500.0
 #: Slices compared: three, at a quarter, half and three quarters of the volume.
 QUARTERS = (0.25, 0.5, 0.75)
 
@@ -44,20 +43,26 @@ class Agreement:
     bias_hu : mean of target - source over uniform body regions; 0 where there is none.
     uniform_voxels : how many voxels that mean is over.
     offset_mm : greatest distance between corresponding voxels by the two geometries.
+    frames_differ : two frames of reference, let pass because positions and content agree.
     """
 
     correlation: float
     bias_hu: float
     uniform_voxels: int
     offset_mm: float
+    frames_differ: bool = False
 
 
-def check_pair(source: Series | VolumeFile, target: Series | VolumeFile) -> Agreement:
+def check_pair(
+    source: Series | VolumeFile, target: Series | VolumeFile, *, allow: Collection[str] = frozenset()
+) -> Agreement:
     """Refuse a pair that is not one scan reconstructed twice.
 
     Parameters
     ----------
     source, target : series or volume files.
+    allow : "frames" lets two frames of reference pass, which anonymizing series by series makes of one; shape,
+        positions and content are asked for all the same. Other codes of `ALLOWABLE` concern each scan by itself.
 
     Returns
     -------
@@ -69,7 +74,7 @@ def check_pair(source: Series | VolumeFile, target: Series | VolumeFile) -> Agre
         and the expected value.
     """
     where = f"{_name(source)} and {_name(target)}"
-    offset = _check_geometry(source, target, where)
+    offset = _check_geometry(source, target, where, allow)
     correlation, bias, voxels = _content(source, target)
     if correlation < MIN_CORRELATION:
         raise ConcordctError(
@@ -80,17 +85,21 @@ def check_pair(source: Series | VolumeFile, target: Series | VolumeFile) -> Agre
         raise ConcordctError(
             f"the pair differs by {bias:+.1f} HU in uniform body regions, expected at most {MAX_BIAS_HU:g} HU: {where}"
         )
-    return Agreement(correlation=correlation, bias_hu=bias, uniform_voxels=voxels, offset_mm=offset)
+    return Agreement(correlation, bias, voxels, offset, frames_differ=_frames_differ(source, target))
 
 
 def pair_series(
-    sources: Sequence[Series | VolumeFile], targets: Sequence[Series | VolumeFile]
+    sources: Sequence[Series | VolumeFile],
+    targets: Sequence[Series | VolumeFile],
+    *,
+    allow: Collection[str] = frozenset(),
 ) -> tuple[tuple[Series | VolumeFile, Series | VolumeFile], ...]:
     """Match the volumes of two folders: by frame of reference and geometry, and by content where several fit.
 
     Parameters
     ----------
     sources, targets : as found; every source needs exactly one target and no target serves twice.
+    allow : as for `check_pair`.
 
     Returns
     -------
@@ -103,9 +112,9 @@ def pair_series(
     pairs = []
     taken: dict[int, Series | VolumeFile] = {}
     for source in sources:
-        fitting = [k for k, target in enumerate(targets) if _geometry_fault(source, target)[1] is None]
+        fitting = [k for k, target in enumerate(targets) if _geometry_fault(source, target, allow)[1] is None]
         if not fitting:
-            faults = sorted({_geometry_fault(source, target)[1] or "" for target in targets})
+            faults = sorted({_geometry_fault(source, target, allow)[1] or "" for target in targets})
             why = f": {faults[0]}" if len(faults) == 1 else ""
             raise ConcordctError(f"none of {len(targets)} targets fits{why}: {_name(source)}")
         if len(fitting) > 1:
@@ -115,24 +124,33 @@ def pair_series(
         if best in taken:
             raise ConcordctError(f"{_name(source)} and {_name(taken[best])} both fit {_name(targets[best])} only")
         taken[best] = source
-        check_pair(source, targets[best])
+        check_pair(source, targets[best], allow=allow)
         pairs.append((source, targets[best]))
     return tuple(pairs)
 
 
-def _check_geometry(source: Series | VolumeFile, target: Series | VolumeFile, where: str) -> float:
-    offset, fault = _geometry_fault(source, target)
+def _check_geometry(
+    source: Series | VolumeFile, target: Series | VolumeFile, where: str, allow: Collection[str]
+) -> float:
+    offset, fault = _geometry_fault(source, target, allow)
     if fault is not None:
         raise ConcordctError(f"{fault}: {where}")
     return offset
 
 
-def _geometry_fault(source: Series | VolumeFile, target: Series | VolumeFile) -> tuple[float, str | None]:
+def _frames_differ(source: Series | VolumeFile, target: Series | VolumeFile) -> bool:
+    if not (isinstance(source, Series) and isinstance(target, Series)):
+        return False
+    frames = (source.frame_of_reference_uid, target.frame_of_reference_uid)
+    return None not in frames and frames[0] != frames[1]
+
+
+def _geometry_fault(
+    source: Series | VolumeFile, target: Series | VolumeFile, allow: Collection[str]
+) -> tuple[float, str | None]:
     """Greatest distance of corresponding voxels, and what is wrong in words."""
-    if isinstance(source, Series) and isinstance(target, Series):
-        frames = (source.frame_of_reference_uid, target.frame_of_reference_uid)
-        if None not in frames and frames[0] != frames[1]:
-            return np.inf, "the pair has two frames of reference, expected one"
+    if "frames" not in allow and _frames_differ(source, target):
+        return np.inf, "the pair has two frames of reference, expected one [frames]"
     if source.shape != target.shape:
         return np.inf, f"the pair has shapes {source.shape} and {target.shape}, expected the same"
     offset = float(np.linalg.norm(_corners(source) - _corners(target), axis=1).max())
@@ -160,10 +178,11 @@ def _content(source: Series | VolumeFile, target: Series | VolumeFile) -> tuple[
             ndimage.gaussian_filter(one.read(index, index + 1, allow=_all(one)).hu[0], sigma, mode="nearest")
             for one in (source, target)
         )
-        body = ndimage.binary_fill_holes((a > BODY_HU) | (b > BODY_HU))
+        # Lung is no uniform region: its fine structure belongs to the kernel.
+        body = ndimage.binary_fill_holes((a > BODY_ABOVE_HU) | (b > BODY_ABOVE_HU))
         bodies.append([a[body], b[body]])
         steep = np.maximum(*(np.hypot(*np.gradient(image, *source.spacing_mm[1:])) for image in (a, b)))
-        uniform = (steep < UNIFORM_HU_PER_MM) & (np.minimum(a, b) > BODY_HU)
+        uniform = (steep < UNIFORM_HU_PER_MM) & (np.minimum(a, b) > BODY_ABOVE_HU)
         flat.append((b - a)[uniform])
     first, second = (np.concatenate([pair[k] for pair in bodies]) for k in (0, 1))
     if first.size < 2 or first.std() == 0 or second.std() == 0:

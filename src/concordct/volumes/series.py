@@ -20,9 +20,9 @@ from concordct.volumes.volume import Volume
 
 __all__ = ["ALLOWABLE", "Problem", "Series", "SliceRef"]
 
-#: What a caller may let pass ("units" is found from voxels, by those who read them). A "conflict" (one position, two
-#: contents) and a "shift" have no right answer.
-ALLOWABLE = frozenset({"gap", "spacing", "duplicate", "tilt", "kernel", "mixed", "lossy", "units"})
+#: What a caller may let pass ("units" is found from voxels, by those who read them, "frames" from a pair). A "conflict"
+#: (one position, two contents) and a "shift" have no right answer.
+ALLOWABLE = frozenset({"gap", "spacing", "duplicate", "tilt", "kernel", "mixed", "lossy", "units", "frames"})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from concordct.errors import ConcordctError
 
 #: What stands in for padding inside a Volume, so that no filter ever meets the scanner's out-of-range marker.
 AIR_HU = -1000.0
+#: Body begins here, between air and fat; lung lies inside and is filled in.
+BODY_ABOVE_HU = -500.0
 
 
 @dataclass(frozen=True, eq=False)

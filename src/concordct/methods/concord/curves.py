@@ -20,9 +20,9 @@ from concordct.methods.concord.texture_level import (
 from concordct.methods.concord.transport import Transport
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.signal.body import material_mask
-from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, from_cosines, to_cosines
+from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, detail_from_cosines, detail_to_cosines, to_cosines
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import AIR_HU, Volume
+from concordct.volumes.volume import Volume
 
 #: Texture beyond this many levels is an edge: it is cut off, stands as transported and is put back.
 TEXTURE_LIMIT = 5.0
@@ -167,10 +167,10 @@ def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, vo
         coefficients = to_cosines(made)
         level = level_of(coefficients, inside, on.law, spacing_mm=spacing) * np.float32(transport.scale)
         level = np.maximum(level, np.float32(LEAST_LEVEL_HU))
-        transferred = from_cosines(coefficients * on.free) / level
+        transferred = detail_from_cosines(coefficients * on.free) / level
         kept = np.clip(transferred, -TEXTURE_LIMIT, TEXTURE_LIMIT)
-        small = np.clip(from_cosines(coefficients * may_write) / level, -RAISE_LIMIT, RAISE_LIMIT)
-        raised = from_cosines(to_cosines(small + np.float32(AIR_HU)) * raising)
+        small = np.clip(detail_from_cosines(coefficients * may_write) / level, -RAISE_LIMIT, RAISE_LIMIT)
+        raised = detail_from_cosines(detail_to_cosines(small) * raising)
         found.append(
             Prepared(
                 base=made,

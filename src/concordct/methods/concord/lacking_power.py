@@ -74,8 +74,10 @@ class PatchPower:
         return np.argwhere(windows.all(axis=(2, 3))) * step
 
     def of_image(self, image: NDArray[np.float32], corners: NDArray[np.intp]) -> NDArray[np.float64]:
-        """[patch, ring] mean power, in units of the image, mm2."""
+        """[patch, ring] mean power, in units of the image, mm2; no rows without corners."""
         ring, weight, _ = self._rings()
+        if not len(corners):
+            return np.zeros((0, int(ring.max()) + 1))
         windows = np.lib.stride_tricks.sliding_window_view(image, (self.size, self.size))
         taper = np.hanning(self.size + 2)[1:-1]
         taper = np.outer(taper, taper)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from concordct.errors import ConcordctError
 from concordct.methods.concord.bundle import METHOD, parts
@@ -26,7 +25,7 @@ from concordct.methods.concord.curves import curves, prepare
 from concordct.methods.concord.transport import Transport
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.methods.standardizer import Mode
-from concordct.signal.spectra import from_cosines
+from concordct.signal.spectra import detail_from_cosines, detail_to_cosines
 from concordct.training.bundle import Bundle
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
@@ -96,20 +95,15 @@ class ConcordStandardizer:
             if not one.inside.any():
                 continue
             white = base.white(volume, index, generator)
-            texture = one.texture + from_cosines(white * on.drawn)
+            texture = one.texture + detail_from_cosines(white * on.drawn)
             hu[index] += _kept(one.level * (texture + one.edges - one.transferred), on.free > 0)
-            hu[index] += one.level * from_cosines(white * (on.in_all - on.drawn))
+            hu[index] += one.level * detail_from_cosines(white * (on.in_all - on.drawn))
         return volume.with_hu(hu)
 
 
 def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The part of an image in some cosine coefficients."""
-    return from_cosines(_cosines(image) * bands)
-
-
-def _cosines(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `to_cosines`, of an image that is counted from 0 and not from air."""
-    return np.asarray(fft.dctn(image, type=2, norm="ortho"), np.float32)
+    return detail_from_cosines(detail_to_cosines(image) * bands)
 
 
 def load(bundle: Bundle, mode: Mode, use_neighbours: bool) -> ConcordStandardizer:

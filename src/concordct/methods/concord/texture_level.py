@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, from_cosines
+from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, detail_from_cosines
 
 #: Standard deviation of the neighbourhood, and edge of the blocks that squares are averaged in first, mm. Wider ones
 #: average anatomy away, narrower ones follow the noise: 9 mm is between.
@@ -96,7 +96,7 @@ def level_of(
     [y, x] float32, HU, at least `LEAST_LEVEL_HU`.
     """
     frequency = _frequencies((coefficients.shape[0], coefficients.shape[1]), spacing_mm)
-    noise = from_cosines(coefficients * band_above(frequency, law.from_lp_cm))
+    noise = detail_from_cosines(coefficients * band_above(frequency, law.from_lp_cm))
     level = local_rms(noise, ~body, spacing_mm=spacing_mm, rounds=0)
     if body.any():
         own, relative = own_and_relative(local_rms(noise, body, spacing_mm=spacing_mm), body)

@@ -38,9 +38,8 @@ from concordct.methods.spectral.fit import KNOWN, RESIDUAL_CUT, RING_COUNT, UNKN
 from concordct.methods.spectral.self_check import source_signature
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.signal.body import material_mask
-from concordct.signal.spectra import Rings, cosine_frequencies, from_cosines, to_cosines
+from concordct.signal.spectra import Rings, cosine_frequencies, detail_from_cosines, detail_to_cosines, to_cosines
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import AIR_HU
 
 Image = NDArray[np.float32]
 
@@ -142,7 +141,7 @@ class _Slice:
 
     def left_over(self, from_lp_cm: float) -> Image:
         """[y, x] level of what the transfer leaves over above a frequency, HU."""
-        left = from_cosines((self.true - self.made) * band_above(self.frequency, from_lp_cm))
+        left = detail_from_cosines((self.true - self.made) * band_above(self.frequency, from_lp_cm))
         return np.maximum(local_rms(left, self.body, spacing_mm=self.spacing_mm), np.float32(LEAST_LEVEL_HU))
 
 
@@ -210,7 +209,7 @@ def _laws(model: SpectralModel, pairs: Pairs, left_over_lp_cm: float) -> tuple[L
         inside = one.body[thin]
         levels.append(np.log(one.left_over(left_over_lp_cm)[thin][inside]))
         for start in starts:
-            noise = from_cosines(one.made * band_above(one.frequency, start))
+            noise = detail_from_cosines(one.made * band_above(one.frequency, start))
             own, relative = own_and_relative(local_rms(noise, one.body, spacing_mm=one.spacing_mm), one.body)
             logs = np.log(relative[thin][inside].astype(np.float64))
             samples[start].append(np.stack([np.full(logs.size, np.log(own)), logs]))
@@ -238,7 +237,7 @@ def _tissue_spectra(
         ring = rings.index(one.frequency)
         share = np.interp(one.frequency, model.frequency_lp_cm, free, right=0.0).astype(np.float32)
         level = one.left_over(left_over_lp_cm)
-        a, b = (tissue(from_cosines(image * share) / level, one.body) for image in (one.made, one.true))
+        a, b = (tissue(detail_from_cosines(image * share) / level, one.body) for image in (one.made, one.true))
         for row, values in enumerate((a * a, b * b, a * b)):
             sums[row] += rings.sum(ring, values) * one.spacing_mm[0] * one.spacing_mm[1]
         sums[3] += rings.sum(ring, np.full(ring.size, one.body.mean()))
@@ -309,9 +308,9 @@ def _lacking(
         white = np.random.default_rng(0).standard_normal(level.shape, dtype=np.float32)
         corners = patches.corners(one.body)
         images = (
-            from_cosines(one.made * factor * fast) / level + from_cosines(white * drawn),
-            from_cosines(one.true * fast) / level,
-            from_cosines(one.made * fast) / level,
+            detail_from_cosines(one.made * factor * fast) / level + detail_from_cosines(white * drawn),
+            detail_from_cosines(one.true * fast) / level,
+            detail_from_cosines(one.made * fast) / level,
         )
         powers.append(tuple(patches.of_image(image, corners) for image in images))
     if patches is None:
@@ -334,4 +333,4 @@ def tissue(unit: NDArray[np.floating], body: NDArray[np.bool_]) -> Image:
     """Cosine coefficients [y, x] of texture inside the body, cut at some of its own deviations."""
     limit = np.float32(RESIDUAL_CUT * (GAUSSIAN_MAD * np.median(np.abs(unit[body])) + 1e-6))
     cut = np.clip(unit, -limit, limit) * body
-    return to_cosines((cut + np.float32(AIR_HU)).astype(np.float32))
+    return detail_to_cosines(cut.astype(np.float32))

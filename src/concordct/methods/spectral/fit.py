@@ -28,7 +28,7 @@ from concordct.methods.spectral.transfer import (
 )
 from concordct.signal.body import material_mask, patch_corners
 from concordct.signal.signature import SignatureMeter
-from concordct.signal.spectra import Rings, cosine_frequencies, noise_power, to_cosines
+from concordct.signal.spectra import Rings, cosine_frequencies, detail_to_cosines, noise_power, to_cosines
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import AIR_HU, Volume
 
@@ -357,7 +357,7 @@ def _residual_spectrum(
             )
             deviation = local_deviation(level, inside, gain=noise.gain, exponent=noise.exponent)
             unit = np.clip(left / np.maximum(deviation, 1e-3), -RESIDUAL_CUT, RESIDUAL_CUT) * inside
-            power += rings.sum(ring, to_cosines(unit + np.float32(AIR_HU)) ** 2) * spacing[0] * spacing[1]
+            power += rings.sum(ring, detail_to_cosines(unit) ** 2) * spacing[0] * spacing[1]
             cells += rings.sum(ring, np.full(ring.size, inside.mean()))
             if before is not None:
                 lag += float(np.sum(unit * before, dtype=np.float64))

@@ -22,9 +22,9 @@ from concordct.methods.spectral.fit import SIGNATURE, falls_below
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.signal.body import material_mask
 from concordct.signal.signature import EDGE_LP_CM, RING_LP_CM, RINGS, Signature, SignatureMeter, ring_centres_lp_cm
-from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, from_cosines, to_cosines
+from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, detail_from_cosines, detail_to_cosines
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import AIR_HU, Volume
+from concordct.volumes.volume import Volume
 
 Status = Literal["passed", "failed", "not recorded", "not measured"]
 
@@ -313,7 +313,7 @@ def check_return(
     frequency = cosine_frequencies((shape[0], shape[1]), spacing)
     gain = np.interp(frequency, model.frequency_lp_cm, model.single)
     inverse = np.where(frequency < band, gain / (gain**2 + LEAST_GAIN**2), 0.0).astype(np.float32)
-    back = from_cosines(to_cosines(difference + np.float32(AIR_HU)) * inverse)
+    back = detail_from_cosines(detail_to_cosines(difference) * inverse)
     if signature is None:
         meter = SignatureMeter()
         meter.add(source.hu[index], spacing_mm=spacing)

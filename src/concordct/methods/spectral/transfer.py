@@ -23,10 +23,10 @@ from scipy import ndimage
 from concordct.errors import ConcordctError
 from concordct.methods.standardizer import Mode
 from concordct.signal.body import material_mask
-from concordct.signal.spectra import cosine_frequencies, from_cosines, to_cosines
+from concordct.signal.spectra import cosine_frequencies, detail_from_cosines, from_cosines, to_cosines
 from concordct.training.bundle import Bundle
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import AIR_HU, Volume
+from concordct.volumes.volume import Volume
 
 METHOD = "spectral"
 
@@ -253,7 +253,7 @@ def noise_level(
     """
     frequency = _frequencies((coefficients.shape[0], coefficients.shape[1]), spacing_mm)
     band = np.exp(-0.5 * ((frequency - np.float32(probe_lp_cm)) / np.float32(probe_width_lp_cm)) ** 2)
-    power = from_cosines(coefficients * band) ** 2
+    power = detail_from_cosines(coefficients * band) ** 2
     clipped = np.minimum(power, np.float32(LEVEL_CLIP) * _smooth(power, spacing_mm))
     return np.sqrt(np.maximum(_smooth(clipped, spacing_mm), 0))
 
@@ -351,7 +351,7 @@ class SpectralStandardizer:
                 filtered = own * own_coefficients + side * (coefficients[index - 1] + coefficients[index + 1])
             else:
                 filtered = single * own_coefficients
-            hu[index] = from_cosines(filtered) + np.float32(AIR_HU)
+            hu[index] = from_cosines(filtered)
             if self.mode == "sample":
                 hu[index] += self._noise(own_coefficients, volume, index, generator)
         return volume.with_hu(hu)
@@ -380,7 +380,7 @@ class SpectralStandardizer:
 
     def unit_noise(self, volume: Volume, index: int, generator: SliceSeeds) -> NDArray[np.float32]:
         """[y, x] noise of the calibrated spectrum for a deviation of 1, seeded slice by slice."""
-        return from_cosines(
+        return detail_from_cosines(
             self.white(volume, index, generator) * self.amplitude(volume.shape[1:], volume.spacing_mm[1:])
         )
 

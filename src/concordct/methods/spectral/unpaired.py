@@ -31,8 +31,15 @@ from concordct.methods.spectral.fit import (
 from concordct.methods.spectral.transfer import Limits, NoiseModel, SpectralModel, noise_level, require_axial
 from concordct.signal.body import material_mask
 from concordct.signal.signature import SignatureMeter
-from concordct.signal.spectra import MM_PER_CM, Rings, cosine_frequencies, from_cosines, to_cosines
-from concordct.volumes.volume import AIR_HU, Volume
+from concordct.signal.spectra import (
+    MM_PER_CM,
+    Rings,
+    cosine_frequencies,
+    detail_from_cosines,
+    detail_to_cosines,
+    to_cosines,
+)
+from concordct.volumes.volume import Volume
 
 #: Yields the scans of one cohort, or slabs of them, with a key that says which scan a slab belongs to.
 Cohort = Callable[[], Iterable[tuple[str, Volume]]]
@@ -172,8 +179,8 @@ def _with_missing_noise(model: SpectralModel, sources: Cohort, targets: Cohort, 
         ring = rings.index(frequency)
         band = np.sqrt(np.interp(frequency, model.frequency_lp_cm, missing)).astype(np.float32)
         for image, inside in zip(volume.hu, material_mask(volume.hu, spacing), strict=True):
-            lost = from_cosines(to_cosines(image) * band) * inside
-            power += rings.sum(ring, to_cosines(lost + np.float32(AIR_HU)) ** 2)
+            lost = detail_from_cosines(to_cosines(image) * band) * inside
+            power += rings.sum(ring, detail_to_cosines(lost) ** 2)
             cells += rings.sum(ring, np.full(ring.size, inside.mean()))
     density = power / np.maximum(cells, 1e-12)  # HU^2 for each coefficient
     weight = _coefficients_per_ring(rings, model)
