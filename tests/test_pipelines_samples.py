@@ -11,6 +11,7 @@ import pydicom
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.methods import slabs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.pipelines import samples
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
@@ -162,7 +163,7 @@ def test_samples_have_the_same_bytes_whatever_the_slabs(
     settings = Settings(samples=3)
     record = standardize(exams / "right", model, tmp_path / "a" / "out", settings)
     assert record.beside == ("out-mean", "out-uncertainty")
-    for module in (samples, scans):
+    for module in (samples, slabs):
         monkeypatch.setattr(module, "SLAB_SLICES", 1)
     standardize(exams / "right", model, tmp_path / "b" / "out", settings)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
