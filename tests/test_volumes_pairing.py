@@ -53,9 +53,9 @@ def test_several_volume_files_are_matched_by_content(shared_data: Path) -> None:
         pair_series(sharp, smooth[:2])
 
 
-def stack(folder: Path, *, offset_hu: float = 0.0, seed: float = 0.0, **tags: object) -> Series:
+def stack(folder: Path, *, offset_hu: float = 0.0, seed: float = 0.0, moved: int = 0, **tags: object) -> Series:
     for z in range(4):
-        hu = disc_hu(seed, side=96) + offset_hu
+        hu = np.roll(disc_hu(seed, side=96), moved, axis=0) + offset_hu
         write_slice(folder / str(z), z=z, hu=hu, SOPInstanceUID=f"1.5.{z}", **tags)
     return find_series(folder).series[0]
 
@@ -81,7 +81,7 @@ def test_series_anonymized_one_by_one_are_paired_by_content_where_that_is_allowe
     assert agreement.frames_differ
     assert pair_series([source], [target], allow={"frames"}) == ((source, target),)
     with pytest.raises(ConcordctError, match="different content"):
-        check_pair(source, stack(tmp_path / "c", seed=2.0, FrameOfReferenceUID="1.2.9"), allow={"frames"})
+        check_pair(source, stack(tmp_path / "c", moved=6, FrameOfReferenceUID="1.2.9"), allow={"frames"})
     assert not check_pair(source, stack(tmp_path / "d"), allow={"frames"}).frames_differ
 
 
