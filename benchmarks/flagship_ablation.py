@@ -17,8 +17,8 @@ from benchmarks.real_pairs import rmse as root_mean_square
 from benchmarks.results import data_folder, table, write_section
 from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.methods.concord.standardizer import ConcordStandardizer
+from concordct.methods.models import load_model
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.models import load_model
 
 SEEDS = (0, 1)
 #: Slices calibrated on.

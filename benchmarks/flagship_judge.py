@@ -22,9 +22,9 @@ from benchmarks.flagship_cohorts import FOLDER, Subject, flagship_code, masks, p
 from benchmarks.real_pairs import stored
 from concordct.agreement import concordance as agreement
 from concordct.methods.concord.bundle import METHOD as CONCORD
+from concordct.methods.models import Model, load_model
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.models import Model, load_model
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
 from concordct.signal.spectra import NoisePower, noise_power, power_ratio

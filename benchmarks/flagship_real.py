@@ -13,8 +13,8 @@ from benchmarks.flagship_cohorts import FOLDER, calibrate
 from benchmarks.real_pairs import Texture, mayo_pairs, rmse, stored
 from benchmarks.results import data_folder, table, write_section
 from concordct.methods.concord.bundle import METHOD as CONCORD
+from concordct.methods.models import Model, load_model
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.models import Model, load_model
 from concordct.signal.body import body_mask
 from concordct.signal.spectra import noise_power, power_ratio
 from concordct.volumes.files import write_volume_file

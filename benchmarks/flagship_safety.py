@@ -18,7 +18,7 @@ from benchmarks.flagship_judge import CEILING, INPUT, Entry, Judge
 from benchmarks.real_pairs import STORED_HU, stored
 from benchmarks.results import table, write_section
 from concordct.methods.concord.bundle import METHOD as CONCORD
-from concordct.pipelines.models import load_model
+from concordct.methods.models import load_model
 from concordct.pipelines.standardize import Settings, plan, standardize_scan
 from concordct.scanner.chest import Chest
 from concordct.scanner.frame import Frame, Stack

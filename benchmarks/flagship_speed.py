@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from benchmarks.flagship_cohorts import COHORTS, FOLDER, calibrated, subjects_of
 from benchmarks.results import data_folder, table, write_section
+from concordct.methods.models import load_model
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.models import load_model
 from concordct.volumes.seeds import SliceSeeds
 
 MODES: tuple[Mode, ...] = ("mean", "sample")

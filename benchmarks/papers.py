@@ -32,11 +32,11 @@ import torch
 from benchmarks import papers_diffusionct
 from benchmarks.results import ROOT, table, write_section
 from concordct.agreement import concordance as agreement
+from concordct.methods.models import load_model
 from concordct.methods.network import TrainingData, seeded, to_unit
 from concordct.methods.paired import ltdiffpp
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
 from concordct.pipelines.compare import CEILING, INPUT, RANDOM, _peak_mb, compare
-from concordct.pipelines.models import load_model
 from concordct.pipelines.simulate import plan_recipe, simulate
 from concordct.pipelines.train import train
 from concordct.radiomics.extract import extract

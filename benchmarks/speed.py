@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import data_folder, table, write_section
+from concordct.methods.models import load_model
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
-from concordct.pipelines.models import load_model
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.seeds import SliceSeeds

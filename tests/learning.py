@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 
+from concordct.methods import catalogue
 from concordct.methods.network import Recipe, TrainingData
 from concordct.methods.paired import ddpm, diffusionct, encoder_decoder, ltdiffpp
 from concordct.methods.paired.conditional import Chain
@@ -95,6 +99,7 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
+#: Modules of the methods that have networks.
 FITS = {
     "ltdiffpp": ltdiffpp,
     "diffusionct": diffusionct,
@@ -102,6 +107,13 @@ FITS = {
     "encoder-decoder": encoder_decoder,
     "unetpp": encoder_decoder,
 }
+
+
+def offer(chosen: Mapping[str, Recipe], put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Put recipes in the place of the `small` ones; `put` as monkeypatch.setattr takes them back after a test."""
+    for name, recipe in chosen.items():
+        module = import_module(f"concordct.methods.{catalogue.CATALOGUE[name].module}")
+        put(module, "ENTRY", dataclasses.replace(module.ENTRY, recipes={"small": recipe}))
 
 
 def awaken(net: torch.nn.Module, seed: int = 0) -> None:

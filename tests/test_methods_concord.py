@@ -217,14 +217,14 @@ def test_a_model_survives_the_disk(
     save_bundle(bundle, tmp_path / "model", card="")
     read = load_bundle(tmp_path / "model")
     source = pairs[1][0]
-    before, after = (load(one, "sample", True)(source, generator=SEEDS) for one in (bundle, read))
+    before, after = (load(one, "sample")(source, generator=SEEDS) for one in (bundle, read))
     assert before.hu.tobytes() == after.hu.tobytes()
 
 
 def test_a_choice_of_sampling_that_nobody_knows_is_refused(
     tmp_path: Path, calibrated: tuple[SpectralModel, Transport]
 ) -> None:
-    from concordct.pipelines.models import load_model
+    from concordct.methods.models import load_model
 
     save_bundle(to_bundle(*calibrated), tmp_path / "model", card="")
     with pytest.raises(ConcordctError, match="found steps"):

@@ -12,11 +12,11 @@ import torch
 from skimage.exposure import match_histograms
 
 from concordct.errors import ConcordctError
+from concordct.methods.models import load_model
 from concordct.methods.network import FADE_HU, HIGH_HU, LOW_HU, NetworkStandardizer, from_unit, to_bundle, to_unit
 from concordct.methods.paired import diffusionct, histogram, ltdiffpp
 from concordct.methods.paired.conditional import ConditionalDiffusion, Sampling, detail_window, pack, unpack
 from concordct.nets.denoisers import ScalesUNet
-from concordct.pipelines.models import load_model
 from concordct.pipelines.train import train
 from concordct.training.bundle import save_bundle
 from concordct.training.engine import Run

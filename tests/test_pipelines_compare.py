@@ -12,14 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from concordct.cli import common
-from concordct.cli.training import TrainChoice
 from concordct.errors import ConcordctError
+from concordct.methods import catalogue
 from concordct.pipelines import compare as module
 from concordct.pipelines.compare import CEILING, INPUT, RANDOM, WHOLE, compare
-from concordct.pipelines.train import TRAINABLE, train
+from concordct.pipelines.train import train
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.manifest import read_manifest, write_manifest
-from learning import FITS, cohort, pair, recipes
+from learning import FITS, cohort, offer, pair, recipes
 
 PRESET = """
 imageType:
@@ -117,9 +117,7 @@ def test_refusals_are_one_line(made: Path, tmp_path: Path) -> None:
 
 
 def test_the_verbs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import concordct.pipelines.train as pipeline
-
-    monkeypatch.setitem(pipeline.RECIPES, "unetpp", {"small": recipes()["unetpp"]})
+    offer({"unetpp": recipes()["unetpp"]}, monkeypatch.setattr)
     manifest, runner = str(made / "cohort" / "pairs.csv"), CliRunner()
     done = runner.invoke(common.app, ["train", "unetpp", manifest, "-o", str(tmp_path / "u"), "--most-steps", "4"])
     assert done.exit_code == 0, done.output
@@ -132,18 +130,21 @@ def test_the_verbs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         runner.invoke(common.app, ["compare", manifest, "-m", "U", "-o", str(tmp_path / "d")], catch_exceptions=False)
 
 
-def test_the_verb_knows_every_method() -> None:
-    # ciresdiff is trained by a pipeline of its own.
-    assert {choice.value for choice in TrainChoice} == {*TRAINABLE, "ciresdiff"}
-    assert set(FITS) < set(TRAINABLE)
+def test_every_method_of_the_catalogue_opens_and_the_verbs_offer_it() -> None:
+    for name, place in catalogue.CATALOGUE.items():
+        method = catalogue.method(name)
+        assert (method.fit is not None) == (place.fitted_by == "train"), name
+    shown = CliRunner().invoke(common.app, ["train", "--help"], env={"COLUMNS": "300"}).output
+    assert all(name in shown for name in catalogue.names("train"))
+    with pytest.raises(ConcordctError, match=r"expected a method of .*ltdiffpp.*, found 'unknown'"):
+        catalogue.method("unknown")
 
 
 def test_recipes_fit_their_systems() -> None:
     """Every recipe builds, its patch and tile are multiples of what its network divides by, and gpu runs are small."""
-    import concordct.pipelines.train as pipeline
-
     builders = {"ltdiffpp": "LTDiffPlusPlus", "diffusionct": "DiffusionCT", "ddpm": "ImageDDPM"}
-    for method, by_name in pipeline.RECIPES.items():
+    by_method = {name: catalogue.method(name).recipes for name in FITS}
+    for method, by_name in by_method.items():
         assert set(by_name) == {"paper", "small", "gpu"}
         for name, recipe in by_name.items():
             if name == "paper" and method == "ddpm":

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.methods.models import load_model
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
 from concordct.pipelines.consistency import consistency, sybil
-from concordct.pipelines.models import load_model
 from concordct.volumes.manifest import read_manifest, write_manifest
 from concordct.volumes.volume import Volume
 from learning import cohort, pair

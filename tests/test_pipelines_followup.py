@@ -16,11 +16,11 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from concordct.errors import ConcordctError
+from concordct.methods.models import load_model
 from concordct.nets.clip import TextConfig
 from concordct.pipelines import followup as pipeline
 from concordct.pipelines import followup_verdict as judging
 from concordct.pipelines.followup_data import lungs_of, onto, prepare, to_spacing
-from concordct.pipelines.models import load_model
 from concordct.progression import ciresdiff
 from concordct.progression.cohort import FollowupPair, read_cohort, write_cohort
 from concordct.progression.diagnosis import ClassifierRecipe

@@ -12,11 +12,11 @@ import pytest
 
 from concordct.errors import ConcordctError
 from concordct.methods import slabs
+from concordct.methods.models import load_model
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.pipelines import samples
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate, one_case
-from concordct.pipelines.models import load_model
 from concordct.pipelines.samples import beside
 from concordct.pipelines.standardize import Record, Settings, plan, run
 from concordct.signal.body import body_mask

@@ -8,19 +8,17 @@ from pathlib import Path
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.pipelines import train as pipeline
-from concordct.pipelines.models import load_model
+from concordct.methods.models import load_model
 from concordct.pipelines.standardize import Settings, plan, run
 from concordct.pipelines.train import train
 from concordct.training.checkpoint import LARGEST_FILE
 from concordct.volumes.files import open_volume_file, write_volume_file
-from learning import cohort, pair, recipes
+from learning import cohort, offer, pair, recipes
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, recipe in recipes().items():
-        monkeypatch.setitem(pipeline.RECIPES, name, {"small": recipe})
+    offer(recipes(), monkeypatch.setattr)
 
 
 def test_pieces_end_where_one_run_ends(tmp_path: Path) -> None:

@@ -9,14 +9,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 
 from concordct.cli import main
-from concordct.pipelines import train as pipeline
-from learning import recipes
+from learning import offer, recipes
 
 torch.set_num_threads(1)
 STEPS = 12
 
-for name, recipe in recipes().items():
-    phases = tuple((key, dataclasses.replace(phase, steps=STEPS, every=5)) for key, phase in recipe.phases)
-    pipeline.RECIPES[name] = {"small": dataclasses.replace(recipe, phases=phases)}
+offer(
+    {
+        name: dataclasses.replace(
+            recipe,
+            phases=tuple((key, dataclasses.replace(phase, steps=STEPS, every=5)) for key, phase in recipe.phases),
+        )
+        for name, recipe in recipes().items()
+    }
+)
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from concordct import __version__
+from concordct.errors import ConcordctError
 from concordct.volumes.series import ALLOWABLE
 
 app = typer.Typer(
@@ -48,11 +49,15 @@ class CheckChoice(StrEnum):
     off = "off"
 
 
-class MethodChoice(StrEnum):
-    """Methods that `calibrate` fits."""
+def one_of(values: Sequence[str]) -> Callable[[str | None], str | None]:
+    """Refuses an argument that is not among the values that another room lists."""
 
-    concord = "concord"
-    spectral = "spectral"
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in values:
+            raise typer.BadParameter(f"expected one of {', '.join(values)}, found {value}")
+        return value
+
+    return check
 
 
 AllowOption = Annotated[
@@ -110,3 +115,13 @@ def _options(
     ] = False,
 ) -> None:
     """Nothing but the version lives above the verbs."""
+
+
+def need_torch() -> None:
+    """Say how to get PyTorch where it is missing."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise ConcordctError(
+            "expected PyTorch for methods that learn, found none: pip install 'concordct[nets]'"
+        ) from None

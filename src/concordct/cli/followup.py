@@ -19,6 +19,7 @@ from concordct.cli.common import (
     SeedOption,
     app,
     bar,
+    need_torch,
     print_json,
     tables,
     warn,
@@ -47,11 +48,10 @@ def predict_followup(
 
     Example: `concordct predict-followup exam --lung-function tests.csv --subject P7 --weeks 52 -m model -o out`
     """
-    from concordct.cli.training import _torch
     from concordct.progression.lung_function import check_weeks
 
     check_weeks(weeks)
-    _torch()
+    need_torch()
     from concordct.pipelines import followup as pipeline
 
     with bar(quiet=as_json) as report:

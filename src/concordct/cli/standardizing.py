@@ -16,7 +16,6 @@ from concordct.cli.common import (
     AllowOption,
     CheckChoice,
     JsonOption,
-    MethodChoice,
     ModeChoice,
     ModeOption,
     OverwriteOption,
@@ -25,11 +24,15 @@ from concordct.cli.common import (
     app,
     bar,
     errors,
+    one_of,
     print_json,
     tables,
     warn,
 )
 from concordct.errors import ConcordctError
+from concordct.methods.catalogue import names
+
+CALIBRATED = names("calibrate")
 
 
 @app.command()
@@ -82,9 +85,11 @@ def calibrate(
     pairs: Annotated[Path | None, typer.Option(help="A manifest of pairs instead of SOURCE and TARGET.")] = None,
     split: Annotated[str, typer.Option(help="Rows of the manifest to calibrate on; 'all' for every row.")] = "train",
     method: Annotated[
-        MethodChoice | None,
+        str | None,
         typer.Option(
-            help="Method to calibrate.", show_default="concord for pairs, spectral for --unpaired and --tables"
+            help=f"Method to calibrate: {', '.join(CALIBRATED)}.",
+            callback=one_of(CALIBRATED),
+            show_default="concord for pairs, spectral for --unpaired and --tables",
         ),
     ] = None,
     unpaired: Annotated[
@@ -107,10 +112,10 @@ def calibrate(
         raise ConcordctError("expected SOURCE and TARGET, or --pairs, found " + ("both" if pairs else "neither"))
     if sum((pairs is not None, unpaired, tables)) > 1:
         raise ConcordctError("expected one of --pairs, --unpaired and --tables, found several")
-    if method is MethodChoice.concord and (unpaired or tables):
+    if method == "concord" and (unpaired or tables):
         raise ConcordctError("expected pairs for method concord, found none: --unpaired and --tables serve spectral")
     allowed = frozenset(allow or ())
-    paired_method = (method or MethodChoice.concord).value
+    paired_method = method or "concord"
     with bar(quiet=as_json) as report:
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
         if pairs is not None:
@@ -157,8 +162,8 @@ def standardize(
 
     Example: `concordct standardize /data/incoming -m br40-to-bl64 -o /data/standardized`
     """
+    from concordct.methods.models import load_model
     from concordct.pipelines import standardize as pipeline
-    from concordct.pipelines.models import load_model
 
     settings = pipeline.Settings(mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples)
     with bar(quiet=as_json) as report:
@@ -228,8 +233,8 @@ def evaluate(
 
     Example: `concordct evaluate --source exam/Br40 --standardized out --target exam/Bl64 -o report`
     """
+    from concordct.methods.models import load_model
     from concordct.pipelines import evaluate as pipeline
-    from concordct.pipelines.models import load_model
     from concordct.pipelines.results import summary_rows
 
     given = (source, standardized, target)

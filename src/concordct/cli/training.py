@@ -11,20 +11,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from concordct.cli.common import AllowOption, JsonOption, OverwriteOption, SeedOption, app, bar, errors, print_json
+from concordct.cli.common import (
+    AllowOption,
+    JsonOption,
+    OverwriteOption,
+    SeedOption,
+    app,
+    bar,
+    errors,
+    need_torch,
+    one_of,
+    print_json,
+)
 from concordct.errors import ConcordctError
+from concordct.methods.catalogue import names
 
-
-class TrainChoice(StrEnum):
-    """Methods that `train` fits."""
-
-    encoder_decoder = "encoder-decoder"
-    unetpp = "unetpp"
-    ddpm = "ddpm"
-    diffusionct = "diffusionct"
-    ltdiffpp = "ltdiffpp"
-    histogram = "histogram"
-    ciresdiff = "ciresdiff"
+#: Trained on two scans of a patient instead of two reconstructions of a scan.
+FOLLOWUP = ("ciresdiff",)
+TRAINED = (*names("train"), *FOLLOWUP)
 
 
 class RecipeChoice(StrEnum):
@@ -35,34 +39,22 @@ class RecipeChoice(StrEnum):
     gpu = "gpu"
 
 
-class WithoutChoice(StrEnum):
-    """Parts of LTDiff++ that an ablation leaves out."""
-
-    skips = "skips"
-    supervision = "supervision"
-    integration = "integration"
-
-
-def _torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise ConcordctError(
-            "expected PyTorch for methods that learn, found none: pip install 'concordct[nets]'"
-        ) from None
-
-
 @app.command()
 def train(
-    method: Annotated[TrainChoice, typer.Argument(help="What to train.")],
+    method: Annotated[str, typer.Argument(help=f"What to train: {', '.join(TRAINED)}.", callback=one_of(TRAINED))],
     pairs: Annotated[Path, typer.Argument(help="Manifest of pairs; for ciresdiff a cohort.csv.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model, a folder; OUTPUT.run holds the run.")],
     recipe: Annotated[RecipeChoice, typer.Option(help="How long and how large.")] = RecipeChoice.small,
     split: Annotated[str, typer.Option(help="Rows of the manifest to train on.")] = "train",
     images: Annotated[Path | None, typer.Option(help="Further scans of any kernel, for phase 1.")] = None,
-    without: Annotated[WithoutChoice | None, typer.Option(help="Ablation of LTDiff++.")] = None,
+    without: Annotated[
+        str | None, typer.Option(help="Ablation: leave out skips, supervision or integration of ltdiffpp.")
+    ] = None,
     imagenet: Annotated[
-        Path | None, typer.Option(help="ResNet-18 weights for DiffusionCT: safetensors, or torchvision's .pth.")
+        Path | None,
+        typer.Option(
+            help="ImageNet weights that the method starts from (DiffusionCT: ResNet-18): safetensors or .pth."
+        ),
     ] = None,
     clip: Annotated[Path | None, typer.Option(help="Folder of published CLIP weights, for ciresdiff.")] = None,
     seed: SeedOption = 0,
@@ -75,8 +67,8 @@ def train(
 
     Example: `concordct train ltdiffpp cohort/pairs.csv -o br40-to-bl64 --recipe small`
     """
-    _torch()
-    if method is TrainChoice.ciresdiff:
+    need_torch()
+    if method in FOLLOWUP:
         from concordct.cli.followup import train_ciresdiff
 
         if images or without or imagenet:
@@ -87,18 +79,18 @@ def train(
         )
         return
     if clip is not None:
-        raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method.value}")
+        raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method}")
     from concordct.pipelines import train as pipeline
 
     with bar(quiet=as_json) as report:
         found = pipeline.train(
-            method.value,
+            method,
             pairs,
             output,
             recipe=recipe.value,
             split=split,
             images=images,
-            without=None if without is None else without.value,
+            without=without,
             imagenet=imagenet,
             seed=seed,
             most_steps=most_steps,
@@ -109,9 +101,9 @@ def train(
     if as_json:
         print_json({"model": str(found.output), "done": found.done, "seconds": round(found.seconds, 1)})
     elif found.done:
-        typer.echo(f"{method.value}: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
+        typer.echo(f"{method}: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
     else:
-        typer.echo(f"{method.value}: paused after {found.seconds:.0f} s; the same command goes on")
+        typer.echo(f"{method}: paused after {found.seconds:.0f} s; the same command goes on")
 
 
 def _models(model: list[str]) -> dict[str, Path]:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from concordct import __version__
 from concordct.agreement import concordance as agreement
 from concordct.errors import ConcordctError
+from concordct.methods.models import Model, load_model
 from concordct.methods.slabs import standardized_slabs
 from concordct.pipelines.agreement import number
-from concordct.pipelines.models import Model, load_model
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
 from concordct.radiomics.regions.rois import PAPER_RANGES_HU, random_rois

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.methods.models import Model
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.models import Model
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import INTERCEPT, SimulatedScan, write_new_series
 from concordct.volumes.pairing import check_pair

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.methods.models import Model
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.models import Model
 from concordct.pipelines.records import recorded_check
 from concordct.pipelines.results import (
     STAGES,

@@ -32,7 +32,6 @@ from concordct.pipelines.followup_data import (
 )
 from concordct.pipelines.followup_verdict import ENTRY, counted, parted, verdict, with_classifier
 from concordct.pipelines.results import provenance
-from concordct.pipelines.train import Progress, Trained, _claim
 from concordct.progression import ciresdiff
 from concordct.progression.ciresdiff import CohortData, Recipe
 from concordct.progression.ciresdiff_predict import Predictor, load
@@ -43,6 +42,7 @@ from concordct.radiomics.regions.lungs import dilate
 from concordct.report.followup import write_followup_report
 from concordct.training.bundle import Bundle, load_bundle, save_bundle
 from concordct.training.engine import Paused, Run, team
+from concordct.training.run import Progress, Trained, claim, cut_short, place_of_run, plain, time_limit
 from concordct.volumes.ct_range import ct_range
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import write_derived_series
@@ -94,12 +94,9 @@ def train(
     ConcordctError : a bad cohort, scans that cannot be used (with the row's number), a run of other data or another
         recipe in the place, a loss that is not finite.
     """
-    began = time.monotonic()
-    if output.exists() and not overwrite:
-        raise ConcordctError(f"{output}: exists, expected a new place (--overwrite replaces it)")
+    began, limit = time.monotonic(), time_limit(minutes)
+    folder = place_of_run(output, overwrite=overwrite)
     chosen = recipe_of(recipe, row=row, seed=seed, most_steps=most_steps)
-    folder = output.with_name(output.name + ".run")
-    limit = None if minutes is None else (lambda: time.monotonic() - began > 60 * minutes)
     with team() as members:
         if members.rank > 0:
             distributed.barrier()
@@ -109,7 +106,7 @@ def train(
                 progress=progress,
             )  # fmt: skip
             if members.rank == 0:
-                _claim(folder, _identity(chosen, ready, clip))
+                claim(folder, _identity(chosen, ready, clip))
                 if members.size > 1:
                     distributed.barrier()
             data = CohortData([one.data for one in ready], _info(ready, recipe, row))
@@ -134,13 +131,8 @@ def recipe_of(name: str, *, row: str, seed: int, most_steps: int | None = None) 
         known = f"{', '.join(ciresdiff.RECIPES)} and a row of {', '.join(ciresdiff.ABLATIONS)}"
         raise ConcordctError(f"expected a recipe of {known}, found {name!r} and {row!r}")
     chosen = dataclasses.replace(ciresdiff.ablated(ciresdiff.RECIPES[name], row), seed=seed)
-    if most_steps is None:
-        return chosen
-    cut = [
-        dataclasses.replace(phase, epochs=0, steps=min(phase.steps or most_steps, most_steps))
-        for phase in (chosen.contrast, chosen.diffusion)
-    ]
-    return dataclasses.replace(chosen, contrast=cut[0], diffusion=cut[1])
+    contrast, diffusion = (cut_short(phase, most_steps) for phase in (chosen.contrast, chosen.diffusion))
+    return dataclasses.replace(chosen, contrast=contrast, diffusion=diffusion)
 
 
 def prepare_cohort(
@@ -186,7 +178,7 @@ def _identity(recipe: Recipe, ready: Sequence[Prepared], clip: Path | None) -> d
     data = CohortData([one.data for one in ready], {})
     return {
         "method": ciresdiff.METHOD,
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "recipe": plain(recipe),
         "data_sha256": ciresdiff.digest(data),
         "clip": None if clip is None else clip.name,
     }

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct import __version__
+from concordct.methods.models import Model
 from concordct.pipelines.agreement import agreement_results, number, reproducibility_curves
-from concordct.pipelines.models import Model
 from concordct.report.charts import Curve
 from concordct.report.tables import NPS_TOLERANCE
 from concordct.signal.quality import Quality

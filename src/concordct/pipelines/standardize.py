@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
+from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
-from concordct.pipelines.models import Model, kernel_mismatch
 from concordct.pipelines.records import SELF_CHECK, Job, Record, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation

@@ -38,7 +38,7 @@ _INFERENCE = Path("configs/inference.json")
 #: MONAI's ConfigParser turns "standardizer" into the model at work; `bundle_root` is the model's folder.
 _INFERENCE_CONFIG = {
     "bundle_root": ".",
-    "standardizer": {"_target_": "concordct.pipelines.models.open_standardizer", "path": "@bundle_root"},
+    "standardizer": {"_target_": "concordct.methods.models.open_standardizer", "path": "@bundle_root"},
 }
 
 

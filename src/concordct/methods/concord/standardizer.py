@@ -23,6 +23,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.concord.bundle import METHOD, parts
 from concordct.methods.concord.curves import curves, prepare
 from concordct.methods.concord.transport import Transport
+from concordct.methods.method import Method
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.methods.standardizer import Mode
 from concordct.signal.spectra import detail_from_cosines, detail_to_cosines
@@ -106,7 +107,15 @@ def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.fl
     return detail_from_cosines(detail_to_cosines(image) * bands)
 
 
-def load(bundle: Bundle, mode: Mode, use_neighbours: bool) -> ConcordStandardizer:
+def load(bundle: Bundle, mode: Mode, *, use_neighbours: bool = True) -> ConcordStandardizer:
     """A stored calibration at work."""
     model, transport = parts(bundle)
     return ConcordStandardizer(model, transport, mode, use_neighbours)
+
+
+ENTRY = Method(
+    "Spectral transfer with sampled texture",
+    load,
+    neighbours=True,
+    calibration=lambda bundle: parts(bundle)[0],
+)

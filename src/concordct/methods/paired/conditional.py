@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -71,6 +71,10 @@ class Sampling:
     start: Start = "noise"
     begin: float = 1.0
     depth: int = 0
+
+
+#: What of a diffusion's sampling a caller may override.
+SAMPLING = frozenset(field.name for field in fields(Sampling))
 
 
 class ConditionalDiffusion(nn.Module):

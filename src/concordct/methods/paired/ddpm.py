@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
     NetworkStandardizer,
@@ -24,7 +25,14 @@ from concordct.methods.network import (
     to_bundle,
     to_unit,
 )
-from concordct.methods.paired.conditional import Chain, ConditionalDiffusion, Sampling, detail_window, residual_spread
+from concordct.methods.paired.conditional import (
+    SAMPLING,
+    Chain,
+    ConditionalDiffusion,
+    Sampling,
+    detail_window,
+    residual_spread,
+)
 from concordct.methods.standardizer import Mode
 from concordct.nets.denoisers import ScalesUNet
 from concordct.training.bundle import Bundle
@@ -124,3 +132,6 @@ def build(config: Mapping[str, Any]) -> ImageDDPM:
 def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build, sampling=sampling)
+
+
+ENTRY = Method("DDPM in image space", load, fit, RECIPES, sampling=SAMPLING)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from concordct.errors import ConcordctError
+from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
     NetworkStandardizer,
@@ -30,7 +31,7 @@ from concordct.methods.network import (
     to_bundle,
     to_unit,
 )
-from concordct.methods.paired.conditional import Chain, ConditionalDiffusion, Sampling, residual_spread
+from concordct.methods.paired.conditional import SAMPLING, Chain, ConditionalDiffusion, Sampling, residual_spread
 from concordct.methods.standardizer import Mode
 from concordct.nets.codec import latent_statistics
 from concordct.nets.denoisers import LatentUNet1d
@@ -237,3 +238,13 @@ def build(config: Mapping[str, Any]) -> DiffusionCT:
 def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build, sampling=sampling)
+
+
+ENTRY = Method(
+    "DiffusionCT",
+    load,
+    fit,
+    RECIPES,
+    pretrained="ResNet-18, ImageNet",
+    sampling=SAMPLING,
+)

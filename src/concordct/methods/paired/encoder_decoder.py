@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
     NetworkStandardizer,
@@ -133,3 +134,6 @@ def build(config: Mapping[str, Any]) -> Regressor:
 def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build, sampling=sampling)
+
+
+ENTRY = Method("Encoder-decoder, regression from source to target", load, fit, RECIPES, sampling=frozenset({"depth"}))

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.methods.method import Method
+from concordct.methods.standardizer import Mode
 from concordct.training.bundle import Bundle
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from concordct.methods.network import TrainingData
+    from concordct.training.engine import Run
 
 METHOD = "histogram"
 
@@ -76,8 +82,8 @@ def fit_histogram(pairs: Iterable[tuple[NDArray[np.int16], NDArray[np.int16]]]) 
     return HistogramStandardizer(values[seen_source], matched)
 
 
-def load(bundle: Bundle) -> HistogramStandardizer:
-    """The table that `to_bundle` wrote.
+def load(bundle: Bundle, mode: Mode) -> HistogramStandardizer:
+    """The table that `to_bundle` wrote, which draws nothing in either mode.
 
     Raises
     ------
@@ -89,3 +95,12 @@ def load(bundle: Bundle) -> HistogramStandardizer:
         return HistogramStandardizer(bundle.tensors["source_hu"], bundle.tensors["target_hu"])
     except KeyError as error:
         raise ConcordctError(f"expected a whole {METHOD} model, found one without {error}") from error
+
+
+def fit(data: TrainingData, recipe: None, run: Run) -> Bundle:
+    """Match the histograms of all training pairs; there is no recipe."""
+    pairs = ((images.source, images.target) for images in data.pairs if images.target is not None)
+    return fit_histogram(pairs).to_bundle(data.info)
+
+
+ENTRY = Method("Histogram matching", load, fit)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
     NetworkStandardizer,
@@ -26,7 +28,14 @@ from concordct.methods.network import (
     to_bundle,
     to_unit,
 )
-from concordct.methods.paired.conditional import Chain, ConditionalDiffusion, Sampling, detail_window, residual_spread
+from concordct.methods.paired.conditional import (
+    SAMPLING,
+    Chain,
+    ConditionalDiffusion,
+    Sampling,
+    detail_window,
+    residual_spread,
+)
 from concordct.methods.standardizer import Mode
 from concordct.nets.codec import LatentCodec, latent_statistics
 from concordct.nets.denoisers import LatentUNet1d, ScalesUNet
@@ -313,3 +322,13 @@ def build(config: Mapping[str, Any]) -> LTDiffPlusPlus:
 def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build, sampling=sampling)
+
+
+ENTRY = Method(
+    "LTDiff++",
+    load,
+    fit,
+    RECIPES,
+    ablations={part: partial(without, part=part) for part in ABLATIONS},
+    sampling=SAMPLING,
+)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from concordct.errors import ConcordctError
+from concordct.methods.method import Method
 from concordct.methods.standardizer import Mode
 from concordct.signal.body import material_mask
 from concordct.signal.spectra import cosine_frequencies, detail_from_cosines, from_cosines, to_cosines
@@ -405,3 +406,11 @@ class SpectralStandardizer:
         if self.model.noise is None:
             raise ConcordctError("expected a model with a noise part, found one calibrated without")
         return self.model.noise
+
+
+def load(bundle: Bundle, mode: Mode, *, use_neighbours: bool = True) -> SpectralStandardizer:
+    """A stored calibration at work."""
+    return SpectralStandardizer(SpectralModel.from_bundle(bundle), mode=mode, use_neighbours=use_neighbours)
+
+
+ENTRY = Method("Spectral transfer", load, neighbours=True, calibration=SpectralModel.from_bundle)

@@ -1,0 +1,91 @@
+"""From a model on disk to a Standardizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from concordct.errors import ConcordctError
+from concordct.methods import catalogue
+from concordct.methods.standardizer import Mode, Standardizer
+from concordct.training.bundle import Bundle, load_bundle
+
+if TYPE_CHECKING:
+    from concordct.methods.spectral.transfer import SpectralModel
+
+#: What overrides a trained model's own way of sampling: steps, sampler, start, begin, depth.
+Sampling = Mapping[str, Any]
+#: First value of ConvolutionKernel in derived series.
+OWN_KERNEL = "CONCORDCT\\"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A bundle with the name that it goes by and the digest that identifies it."""
+
+    name: str
+    bundle: Bundle
+    sha256: str
+
+    @property
+    def source_kernels(self) -> tuple[str, ...]:
+        """Kernels that it was calibrated from; empty when its data did not name them."""
+        return tuple(self.bundle.metadata["info"].get("source_kernels", ()))
+
+    @property
+    def target_kernels(self) -> tuple[str, ...]:
+        """Kernels that it was calibrated toward; empty when its data did not name them."""
+        return tuple(self.bundle.metadata["info"].get("target_kernels", ()))
+
+    def calibration(self) -> SpectralModel | None:
+        """The calibrated transfer inside; None for methods without one."""
+        found = catalogue.method(self.bundle.method).calibration
+        return None if found is None else found(self.bundle)
+
+    def standardizer(
+        self, *, mode: Mode, use_neighbours: bool = True, sampling: Sampling | None = None
+    ) -> Standardizer:
+        """The model at work.
+
+        Parameters
+        ----------
+        use_neighbours : False for scans whose slices are not evenly spaced.
+        sampling : overrides of a model's way of sampling.
+
+        Raises
+        ------
+        ConcordctError : an override that the method does not have.
+        """
+        method = catalogue.method(self.bundle.method)
+        return method.open(self.bundle, mode, use_neighbours=use_neighbours, sampling=sampling or {})
+
+
+def load_model(path: Path) -> Model:
+    """Read a model of any method.
+
+    Raises
+    ------
+    ConcordctError : no model, a damaged one, or one of a method that this version does not know.
+    """
+    bundle = load_bundle(path)
+    try:
+        catalogue.method(bundle.method).open(bundle, "mean", use_neighbours=True, sampling={})
+    except ConcordctError as error:
+        raise ConcordctError(f"{path}: {error}") from error
+    return Model(path.resolve().name, bundle, bundle.sha256)
+
+
+def open_standardizer(path: str, mode: Mode = "sample") -> Standardizer:
+    """A model on disk at work; what `configs/inference.json` names, so that a MONAI Bundle opens as one."""
+    return load_model(Path(path)).standardizer(mode=mode)
+
+
+def kernel_mismatch(model: Model, kernel: str | None) -> str | None:
+    """Why a scan of this kernel is not the model's to convert; None when it is, or when nobody says."""
+    if kernel is not None and kernel.startswith(OWN_KERNEL) and kernel not in model.source_kernels:
+        return f"kernel {kernel}: standardized by concordct already"
+    if kernel is None or not model.source_kernels or kernel in model.source_kernels:
+        return None
+    return f"kernel {kernel}, while the model converts from {' or '.join(model.source_kernels)}"
