@@ -29,11 +29,12 @@ from concordct.cli import training
 from concordct.cli import measuring
 from concordct.cli import cohorts
 from concordct.cli import followup
+from concordct.cli import serving
 # isort: on
 
 __all__ = ["main"]
 
-VERBS = (standardizing, training, measuring, cohorts, followup)
+VERBS = (standardizing, training, measuring, cohorts, followup, serving)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

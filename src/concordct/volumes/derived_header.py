@@ -25,6 +25,8 @@ from concordct.volumes.uids import uid_of
 
 #: SeriesNumber of a derived series is this plus the source's, so that it sorts behind everything a scanner numbers.
 SERIES_NUMBER_OFFSET = 90_000
+#: How derived objects are encoded.
+TRANSFER_SYNTAX = str(ExplicitVRLittleEndian)
 #: Greatest value of VR IS (PS3.5 6.2).
 _IS_MAX = 2**31 - 1
 _LO_LENGTH, _ST_LENGTH = 64, 1024
