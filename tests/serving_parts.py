@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shutil
 import socket
 import threading
 import time
@@ -44,6 +45,11 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def dcmtk(name: str) -> str | None:
+    """A tool of DCMTK; pynetdicom brings others of the same names into the environment."""
+    return shutil.which(name, path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
 
 
 def write_model(root: Path) -> Path:
@@ -193,7 +199,7 @@ def settings(folder: Path, model: Path, archive: Archive | None = None, **more: 
         "page": {"port": free_port(), "tokens": tokens},
         "retry_s": 0.1,
         "destinations": [],
-        "rules": [{"name": "chest", "model": str(model), "mode": "mean", "structured_report": False}],
+        "rules": [{"name": "chest", "model": str(model), "mode": "mean"}],
     }  # fmt: skip
     if archive is not None:
         given["destinations"].append(

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -120,6 +121,8 @@ class Inbox:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 return Answer(NO_ROOM, "no room left on the disk")
             return Answer(NO_ROOM, f"the store cannot be written ({errno.errorcode.get(error.errno or 0, 'error')})")
+        except sqlite3.Error:
+            return Answer(NO_ROOM, "the queue cannot be written")
         finally:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
@@ -140,7 +143,11 @@ class Inbox:
         stored = Stored(
             arrived.sop_instance_uid, arrived.sop_class_uid, arrived.transfer_syntax_uid, name, digest, size
         )
-        replaced = self._queue.arrive(series, arrived.series_uid, stored, stated=arrived.stated)
+        try:
+            replaced = self._queue.arrive(series, arrived.series_uid, stored, stated=arrived.stated)
+        except sqlite3.Error:
+            (folder / name).unlink()
+            raise
         if replaced is not None and replaced != name:
             (folder / replaced).unlink(missing_ok=True)
 

@@ -10,8 +10,10 @@ import ipaddress
 import socket as sockets
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from socketserver import BaseServer
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -43,6 +45,33 @@ class _Visit:
     pending: int = 0
 
 
+class _Server(ThreadedAssociationServer):
+    """pynetdicom's server that hangs up on strangers and never waits for anybody without end.
+
+    A peer that stops in the middle of a PDU, or of the TLS handshake, would hold its thread, or the whole server.
+    """
+
+    listed: Callable[[str], bool]
+
+    def get_request(self) -> tuple[sockets.socket, tuple[str, int]]:
+        """Accept; the handshake comes with the first byte read, on the association's own thread."""
+        assert self.socket is not None
+        line, address = self.socket.accept()
+        line.settimeout(self.ae.network_timeout)
+        if self.ssl_context is not None:
+            line = self.ssl_context.wrap_socket(line, server_side=True, do_handshake_on_connect=False)
+        return line, address
+
+    def shutdown(self) -> None:
+        """Take no more connections."""
+        BaseServer.shutdown(self)
+        self.server_close()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether anybody at that address may call."""
+        return self.listed(str(client_address[0]))
+
+
 class Node:
     """Listens from `start` to `stop`."""
 
@@ -50,7 +79,7 @@ class Node:
         self._config, self._inbox, self._queue, self._commitments = config, inbox, queue, commitments
         self._visits: dict[Any, _Visit] = {}
         self._lock = threading.Lock()
-        self._server: ThreadedAssociationServer | None = None
+        self._server: _Server | None = None
         self.refused = 0
 
     def start(self) -> None:
@@ -83,11 +112,15 @@ class Node:
         ]
         try:
             context = None if node.tls is None else server_context(node.tls)
-            server = ae.start_server((node.host, node.port), block=False, ssl_context=context, evt_handlers=handlers)
+            server: _Server = ae.make_server(  # type: ignore[assignment]
+                (node.host, node.port), ssl_context=context, evt_handlers=handlers, server_class=_Server
+            )
         except (OSError, ssl.SSLError) as error:
             raise ConcordctError(
                 f"{node.host}:{node.port}: expected an address to listen at, found: {error.strerror}"
             ) from None
+        server.listed = self._listed
+        threading.Thread(target=server.serve_forever, name="node", daemon=True).start()
         self._server = server
         say("listening", host=node.host, port=node.port, peer=node.ae_title)
 
@@ -103,6 +136,15 @@ class Node:
         """Whether the server's thread is alive."""
         socket = None if self._server is None else self._server.socket
         return socket is not None and socket.fileno() >= 0
+
+    def _listed(self, address: str) -> bool:
+        hosts = [peer.address for peer in self._config.node.peers]
+        hosts += [each.host for each in self._config.destinations if isinstance(each, DicomDestination)]
+        if any(same_host(host, address) for host in hosts):
+            return True
+        self.refused += 1
+        say("connection refused", level="warning", address=address, reason="unknown address")
+        return False
 
     # ---- association -----------------------------------------------------------------------------------------------
 
@@ -148,7 +190,8 @@ class Node:
         visit.pending += sum(len(value.presentation_data_value) for value in values)
         if visit.pending > self._config.node.object_mb * 10**6:
             say("association ended", level="warning", address=event.assoc.requestor.address, reason="object too large")
-            event.assoc.abort()
+            # This is the thread that would have to send the abort.
+            threading.Thread(target=event.assoc.abort, daemon=True).start()
 
     def _released(self, event: Any) -> None:
         visit = self._visit(event.assoc)

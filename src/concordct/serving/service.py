@@ -36,7 +36,7 @@ from concordct.volumes.derived_header import TRANSFER_SYNTAX
 #: Wait between two looks at what is due, s.
 _LOOK_S = 0.5
 #: Time that the service before us gets to end, s.
-_TAKE_OVER_S = 30.0
+TAKE_OVER_S = 30.0
 #: Retention is looked at so often, s.
 _CLEAN_S = 60.0
 
@@ -52,7 +52,7 @@ class Service:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConcordctError(f"{folder}: expected a folder to write to, found: {error.strerror}") from None
-        self._lock = _hold(folder / "lock")
+        self._lock = hold(folder / "lock")
         self.queue = Queue(folder / "queue.sqlite")
         self.inbox = Inbox(config.store, self.queue)
         self.commitments = Commitments()
@@ -257,7 +257,7 @@ def _shown(facts: Facts) -> dict[str, str | float | None]:
     return {name: value for name, value in vars(facts).items() if name != "description" and value is not None}
 
 
-def _hold(path: Path) -> IO[str]:
+def hold(path: Path, *, wait_s: float = TAKE_OVER_S) -> IO[str]:
     """The store's lock. A service that died leaves it to its workers, until they have ended, too.
 
     Raises
@@ -266,7 +266,7 @@ def _hold(path: Path) -> IO[str]:
     """
     file = open(path, "a+")  # noqa: SIM115 - it stays open as long as the service lives
     os.set_inheritable(file.fileno(), False)
-    end = time.monotonic() + _TAKE_OVER_S
+    end = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
