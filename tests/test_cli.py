@@ -122,7 +122,8 @@ def test_a_scan_of_the_wrong_kernel_is_found_out_without_a_target(exams: Path, m
     sharp = tmp_path / "sharp.nrrd"
     write_volume_file(sharp, find_series(exams / "beta" / "Bl64").series[0].read())
     warned = run("standardize", sharp, "-m", model, "-o", tmp_path / "warned.nrrd")
-    assert warned.returncode == 0
+    assert warned.returncode == 3
+    assert "advice: compare kernel" in warned.stderr
     assert "self-check failed: scan not of the calibrated kernel" in warned.stderr
     refused = run("standardize", sharp, "-m", model, "-o", tmp_path / "refused.nrrd", "--check", "refuse")
     assert refused.returncode == 2
@@ -403,7 +404,7 @@ def test_a_scan_of_another_kernel_is_found_out(exams: Path, model: Path, tmp_pat
     assert refused.returncode == 2
     assert "kernel Bl64, while the model converts from Br40" in refused.stderr
     done = run("standardize", wrong, "-m", model, "-o", tmp_path / "out", "--any-kernel")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
     assert "kernel Bl64" in done.stderr
 
 

@@ -15,7 +15,9 @@ from concordct.pipelines.features import extract_features, jobs_of_manifest, one
 from concordct.pipelines.ibsi_table import ibsi_page, write_ibsi_table
 from concordct.radiomics.presets import preset_names
 from concordct.radiomics.table import read_rows
+from concordct.volumes.files import open_volume_file
 from concordct.volumes.manifest import PairRow, write_manifest
+from concordct.volumes.masks import read_regions, to_labels
 
 
 def _write(path, values):
@@ -135,10 +137,39 @@ def test_agreement_of_files_is_what_the_noise_leaves(study):
 
 
 def test_files_without_a_common_row_are_refused(study):
-    extract_features(one_job(study / "source0.nii.gz", None, name="a"), "ibsi", study / "a.csv")
-    extract_features(one_job(study / "source0.nii.gz", None, name="b"), "ibsi", study / "b.csv")
-    with pytest.raises(ConcordctError, match="0 ROIs and 210 features"):
-        agree(study / "a.csv", study / "b.csv", study / "out")
+    (study / "mean.yaml").write_text("featureClass: {firstorder: [Mean]}\n")
+    settings = str(study / "mean.yaml")
+    jobs = {name: one_job(study / "source0.nii.gz", study / "mask0.nii.gz", name=name) for name in "abcd"}
+    extract_features([*jobs["a"], *jobs["b"]], settings, study / "ab.csv")
+    extract_features([*jobs["c"], *jobs["d"]], settings, study / "cd.csv")
+    with pytest.raises(ConcordctError, match=r"found none \(ab.csv: a, b; cd.csv: c, d\); match by ROI"):
+        agree(study / "ab.csv", study / "cd.csv", study / "out")
+    run = CliRunner().invoke(
+        cli.common.app, ["agree", str(study / "ab.csv"), str(study / "cd.csv"), "-o", str(study / "out")]
+    )
+    assert "(--by)" in str(run.exception)
+    with pytest.raises(ConcordctError, match="expected every row once, found ROI 1 2 times"):
+        agree(study / "ab.csv", study / "cd.csv", study / "out", by="roi")
+
+
+def test_files_of_one_image_each_are_matched_by_roi(study):
+    for name in ("source0", "target0"):
+        extract_features(one_job(study / f"{name}.nii.gz", study / "mask0.nii.gz"), "ibsi", study / f"{name}.csv")
+    found = agree(study / "source0.csv", study / "target0.csv", study / "out", repeats=20)
+    assert (found["rois"], found["matched_by"]) == (6, "ROI")
+
+
+def test_thousands_of_rois_take_the_memory_of_a_few(tmp_path):
+    labels = np.zeros((4, 256, 256), np.uint16)
+    corners = [(z, y, x) for z in range(4) for y in range(0, 256, 8) for x in range(0, 256, 8)]
+    for number, (z, y, x) in enumerate(corners, start=1):
+        labels[z, y : y + 6, x : x + 6] = number
+    path = _write(tmp_path / "rois.nii.gz", labels)
+    volume = open_volume_file(path)
+    regions = read_regions(path, affine=volume.affine, shape=volume.shape)
+    assert len(regions) == 4096
+    assert sum(region.inside.nbytes for region in regions) < 1e6  # whole masks: 1.07e9
+    assert np.array_equal(to_labels(regions), labels)
 
 
 def test_drawn_rois_are_measured_where_they_lie(study):
@@ -149,6 +180,9 @@ def test_drawn_rois_are_measured_where_they_lie(study):
     run = runner.invoke(
         cli.common.app, ["rois", str(image), "-o", str(study / "rois.nii.gz"), "--size", "8", "--random", "3"]
     )
+    assert "0 of 3 ROIs fit where HU are -800 to -300" in run.output  # that band counts as air around the body
+    command = ["rois", str(image), "-o", str(study / "rois.nii.gz"), "--size", "8", "--random", "3", "--everywhere"]
+    run = runner.invoke(cli.common.app, [*command, "--overwrite"])
     assert run.exit_code == 0, run.output
     assert "12 ROIs (3, 3, 3, 3 by HU range)" in run.output
     (study / "mean.yaml").write_text("featureClass: {firstorder: [Mean]}\n")

@@ -1,7 +1,8 @@
 """The command line: every verb a thin call into pipelines, with its example in `--help`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 all done, 1 some scans failed,
-2 nothing could be done (one line says what was found and what was expected), 130 interrupted.
+2 nothing could be done (one line says what was found and what was expected), 3 all done and some scans failed their
+self-check, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -42,12 +43,25 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+class _Interrupted(SystemExit):
+    """Ctrl-C, as an exception that clears what was built aside and ends the program."""
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise _Interrupted(128 + number)
+
+
 def main() -> None:
     """Run the command line; what concordct refuses becomes one line and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         common.app()
+    except _Interrupted:
+        common.warn("interrupted", "what was finished stands; the same command goes on where it stopped")
+        raise
     except ConcordctError as error:
         line = escape(" ".join(str(error).split()))
+        common.logger.error("error: %s", " ".join(str(error).split()))
         common.errors.print(f"error: {line}", style="red", soft_wrap=True, highlight=False)
         sys.exit(common.REFUSED)

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from concordct.cli.common import FAILED, JsonOption, SeedOption, WorkersOption, app, bar, print_json, warn
+from concordct.cli.common import FAILED, JsonOption, SeedOption, Verbs, WorkersOption, app, bar, echo, print_json, warn
 from concordct.errors import ConcordctError
 
 cohort_app = typer.Typer(
+    cls=Verbs,
     help="Cohorts of real scans: pairs of kernels from the public archive or a folder, patients of OSIC.",
     no_args_is_help=True,
 )
@@ -113,7 +114,7 @@ def simulate(
         return
     for warning in found.warnings:
         warn("note", warning)
-    typer.echo(f"{found.scans} scans ({found.made} made now), {found.slices} slices a kernel: {found.manifest}")
+    echo(f"{found.scans} scans ({found.made} made now), {found.slices} slices a kernel: {found.manifest}")
 
 
 def _kernels(kernel: list[str]) -> tuple[str, str]:
@@ -183,6 +184,7 @@ def _print_cohort(found: Any, output: Path, as_json: bool) -> None:
                 "manifest": None if found.manifest is None else str(found.manifest),
                 "pairs": found.pairs,
                 "failures": [{"pair": pair, "reason": reason} for pair, reason in found.failures],
+                "splits": dict(found.splits),
                 "size_mb": found.size_mb,
                 "licences": list(found.licences),
             }
@@ -191,6 +193,7 @@ def _print_cohort(found: Any, output: Path, as_json: bool) -> None:
         for pair, reason in found.failures:
             warn("left out", f"{pair}: {reason}")
         size = f", {found.size_mb:,.0f} MB, licence {', '.join(found.licences)}" if found.size_mb else ""
-        typer.echo(f"{found.pairs} pairs{size}: {found.manifest or output / 'selection.json'}")
+        splits = f" ({', '.join(f'{count} {name}' for name, count in found.splits.items())})" if found.splits else ""
+        echo(f"{found.pairs} pairs{splits}{size}: {found.manifest or output / 'selection.json'}")
     if found.failures and not found.pairs:
         raise typer.Exit(FAILED)

@@ -3,24 +3,68 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperGroup
 
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.volumes.series import ALLOWABLE
 
+#: Options that may stand anywhere on the line, with the number of values that each takes.
+GENERAL = {"--quiet": 0, "--verbose": 0, "--log": 1}
+
+
+def _without_types(options: list[Any]) -> list[Any]:
+    for option in options:
+        if getattr(option, "is_flag", False) and option.metavar is None:
+            option.metavar = ""
+    return options
+
+
+class Verbs(TyperGroup):
+    """The verbs; options for all of them may stand before or after the verb, and switches show no type in help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The group's own options."""
+        return _without_types(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A verb."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _without_types([*command.params, command.get_help_option(ctx)])
+        return command
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """General options first, wherever they were written."""
+        general, rest = [], []
+        words = iter(args)
+        for word in words:
+            if word == "--":
+                rest += [word, *words]
+            elif word.split("=")[0] in GENERAL:
+                values = GENERAL[word.split("=")[0]] if "=" not in word else 0
+                general += [word, *islice(words, values)]
+            else:
+                rest.append(word)
+        return super().parse_args(ctx, general + rest)
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="Bring CT scans into concord: standardize reconstruction kernels, so that radiomic features agree.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -30,8 +74,12 @@ errors = Console(stderr=True)
 
 #: Columns of a table that is written to a file or a pipe.
 LOG_WIDTH = 160
-#: Exit codes: some scans failed; nothing could be done.
-FAILED, REFUSED = 1, 2
+#: Exit codes: some scans failed; nothing could be done; all were done, and some failed their self-check.
+FAILED, REFUSED, DOUBTED = 1, 2, 3
+
+#: What is said on the terminal and what is done, for `--verbose` and `--log`.
+logger = logging.getLogger("concordct")
+_quiet = False
 
 
 class ModeChoice(StrEnum):
@@ -81,20 +129,59 @@ WorkersOption = Annotated[
 def bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error, shown on a terminal only: report(what, done, of all)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as progress:
+    hidden = quiet or _quiet or not errors.is_terminal
+    with Progress(*columns, console=errors, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=None)
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
 def warn(kind: str, text: str) -> None:
-    """One line on standard error, never wrapped off a terminal: "kind: text"."""
-    errors.print(f"{kind}: {escape(text)}", style="yellow", soft_wrap=True, highlight=False)
+    """One line on standard error, never wrapped off a terminal: "kind: text"; quiet runs hear of failures alone."""
+    logger.warning("%s: %s", kind, text)
+    if not _quiet or kind.endswith("failed"):
+        errors.print(f"{kind}: {escape(text)}", style="yellow", soft_wrap=True, highlight=False)
+
+
+def echo(text: str) -> None:
+    """One line of the result on standard output."""
+    logger.info("%s", text)
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """One line on standard error about what is going on."""
+    logger.info("%s", text)
+    if not _quiet:
+        errors.print(escape(text), soft_wrap=True, highlight=False)
 
 
 def tables() -> Console:
     """Standard output for tables: as wide as the terminal, and wide enough for a log where there is none."""
     console = Console()
     return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def _listen(verbose: bool, log: Path | None) -> None:
+    """Where what is logged goes to: a file with the time of each line, the terminal when it is asked for."""
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    for old in logger.handlers[:]:
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(logging.NullHandler())
+    if verbose:
+        shown = logging.StreamHandler(errors.file)
+        # What is said anyway comes from this file; the terminal has it already.
+        shown.addFilter(lambda record: record.pathname != __file__)
+        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(shown)
+    if log is not None:
+        try:
+            kept = logging.FileHandler(log, encoding="utf-8")
+        except OSError as error:
+            raise ConcordctError(f"{log}: expected a file to write the log to, found {error.strerror}") from None
+        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(kept)
 
 
 def print_json(value: Any) -> None:
@@ -113,8 +200,14 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Results and failures only: no progress, no notes.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say what is being done, with the time.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Append to this file what is said, with the time.")] = None,
 ) -> None:
-    """Nothing but the version lives above the verbs."""
+    """Options that every verb understands; they may stand after it, too."""
+    global _quiet
+    _quiet = quiet
+    _listen(verbose, log)
 
 
 def need_torch() -> None:

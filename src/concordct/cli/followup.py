@@ -19,6 +19,7 @@ from concordct.cli.common import (
     SeedOption,
     app,
     bar,
+    echo,
     need_torch,
     print_json,
     tables,
@@ -81,10 +82,10 @@ def predict_followup(
     for key, name, scale in rows:
         table.add_row(name, *(f"{scale * found[when][key]:.1f}" for when in ("initial", "predicted")))
     tables().print(table)
-    typer.echo(f"verdict: {summary['progression']['said']}")
+    echo(f"verdict: {summary['progression']['said']}")
     for warning in summary["warnings"]:
         warn("warning", warning)
-    typer.echo(f"report: {output / 'report.html'}")
+    echo(f"report: {output / 'report.html'}")
 
 
 @cohort_app.command("osic")
@@ -143,7 +144,7 @@ def osic(
     if not twice:
         warn("note", "nobody was scanned twice: enough for predict-followup, not for train ciresdiff")
     labelled = f", {labels['stable']} stable, {labels['progressive']} progressive" if decline is not None else ""
-    typer.echo(f"{len(found.pairs)} patients, {twice} scanned twice{labelled}: {output / COHORT}")
+    echo(f"{len(found.pairs)} patients, {twice} scanned twice{labelled}: {output / COHORT}")
 
 
 def train_ciresdiff(
@@ -167,6 +168,6 @@ def train_ciresdiff(
     if as_json:
         print_json({"model": str(found.output), "done": found.done, "seconds": round(found.seconds, 1)})
     elif found.done:
-        typer.echo(f"ciresdiff: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
+        echo(f"ciresdiff: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
     else:
-        typer.echo(f"ciresdiff: paused after {found.seconds:.0f} s; the same command goes on")
+        echo(f"ciresdiff: paused after {found.seconds:.0f} s; the same command goes on")

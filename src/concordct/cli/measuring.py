@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,20 @@ from concordct.cli.common import (
     WorkersOption,
     app,
     bar,
+    echo,
+    note,
     print_json,
     tables,
     warn,
 )
 from concordct.errors import ConcordctError
+
+
+class JoinChoice(StrEnum):
+    """What says that two rows of two files are of one ROI."""
+
+    image = "image"
+    roi = "roi"
 
 
 @app.command()
@@ -72,12 +82,13 @@ def features(
             allow=frozenset(allow or ()),
             overwrite=overwrite,
             progress=lambda done, total: report("measuring", done, total),
+            say=None if as_json else note,
         )
     found = summary(results, output)
     if as_json:
         print_json(found)
     else:
-        typer.echo(f"{found['rois']} ROIs of {found['images'] - len(found['failed'])} images: {output}")
+        echo(f"{found['rois']} ROIs of {found['images'] - len(found['failed'])} images: {output}")
         for one in found["failed"]:
             warn("failed", f"{one['image']}: {one['reason']}")
     if found["failed"]:
@@ -90,6 +101,12 @@ def agree(
     target: Annotated[Path, typer.Argument(help="Features of the images they should agree with.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, features.csv, report.html.")],
     before: Annotated[Path | None, typer.Option(help="Features before standardization, shown beside.")] = None,
+    by: Annotated[
+        JoinChoice | None,
+        typer.Option(
+            help="What says that two rows are of one ROI.", show_default="roi where each file holds one image"
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Bootstrap samples of subjects.", min=1)] = 1000,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -101,7 +118,19 @@ def agree(
     """
     from concordct.pipelines.agree import agree as run
 
-    results = run(source, target, output, before=before, repeats=repeats, seed=seed, overwrite=overwrite)
+    try:
+        results = run(
+            source,
+            target,
+            output,
+            before=before,
+            by=None if by is None else by.value,
+            repeats=repeats,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    except ConcordctError as error:
+        raise ConcordctError(f"{error} (--by)" if "match by ROI" in str(error) else str(error)) from None
     if as_json:
         print_json(results)
         return
@@ -114,15 +143,16 @@ def agree(
             row["class"],
             f"{row['features']} ({row['standardized_ccc_undefined']} undefined)",
             f"{_text(row['standardized_ccc_mean'])} ({_text(row['standardized_ccc_sd'])})",
-            f"{_text(low)} to {_text(high)}",
+            "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
             _text(row["standardized_re_share"]),
             _text(row["standardized_re_share_of_values"]),
             _text(row["standardized_papers_ccc_mean"]),
         )
     tables().print(table)
+    echo(f"{results['rois']} ROIs, matched by {results['matched_by']}")
     for warning in results["warnings"]:
         warn("warning", warning)
-    typer.echo(f"report: {output / 'report.html'}")
+    echo(f"report: {output / 'report.html'}")
 
 
 @app.command()
@@ -133,7 +163,8 @@ def rois(
     random: Annotated[
         int | None, typer.Option("--random", help="So many random ROIs in each of the papers' HU ranges; else a grid.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="Where ROIs may lie; everywhere without it.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Where ROIs may lie; in the body without it.")] = None,
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="Also in the air around the body.")] = False,
     seed: SeedOption = 0,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
@@ -150,12 +181,15 @@ def rois(
         size=size,
         per_range=random,
         mask=mask,
+        everywhere=everywhere,
         seed=seed,
         allow=frozenset(allow or ()),
         overwrite=overwrite,
     )
     ranges = f" ({', '.join(map(str, drawn.per_range))} by HU range)" if drawn.per_range else ""
-    typer.echo(f"{drawn.rois} ROIs{ranges}: {output}")
+    for text in drawn.warnings:
+        warn("fewer", text)
+    echo(f"{drawn.rois} ROIs{ranges}: {output}")
 
 
 @app.command()
@@ -171,7 +205,7 @@ def ibsi(
     from concordct.pipelines.ibsi_table import write_ibsi_table
 
     found = write_ibsi_table(data, output, overwrite=overwrite)
-    typer.echo(f"{sum(one.within for one in found)} of {len(found)} reference values met: {output}")
+    echo(f"{sum(one.within for one in found)} of {len(found)} reference values met: {output}")
 
 
 def _text(value: float | None) -> str:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from concordct.cli.common import (
+    DOUBTED,
     FAILED,
     REFUSED,
     AllowOption,
@@ -23,6 +24,7 @@ from concordct.cli.common import (
     WorkersOption,
     app,
     bar,
+    echo,
     errors,
     one_of,
     print_json,
@@ -84,6 +86,10 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The model, a folder.")] = ...,  # type: ignore[assignment]
     pairs: Annotated[Path | None, typer.Option(help="A manifest of pairs instead of SOURCE and TARGET.")] = None,
     split: Annotated[str, typer.Option(help="Rows of the manifest to calibrate on; 'all' for every row.")] = "train",
+    source_kernel: Annotated[
+        str | None, typer.Option("--from", help="Source kernel; SOURCE is then searched for pairs with --to.")
+    ] = None,
+    target_kernel: Annotated[str | None, typer.Option("--to", help="Target kernel, with --from.")] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -105,21 +111,42 @@ def calibrate(
     """Find the transfer between two kernels from one scan reconstructed with both.
 
     Example: `concordct calibrate exam/Br40 exam/Bl64 -o br40-to-bl64`
+
+    Both kernels in one folder or in a tree of exams: `concordct calibrate exams --from B30f --to B70f -o model`
     """
     from concordct.pipelines import calibrate as pipeline
 
-    if (pairs is None) == (source is None or target is None):
-        raise ConcordctError("expected SOURCE and TARGET, or --pairs, found " + ("both" if pairs else "neither"))
-    if sum((pairs is not None, unpaired, tables)) > 1:
-        raise ConcordctError("expected one of --pairs, --unpaired and --tables, found several")
+    by_kernel = source_kernel is not None or target_kernel is not None
+    if sum((pairs is not None, unpaired, tables, by_kernel)) > 1:
+        raise ConcordctError("expected one of --pairs, --from with --to, --unpaired and --tables, found several")
+    if by_kernel and (source is None or target is not None or source_kernel is None or target_kernel is None):
+        raise ConcordctError("expected one folder with both --from KERNEL and --to KERNEL")
+    if not by_kernel and (pairs is None) == (source is None or target is None):
+        raise ConcordctError(
+            "expected SOURCE and TARGET, or --pairs, found "
+            + (
+                "both"
+                if pairs
+                else "neither"
+                if source is None
+                else "SOURCE alone (--from and --to name two kernels in it)"
+            )
+        )
     if method == "concord" and (unpaired or tables):
         raise ConcordctError("expected pairs for method concord, found none: --unpaired and --tables serve spectral")
     allowed = frozenset(allow or ())
+    unpaired_scans: tuple[str, ...] = ()
     paired_method = method or "concord"
     with bar(quiet=as_json) as report:
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
         if pairs is not None:
             found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
+            result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
+        elif source_kernel is not None and target_kernel is not None:
+            assert source is not None
+            found, unpaired_scans = pipeline.pairs_of_folder(
+                source, source_kernel=source_kernel, target_kernel=target_kernel, allow=allowed, progress=report
+            )
             result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
         elif tables:
             result = pipeline.calibrate_tables(source, target, output, overwrite=overwrite)  # type: ignore[arg-type]
@@ -128,12 +155,14 @@ def calibrate(
         else:
             found = pipeline.pairs_of_paths(source, target, allow=allowed)  # type: ignore[arg-type]
             result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
-    summary = pipeline.summary(result)
+    summary = {**pipeline.summary(result), "left_out": list(unpaired_scans)}
     if as_json:
         print_json(summary)
         return
+    for line in unpaired_scans:
+        warn("left out", line)
     for line in pipeline.summary_lines(summary):
-        typer.echo(line)
+        echo(line)
     for warning in result.warnings:
         warn("warning", warning)
 
@@ -170,25 +199,28 @@ def standardize(
         loaded = load_model(model)
         planned = pipeline.plan(input_path, output, loaded, settings)
         count = len(planned.jobs)
+        depths = [job.scan.shape[0] for job in planned.jobs]
 
         def show(index: int, done: int, depth: int) -> None:
-            report(f"scan {index + 1} of {count}, slices", done, depth)
+            # Slices of all scans, so that the time left is that of the whole run.
+            report(f"scan {min(index + 1, count)} of {count}, slices", sum(depths[:index]) + done, sum(depths))
 
         records = pipeline.run(planned, loaded, output, settings, workers=workers, progress=show)
-    for reason, count in Counter(item.reason for item in planned.set_aside).most_common():
-        warn("set aside", f"{count} x {reason}")
+    for reason, number in Counter(item.reason for item in planned.set_aside).most_common():
+        warn("set aside", f"{number} x {reason}")
     for record in records:
         if as_json:
-            typer.echo(record.line())
+            echo(record.line())
         elif record.status == "done":
             clipped = f", {record.clipped_voxels} voxels clipped at the stored range" if record.clipped_voxels else ""
-            typer.echo(f"done: {record.input} -> {record.output}, {record.slices} slices{clipped}")
+            became = "already there" if record.stood else "done"
+            echo(f"{became}: {record.input} -> {record.output}, {record.slices} slices{clipped}")
             for path in record.beside:
-                typer.echo(f"beside it: {path}")
+                echo(f"beside it: {path}")
             found = record.self_check or {"failed": False, "lines": (), "problems": ()}
             for line in found["lines"]:
                 if line not in found["problems"]:
-                    typer.echo(f"self-check: {line}")
+                    echo(f"self-check: {line}")
             for line in found["problems"]:
                 warn("self-check failed", line)
             for note in record.notes:
@@ -196,12 +228,25 @@ def standardize(
         else:
             warn(record.status, f"{record.input}: {record.reason}")
     statuses = [record.status for record in records]
+    doubted = sum(bool(record.self_check and record.self_check["failed"]) for record in records)
+    if len(records) > 1 and not as_json:
+        counts = Counter("already there" if record.stood else record.status for record in records)
+        parts = [f"{counts[name]} {name}" for name in ("done", "already there", "skipped", "failed") if counts[name]]
+        echo(f"{len(records)} scans: {', '.join(parts)}" + (f"; self-check failed in {doubted}" if doubted else ""))
+    if doubted and not as_json:
+        warn(
+            "advice",
+            "compare kernel, iterative strength and slice thickness with those of the calibration, and look at the "
+            "images; --check refuse leaves such scans out",
+        )
     if "failed" in statuses:
         raise typer.Exit(REFUSED if not planned.tree else FAILED)
     if "done" not in statuses:
         raise ConcordctError(
             f"{input_path}: expected a scan of the model's kernel, found {len(records)} of other kernels"
         )
+    if doubted:
+        raise typer.Exit(DOUBTED)
 
 
 @app.command()
@@ -268,7 +313,7 @@ def evaluate(
     tables().print(table)
     for warning in results["warnings"]:
         warn("warning", warning)
-    typer.echo(f"report: {output / 'report.html'}")
+    echo(f"report: {output / 'report.html'}")
 
 
 @app.command()
@@ -296,4 +341,4 @@ def demo(
             for warning in shown.results["warnings"]:
                 warn("warning", warning)
     for shown in found:
-        typer.echo(f"{shown.title}: {shown.look_at}")
+        echo(f"{shown.title}: {shown.look_at}")

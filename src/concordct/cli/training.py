@@ -18,6 +18,7 @@ from concordct.cli.common import (
     SeedOption,
     app,
     bar,
+    echo,
     errors,
     need_torch,
     one_of,
@@ -101,9 +102,9 @@ def train(
     if as_json:
         print_json({"model": str(found.output), "done": found.done, "seconds": round(found.seconds, 1)})
     elif found.done:
-        typer.echo(f"{method}: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
+        echo(f"{method}: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
     else:
-        typer.echo(f"{method}: paused after {found.seconds:.0f} s; the same command goes on")
+        echo(f"{method}: paused after {found.seconds:.0f} s; the same command goes on")
 
 
 def _models(model: list[str]) -> dict[str, Path]:
@@ -163,4 +164,4 @@ def compare(
     Console().print(table)
     for warning in results["warnings"]:
         errors.print(f"warning: {escape(warning)}", style="yellow")
-    typer.echo(f"report: {output / 'report.html'}")
+    echo(f"report: {output / 'report.html'}")

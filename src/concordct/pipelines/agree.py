@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from concordct.report.evaluation import write_evaluation_report
 from concordct.volumes.place import atomic_directory
 
 Array = NDArray[np.float64]
+#: What says that two rows are of one ROI.
+Join = Literal["image", "roi"]
 
 
 def agree(
@@ -25,6 +27,7 @@ def agree(
     output: Path,
     *,
     before: Path | None = None,
+    by: Join | None = None,
     repeats: int = 1000,
     seed: int = 0,
     overwrite: bool = False,
@@ -33,7 +36,9 @@ def agree(
 
     Parameters
     ----------
-    source, target : features files; rows are matched by image and ROI, columns by name.
+    source, target : features files; columns are matched by name.
+    by : "image" matches rows by image and ROI, "roi" by ROI alone, as two reconstructions of one scan ask for. None
+        takes "roi" where every file holds one image, else "image".
     output : folder for `results.json`, `features.csv` and `report.html`.
     before : a third features file, what the source was before standardization.
     repeats, seed : of the bootstrap over subjects.
@@ -49,9 +54,13 @@ def agree(
     """
     paths = {"standardized": source, "target": target, **({"source": before} if before is not None else {})}
     tables = {stage: read_rows(path) for stage, path in paths.items()}
-    matched, subjects, names, classes, left_out = _match(tables, paths)
+    if by is None:
+        by = "roi" if all(len({image for image, _ in table.keys}) == 1 for table in tables.values()) else "image"
+    matched, subjects, names, classes, left_out = _match(tables, paths, by)
     results: dict[str, Any] = {
         "inputs": {stage: path.name for stage, path in paths.items()},
+        "matched_by": "ROI" if by == "roi" else "image and ROI",
+        "rois": len(subjects),
         "warnings": [
             f"{stage}: {found['rows']} rows and {found['features']} features without a counterpart are left out"
             for stage, found in left_out.items()
@@ -79,17 +88,26 @@ def agree(
 
 
 def _match(
-    tables: dict[str, FeatureRows], paths: dict[str, Path]
+    tables: dict[str, FeatureRows], paths: dict[str, Path], by: Join
 ) -> tuple[dict[str, Array], list[str], list[str], list[str], dict[str, dict[str, int]]]:
     """Rows and columns that all files have, in the order of the target's."""
     target = tables["target"]
+    rows = {stage: [key[1:] if by == "roi" else key for key in table.keys] for stage, table in tables.items()}
     places = {}
-    for stage, table in tables.items():
-        places[stage] = {key: row for row, key in enumerate(table.keys)}
-        if len(places[stage]) < len(table.keys):
-            raise ConcordctError(f"an image and ROI stands twice in {paths[stage]}")
-    keys = [key for key in target.keys if all(key in places[stage] for stage in tables)]
+    for stage, found in rows.items():
+        places[stage] = {key: row for row, key in enumerate(found)}
+        if len(places[stage]) < len(found):
+            twice = next(key for key in found if found.count(key) > 1)
+            what = f"ROI {twice[-1]}" if by == "roi" else f"ROI {twice[-1]} of image {twice[0]}"
+            raise ConcordctError(f"{paths[stage]}: expected every row once, found {what} {found.count(twice)} times")
+    keys = [key for key in rows["target"] if all(key in places[stage] for stage in tables)]
     names = [name for name in target.names if all(name in table.names for table in tables.values())]
+    if not keys and by == "image":
+        shown = "; ".join(f"{paths[stage].name}: {_images(table)}" for stage, table in tables.items())
+        raise ConcordctError(
+            f"expected ROIs of images that all files name alike, found none ({shown}); match by ROI alone if the files "
+            "hold reconstructions of the same scans"
+        )
     if not keys or not names:
         raise ConcordctError(
             f"{len(keys)} ROIs and {len(names)} features stand in all of {', '.join(map(str, paths.values()))}; "
@@ -106,6 +124,11 @@ def _match(
         for stage, table in tables.items()
     }
     return matched, subjects, names, [of[name] for name in names], left_out
+
+
+def _images(table: FeatureRows) -> str:
+    names = list(dict.fromkeys(image for image, _ in table.keys))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _write_features(path: Path, features: list[dict[str, Any]]) -> None:

@@ -20,8 +20,9 @@ from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
 from concordct.training.bundle import save_bundle
-from concordct.volumes.pairing import check_pair, pair_series
+from concordct.volumes.pairing import check_pair, pair_by_kernel, pair_series
 from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
+from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
 
 #: What a model card calls them.
@@ -70,6 +71,42 @@ def pairs_of_paths(source: Path, target: Path, *, allow: Collection[str] = froze
     if len(sources) == len(targets) == 1:
         return ((sources[0], targets[0]),)
     return pair_series(sources, targets, allow=allow)
+
+
+def pairs_of_folder(
+    path: Path,
+    *,
+    source_kernel: str,
+    target_kernel: str,
+    allow: Collection[str] = frozenset(),
+    progress: Progress | None = None,
+) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """The pairs that lie anywhere under a folder, as an archive exports them, told apart by kernel.
+
+    Returns
+    -------
+    The pairs, and a line for each series of the source kernel that has no partner, with the reason.
+
+    Raises
+    ------
+    ConcordctError : one of the kernels is not there, or nothing pairs.
+    """
+    say = progress or (lambda what, done, total: None)
+    found = find_scans(path, progress=lambda *counts: say("reading headers", *counts))
+    series = [scan for scan in found.scans if isinstance(scan, Series)]
+    try:
+        paired = pair_by_kernel(
+            series, source_kernel, target_kernel, allow=allow, progress=lambda *counts: say("pairing", *counts)
+        )
+    except ConcordctError as error:
+        raise ConcordctError(f"{path}: {error}") from None
+    failures = tuple(f"{scan_path(source)}: {reason}" for source, reason in paired.failures)
+    if not paired.pairs:
+        raise ConcordctError(
+            f"{path}: expected a pair of {source_kernel} and {target_kernel}, found none; first of {len(failures)}: "
+            + failures[0]
+        )
+    return paired.pairs, failures
 
 
 def pairs_of_manifest(path: Path, *, split: str | None = "train") -> tuple[Pair, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pydicom
 
 from concordct.errors import ConcordctError
 from concordct.volumes.manifest import PairRow, write_manifest
-from concordct.volumes.pairing import check_pair
+from concordct.volumes.pairing import check_pair, pair_by_kernel
 from concordct.volumes.place import atomic_file
 from concordct.volumes.scans import find_scans, one_scan, scan_path
 from concordct.volumes.series import Series
@@ -70,6 +71,7 @@ class Cohort:
     failures : (pair, reason).
     size_mb : to download, or downloaded.
     licences : of what was selected.
+    splits : rows of the manifest in each split.
     """
 
     manifest: Path | None
@@ -77,6 +79,7 @@ class Cohort:
     failures: tuple[tuple[str, str], ...]
     size_mb: float = 0.0
     licences: tuple[str, ...] = ()
+    splits: Mapping[str, int] = field(default_factory=dict)
 
 
 def split_of(subject: str) -> str:
@@ -294,47 +297,42 @@ def cohort_folder(
     ConcordctError : no series in one of the kernels; the message names those that are there.
     """
     series = [scan for scan in find_scans(path, progress=progress).scans if isinstance(scan, Series)]
-    sources = [one for one in series if one.kernel == source_kernel]
-    targets = [one for one in series if one.kernel == target_kernel]
-    if not sources or not targets:
-        there = sorted({one.kernel or "unknown" for one in series})
-        raise ConcordctError(
-            f"{path}: expected series in {source_kernel} and {target_kernel}, found {', '.join(there) or 'no series'}"
+    try:
+        found = pair_by_kernel(series, source_kernel, target_kernel)
+    except ConcordctError as error:
+        raise ConcordctError(f"{path}: {error}") from None
+    person = {one.key: _person(one) for one in series}
+    people = {digest: f"subject-{rank:04d}" for rank, digest in enumerate(sorted(set(person.values())), 1)}
+    shared = Counter(one.folder for one in series)
+    names = {source.key: f"pair-{number:04d}" for number, source in enumerate(_sources(series, source_kernel), start=1)}
+    rows = [
+        PairRow(
+            pair=names[source.key],
+            subject=people[person[source.key]],
+            split=split_of(person[source.key]),
+            source=scan_path(source),
+            target=scan_path(target),
+            source_kernel=source_kernel,
+            target_kernel=target_kernel,
+            slice_thickness_mm=source.slice_thickness_mm,
+            source_series=source.uid if shared[source.folder] > 1 else None,
+            target_series=target.uid if shared[target.folder] > 1 else None,
         )
-    people = {digest: f"subject-{rank:04d}" for rank, digest in enumerate(sorted({_person(s) for s in series}), 1)}
-    rows: list[PairRow] = []
-    failures: list[tuple[str, str]] = []
-    free = list(targets)
-    for number, source in enumerate(sources, start=1):
-        name = f"pair-{number:04d}"
-        reason = f"no {target_kernel} series in its frame of reference"
-        for target in [one for one in free if one.frame_of_reference_uid == source.frame_of_reference_uid]:
-            try:
-                check_pair(source, target)
-            except ConcordctError as error:
-                reason = str(error)
-                continue
-            free.remove(target)
-            subject = people[_person(source)]
-            rows.append(
-                PairRow(
-                    pair=name,
-                    subject=subject,
-                    split=split_of(_person(source)),
-                    source=scan_path(source),
-                    target=scan_path(target),
-                    source_kernel=source_kernel,
-                    target_kernel=target_kernel,
-                    slice_thickness_mm=source.slice_thickness_mm,
-                )
-            )
-            break
-        else:
-            failures.append((name, reason))
+        for source, target in found.pairs
+    ]
+    failures = [(f"{names[source.key]} ({_place(source, path)})", reason) for source, reason in found.failures]
     output.mkdir(parents=True, exist_ok=True)
     manifest = write_manifest(output / MANIFEST, rows, overwrite=True) if rows else None
     _write_failures(output, failures)
-    return Cohort(manifest, len(rows), tuple(failures))
+    return Cohort(manifest, len(rows), tuple(failures), splits=dict(Counter(row.split for row in rows)))
+
+
+def _sources(series: Sequence[Series], kernel: str) -> list[Series]:
+    return [one for one in series if one.kernel == kernel]
+
+
+def _place(series: Series, root: Path) -> str:
+    return scan_path(series).relative_to(root).as_posix() if root.is_dir() else scan_path(series).name
 
 
 def _person(series: Series) -> str:

@@ -23,7 +23,7 @@ from concordct.methods.standardizer import Mode
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import INTERCEPT, SimulatedScan, write_new_series
 from concordct.volumes.pairing import check_pair
-from concordct.volumes.scans import evenly_spaced, one_scan
+from concordct.volumes.scans import evenly_spaced, scans_of_row
 from concordct.volumes.volume import Volume
 
 #: A Volume to its scores, always as many.
@@ -78,7 +78,7 @@ def consistency(
     found: list[list[list[float]]] = []
     for row in rows:
         assert row.target is not None
-        source, target = one_scan(row.source), one_scan(row.target)
+        source, target = scans_of_row(row)
         check_pair(source, target)
         standardizer = model.standardizer(mode=mode, use_neighbours=evenly_spaced(source))
         slabs = standardized_slabs(source, standardizer, seed=seed, allow=allow)

@@ -25,7 +25,7 @@ from concordct.radiomics.presets import settings_for
 from concordct.radiomics.table import FeatureRows, class_of, write_rows
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.manifest import read_manifest
-from concordct.volumes.masks import Region, read_regions
+from concordct.volumes.masks import Region, read_regions, whole_image
 from concordct.volumes.place import atomic_file, writing
 from concordct.volumes.scans import Scan, one_scan
 
@@ -42,12 +42,14 @@ class Job:
     subject : what stands in the column `subject`.
     image : a series folder or a volume file.
     roi : a mask, DICOM SEG or RTSTRUCT; None for the whole image as one ROI.
+    series : SeriesInstanceUID, where the folder holds several series.
     """
 
     name: str
     subject: str
     image: Path
     roi: Path | None
+    series: str | None = None
 
 
 def one_job(image: Path, roi: Path | None, *, name: str | None = None, subject: str | None = None) -> tuple[Job, ...]:
@@ -65,7 +67,7 @@ def jobs_of_manifest(path: Path, *, role: Role, split: str | None = None) -> tup
     """
     rows = [row for row in read_manifest(path) if split is None or row.split == split]
     jobs = tuple(
-        Job(row.pair, row.subject, image, row.mask)
+        Job(row.pair, row.subject, image, row.mask, row.source_series if role == "source" else row.target_series)
         for row in rows
         if (image := row.source if role == "source" else row.target) is not None
     )
@@ -93,6 +95,7 @@ def extract_features(
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[ImageResult, ...]:
     """Measure images and write one features file.
 
@@ -105,6 +108,7 @@ def extract_features(
     allow : geometry problems that may pass, see `Series.check`.
     overwrite : replace an existing output.
     progress : called with (images done, images in all).
+    say : called with what is about to be measured, in words, where one process measures.
 
     Returns
     -------
@@ -125,7 +129,7 @@ def extract_features(
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
     results: dict[int, ImageResult] = {}
-    for index, outcome in _run(jobs, settings, repr(chosen), parts, frozenset(allow), workers):
+    for index, outcome in _run(jobs, settings, repr(chosen), parts, frozenset(allow), workers, say):
         results[index] = outcome
         if progress is not None:
             progress(len(results), len(jobs))
@@ -143,11 +147,17 @@ def extract_features(
 
 
 def _run(
-    jobs: Sequence[Job], settings: str, digest: str, parts: Path, allow: frozenset[str], workers: int
+    jobs: Sequence[Job],
+    settings: str,
+    digest: str,
+    parts: Path,
+    allow: frozenset[str],
+    workers: int,
+    say: Callable[[str], None] | None,
 ) -> Iterator[tuple[int, ImageResult]]:
     if workers <= 1 or len(jobs) == 1:
         for index, job in enumerate(jobs):
-            yield index, _one(job, settings, digest, parts, allow)
+            yield index, _one(job, settings, digest, parts, allow, say)
         return
     # Spawned, for a forked child would inherit the locks of numba's and ITK's threads.
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
@@ -158,13 +168,20 @@ def _run(
             yield waiting[future], future.result()
 
 
-def _one(job: Job, settings: str, digest: str, parts: Path, allow: frozenset[str]) -> ImageResult:
+def _one(
+    job: Job,
+    settings: str,
+    digest: str,
+    parts: Path,
+    allow: frozenset[str],
+    say: Callable[[str], None] | None = None,
+) -> ImageResult:
     """Measure one image into its part, unless an earlier run did."""
     try:
         part = _part(job, digest, parts, allow)
         if part.exists():
             return ImageResult(job.name, "resumed", len(_load(part)[0]))
-        rois, names, values = measure(one_scan(job.image), job.roi, settings, allow=allow)
+        rois, names, values = measure(_scan(job), job.roi, settings, allow=allow, say=say)
         with atomic_file(part, overwrite=True) as aside, aside.open("wb") as stream:
             np.savez(stream, rois=np.array(rois), names=np.array(names), values=values)
     except ConcordctError as error:
@@ -175,7 +192,12 @@ def _one(job: Job, settings: str, digest: str, parts: Path, allow: frozenset[str
 
 
 def measure(
-    scan: Scan, roi: Path | None, settings: str, *, allow: Collection[str] = frozenset()
+    scan: Scan,
+    roi: Path | None,
+    settings: str,
+    *,
+    allow: Collection[str] = frozenset(),
+    say: Callable[[str], None] | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
     """Names of the ROIs, names of the features and [roi, feature] of one scan.
 
@@ -183,17 +205,18 @@ def measure(
     """
     volume = scan.read(allow=allow)
     if roi is None:
-        whole = Region(1, "image", np.ones(volume.shape, bool))
-        regions: tuple[Region, ...] = (whole,)
+        regions: tuple[Region, ...] = (whole_image(volume.shape),)
     else:
         regions = read_regions(roi, affine=volume.affine, shape=volume.shape)
+    if say is not None:
+        say(f"{len(regions)} ROIs of {volume.shape[0]} slices")
     chosen = settings_for(settings)
     rows: dict[int, NDArray[np.float64]] = {}
     names: tuple[str, ...] = ()
     for turn in _turns(regions):
         labels = np.zeros(volume.shape, np.int32)
         for place in turn:
-            labels[regions[place].mask] = place + 1
+            labels[regions[place].box][regions[place].inside] = place + 1
         table = extract(volume, labels, chosen)
         names = table.names
         rows.update((label - 1, row) for label, row in zip(table.rois, table.values, strict=True))
@@ -210,18 +233,22 @@ def _turns(regions: Sequence[Region]) -> list[list[int]]:
     groups: list[tuple[list[int], NDArray[np.bool_]]] = []
     for place, region in enumerate(regions):
         for members, taken in groups:
-            if not (taken & region.mask).any():
+            if not (taken[region.box] & region.inside).any():
                 members.append(place)
-                taken |= region.mask
+                taken[region.box] |= region.inside
                 break
         else:
-            groups.append(([place], region.mask.copy()))
+            groups.append(([place], region.mask))
     return [members for members, _ in groups]
+
+
+def _scan(job: Job) -> Scan:
+    return one_scan(job.image, series_uid=job.series)
 
 
 def _part(job: Job, digest: str, parts: Path, allow: Collection[str]) -> Path:
     """Where the rows of a job are kept: by everything that they depend on."""
-    facts = [__version__, digest, job.name, *sorted(allow), *_stamp(one_scan(job.image))]
+    facts = [__version__, digest, job.name, *sorted(allow), *_stamp(_scan(job))]
     if job.roi is not None:
         if not job.roi.is_file():
             raise ConcordctError(f"no mask file {job.roi}")

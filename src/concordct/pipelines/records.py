@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,10 @@ SELF_CHECK = "self_check"
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one scan. Paths are relative to the input and the output, so that two runs agree to the byte."""
+    """What became of one scan. Paths are relative to the input and the output, so that two runs agree to the byte.
+
+    `stood` says whether the result stood already; it is of this run and not of the result, so no record on disk has it.
+    """
 
     input: str
     output: str | None
@@ -36,10 +39,13 @@ class Record:
     notes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     self_check: dict[str, Any] | None = None
+    stood: bool = field(default=False, compare=False)
 
     def line(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        del values["stood"]
+        return json.dumps(values, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record
             f"{job.output}: {len(missing)} of {job.scan.shape[0]} slices of the result are missing or cut short, "
             f"{missing[0]} first (--overwrite makes it again)"
         )
-    return None if digest is None else done(job, clipped, digest, notes, check)
+    return None if digest is None else replace(done(job, clipped, digest, notes, check), stood=True)
 
 
 def _whole(path: Path, series: Series) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.radiomics.regions.rois import PAPER_RANGES_HU, grid_rois, random_rois
+from concordct.signal.body import body_mask
 from concordct.volumes.masks import read_regions
 from concordct.volumes.place import atomic_file
 from concordct.volumes.scans import one_scan
@@ -22,10 +23,11 @@ LEAST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class DrawnRois:
-    """How many ROIs were drawn, and for random ones how many in each HU range."""
+    """How many ROIs were drawn, for random ones how many in each HU range, and what the caller should know."""
 
     rois: int
     per_range: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def draw_rois(
@@ -36,6 +38,7 @@ def draw_rois(
     per_range: int | None = None,
     step: int | None = None,
     mask: Path | None = None,
+    everywhere: bool = False,
     seed: int = 0,
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
@@ -49,7 +52,8 @@ def draw_rois(
     size : edge of an ROI, pixels.
     per_range : so many random ROIs in each of the papers' HU ranges; None for a grid over the mask.
     step : of the grid, pixels; `size` when None.
-    mask : where ROIs may lie (any ROI file); everywhere when None.
+    mask : where ROIs may lie (any ROI file); in the body when None.
+    everywhere : in the air around the body, too.
     seed : of the random ROIs.
 
     Raises
@@ -59,10 +63,15 @@ def draw_rois(
     if not output.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
         raise ConcordctError(f"labels are written as .nii, .nii.gz, .nrrd or .mha, found {output.name}")
     volume = one_scan(image).read(allow=allow)
-    inside = np.ones(volume.shape, bool)
+    inside = np.ones(volume.shape, bool) if everywhere else body_mask(volume.hu)
+    if volume.padding is not None:
+        inside &= ~volume.padding
     if mask is not None:
-        regions = read_regions(mask, affine=volume.affine, shape=volume.shape)
-        inside = np.logical_or.reduce([region.mask for region in regions])
+        inside = np.zeros(volume.shape, bool)
+        for region in read_regions(mask, affine=volume.affine, shape=volume.shape):
+            inside[region.box] |= region.inside
+    if not inside.any():
+        raise ConcordctError(f"{image}: expected a body (a region above -500 HU) or a mask to draw in, found none")
     counts: tuple[int, ...] = ()
     if per_range is None:
         labels = grid_rois(inside, size=size, step=step)
@@ -78,9 +87,14 @@ def draw_rois(
         )
         labels = drawn.labels
         counts = tuple(drawn.of_range.count(index) for index in range(len(PAPER_RANGES_HU)))
+    fewer = tuple(
+        f"{count} of {per_range} ROIs fit where HU are {low:g} to {high:g}"
+        for count, (low, high) in zip(counts, PAPER_RANGES_HU, strict=False)
+        if count < (per_range or 0)
+    )
     with atomic_file(output, overwrite=overwrite) as aside:
         sitk.WriteImage(_label_image(labels, volume.affine), str(aside), True)
-    return DrawnRois(int(labels.max()), counts)
+    return DrawnRois(int(labels.max()), counts, fewer)
 
 
 def _label_image(labels: NDArray[np.int32], affine: NDArray[np.float64]) -> sitk.Image:

@@ -1,6 +1,7 @@
 """A scan, or a tree of scans, through a model: outputs moved into place whole, resumable, one record for each scan.
 
-A file becomes a file, a series a series, a tree a tree of the same shape. What already stands there, made from the
+A file becomes a file, a folder of slices a folder of slices, a tree a tree of the same shape, however many series it
+holds. What already stands there, made from the
 same source by the same model, settings and version, is left alone, so a killed run continues where it stopped
 and ends with the same bytes as an undisturbed one.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections import Counter
@@ -32,9 +34,11 @@ from concordct.volumes.files import VolumeFile, is_volume_file, write_volume_fil
 from concordct.volumes.find import SetAside
 from concordct.volumes.geometry import Problem
 from concordct.volumes.place import atomic_file
-from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, scan_path
+from concordct.volumes.scans import LABEL_MAP, Scan, checked, evenly_spaced, find_scans, scan_path
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 #: The records of a tree, one JSON object a line.
 RECORDS = "standardize.jsonl"
@@ -105,18 +109,19 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
             f"{input_path}: expected a CT series or volume, found none"
             + (f" ({len(found.set_aside)} files set aside: {'; '.join(reasons[:3])})" if reasons else "")
         )
-    broken = [item for item in found.set_aside if is_volume_file(item.path)]
+    broken = [item for item in found.set_aside if is_volume_file(item.path) and item.reason != LABEL_MAP]
     if len(found.scans) == 1 and not broken:
         scan = found.scans[0]
         mismatch = None if settings.any_kernel else kernel_mismatch(model, scan.kernel)
         if mismatch:
             raise ConcordctError(f"{scan_path(scan)}: {mismatch} (--any-kernel standardizes it all the same)")
-        if isinstance(scan, VolumeFile) and not is_volume_file(output):
-            raise ConcordctError(
-                f"{output}: expected a volume file such as .nii.gz, since the input is {scan.path.name}"
-            )
-        job = Job(scan, output, input_path.name, output.name, _beside(scan, found.set_aside))
-        return Plan((job,), (), found.set_aside, tree=False)
+        if _is_the_scan(scan, input_path):
+            if isinstance(scan, VolumeFile) and not is_volume_file(output):
+                raise ConcordctError(
+                    f"{output}: expected a volume file such as .nii.gz, since the input is {scan.path.name}"
+                )
+            job = Job(scan, output, input_path.name, output.name, _beside(scan, found.set_aside))
+            return Plan((job,), (), found.set_aside, tree=False)
     if is_volume_file(output):
         count = len(found.scans) + len(broken)
         raise ConcordctError(f"{output}: expected a folder, since {input_path} holds {count} scans")
@@ -131,6 +136,13 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
             jobs.append(Job(scan, output / name, shown, name, _beside(scan, found.set_aside)))
     skipped += [Record(str(item.path.relative_to(input_path)), None, "failed", item.reason) for item in broken]
     return Plan(tuple(jobs), tuple(skipped), found.set_aside, tree=True)
+
+
+def _is_the_scan(scan: Scan, input_path: Path) -> bool:
+    """Whether the path names the scan itself; one that lies deeper is a tree of one, and its output a tree, too."""
+    if isinstance(scan, VolumeFile):
+        return scan.path == input_path
+    return input_path.is_file() or all(ref.path.parent == input_path for ref in scan.slices)
 
 
 def _beside(scan: Scan, set_aside: Sequence[SetAside]) -> tuple[str, ...]:
@@ -176,6 +188,7 @@ def run(
     One Record for each scan in the order of the plan, those skipped last; for a tree in which any is done also written
     to `RECORDS`.
     """
+    logger.debug("%d scans to standardize, %d of other kernels or broken", len(plan.jobs), len(plan.skipped))
     if workers > 1 and len(plan.jobs) > 1:
         count = min(workers, len(plan.jobs))
         with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
@@ -189,6 +202,7 @@ def run(
         records = []
         for index, job in enumerate(plan.jobs):
             depth = job.scan.shape[0]
+            logger.debug("scan %d: %s, %d slices", index + 1, job.input_name, depth)
             report = (lambda done, index=index, depth=depth: progress(index, done, depth)) if progress else None
             records.append(_standardize(job, model, settings, report))
             if progress is not None:

@@ -35,7 +35,7 @@ from concordct.training.run import (
 )
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.pairing import check_pair
-from concordct.volumes.scans import Scan, find_scans, one_scan
+from concordct.volumes.scans import Scan, find_scans, scans_of_row
 
 
 def train(
@@ -80,7 +80,7 @@ def train(
     rows = [row for row in read_manifest(pairs) if row.split == split and row.target is not None]
     if not rows:
         raise ConcordctError(f"{pairs}: expected pairs in split {split!r}, found none")
-    scans = [(row.pair, one_scan(row.source), one_scan(row.target)) for row in rows if row.target is not None]
+    scans = [(row.pair, *scans_of_row(row)) for row in rows]
     loose = _images(images)
     with team() as members:
         if members.rank == 0:

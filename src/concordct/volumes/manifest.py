@@ -1,7 +1,8 @@
 """The manifest of pairs, `pairs.csv`: which scan stands beside which, from whom, for what.
 
-Columns: pair, subject, split, source, target, source_kernel, target_kernel, slice_thickness_mm, mask. Paths are
-relative to the manifest's folder; `target` and `mask`, the kernels and the thickness may be empty.
+Columns: pair, subject, split, source, target, source_kernel, target_kernel, slice_thickness_mm, mask, and where several
+series share a folder source_series and target_series. Paths are relative to the manifest's folder; `target` and `mask`,
+the kernels and the thickness may be empty.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class PairRow(BaseModel):
     source_kernel, target_kernel : None when unknown.
     slice_thickness_mm : None when unknown.
     mask : volume file of the region that counts, None for all.
+    source_series, target_series : SeriesInstanceUID, where the folder holds several series; None where it holds one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,9 +47,13 @@ class PairRow(BaseModel):
     target_kernel: Word | None = None
     slice_thickness_mm: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
     mask: Path | None = None
+    source_series: Word | None = None
+    target_series: Word | None = None
 
 
-COLUMNS = tuple(PairRow.model_fields)
+#: Columns that a manifest may leave out.
+OPTIONAL_COLUMNS = ("source_series", "target_series")
+COLUMNS = tuple(name for name in PairRow.model_fields if name not in OPTIONAL_COLUMNS)
 _PATHS = ("source", "target", "mask")
 
 
@@ -93,11 +99,12 @@ def write_manifest(path: str | Path, rows: Sequence[PairRow], *, overwrite: bool
     """Write a manifest whole, paths relative to its folder."""
     path = Path(path)
     folder = path.absolute().parent
+    columns = [*COLUMNS, *(name for name in OPTIONAL_COLUMNS if any(getattr(row, name) for row in rows))]
     with atomic_file(path, overwrite=overwrite) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(file, columns, lineterminator="\n")
         table.writeheader()
         for row in rows:
-            values = row.model_dump()
+            values = row.model_dump(include=set(columns))
             for name in _PATHS:
                 if values[name] is not None:
                     values[name] = Path(os.path.relpath(values[name], folder)).as_posix()
@@ -107,7 +114,7 @@ def write_manifest(path: str | Path, rows: Sequence[PairRow], *, overwrite: bool
 
 def _check_columns(found: tuple[str, ...], path: Path) -> None:
     missing = [name for name in COLUMNS if name not in found]
-    unknown = [name for name in found if name not in COLUMNS]
+    unknown = [name for name in found if name not in (*COLUMNS, *OPTIONAL_COLUMNS)]
     if missing or unknown or len(set(found)) != len(found):
         said = f"row 1: columns {', '.join(map(str, found)) or 'none'}"
         raise ConcordctError(f"{said}; expected {', '.join(COLUMNS)}: {path}")

@@ -25,11 +25,34 @@ VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One ROI: its number and name in the file, and its voxels on the image's grid ([z, y, x] bool)."""
+    """One ROI on the image's grid. It keeps its box alone, so that thousands of ROIs take no more memory than a few.
+
+    Attributes
+    ----------
+    number, name : in the file.
+    box : where it lies in the image, a slice for each axis.
+    inside : [z, y, x] bool of the box.
+    shape : (z, y, x) of the image.
+    """
 
     number: int
     name: str
-    mask: NDArray[np.bool_]
+    box: tuple[slice, slice, slice]
+    inside: NDArray[np.bool_]
+    shape: tuple[int, int, int]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """[z, y, x] bool of the image, made anew at every call."""
+        mask = np.zeros(self.shape, bool)
+        mask[self.box] = self.inside
+        return mask
+
+
+def whole_image(shape: tuple[int, int, int], *, number: int = 1, name: str = "image") -> Region:
+    """The whole image as one region."""
+    z, y, x = (slice(0, size) for size in shape)
+    return Region(number, name, (z, y, x), np.ones(shape, bool), shape)
 
 
 def read_regions(path: Path, *, affine: NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[Region, ...]:
@@ -70,13 +93,14 @@ def to_labels(regions: tuple[Region, ...]) -> NDArray[np.int32]:
     ------
     ConcordctError : when two regions share a voxel; measure them one by one instead.
     """
-    labels = np.zeros(regions[0].mask.shape, np.int32)
+    labels = np.zeros(regions[0].shape, np.int32)
     for place, region in enumerate(regions, start=1):
-        taken = labels[region.mask]
+        part = labels[region.box]
+        taken = part[region.inside]
         if taken.any():
             other = regions[int(taken[taken > 0][0]) - 1]
             raise ConcordctError(f"ROIs {other.name} and {region.name} overlap in {int((taken > 0).sum())} voxels")
-        labels[region.mask] = place
+        part[region.inside] = place
     return labels
 
 
@@ -100,7 +124,10 @@ def _read_volume_file(path: Path, affine: NDArray[np.float64], shape: tuple[int,
         raise ConcordctError(f"the mask is empty: no voxel above 0 in {path}")
     index = _on_grid(places @ own[:3, :3].T + own[:3, 3], affine, shape, path)
     found = values[tuple(places.T)].astype(np.int64)
-    return tuple(_region(int(label), str(label), index[found == label], shape) for label in np.unique(found))
+    order = np.argsort(found, kind="stable")
+    numbers, starts = np.unique(found[order], return_index=True)
+    parts = np.split(index[order], starts[1:])
+    return tuple(_region(int(label), str(label), part, shape) for label, part in zip(numbers, parts, strict=True))
 
 
 def _read_seg(  # type: ignore[no-untyped-def]
@@ -178,7 +205,7 @@ def _read_rtstruct(  # type: ignore[no-untyped-def]
             # Contours of one slice that lie in each other are rings: a hole is what an even number of them covers
             mask[z, rows, columns] ^= True
         if mask.any():
-            regions.append(Region(number, names.get(number) or str(number), mask))
+            regions.append(_region(number, names.get(number) or str(number), np.argwhere(mask), shape))
     if not regions:
         raise ConcordctError(f"the structure set is empty: no closed contour covers a voxel in {path}")
     return tuple(regions)
@@ -204,6 +231,8 @@ def _on_grid(
 
 
 def _region(number: int, name: str, index: NDArray[np.int64], shape: tuple[int, int, int]) -> Region:
-    mask = np.zeros(shape, bool)
-    mask[tuple(index.T)] = True
-    return Region(number, name, mask)
+    low, high = index.min(axis=0), index.max(axis=0) + 1
+    inside = np.zeros(tuple(high - low), bool)
+    inside[tuple((index - low).T)] = True
+    z, y, x = (slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
+    return Region(number, name, (z, y, x), inside, shape)

@@ -6,7 +6,7 @@ function fitted between the two would be nonsense.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,61 @@ def pair_series(
         check_pair(source, targets[best], allow=allow)
         pairs.append((source, targets[best]))
     return tuple(pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """What `pair_by_kernel` found: the pairs, and each source without a partner with the reason."""
+
+    pairs: tuple[tuple[Series, Series], ...]
+    failures: tuple[tuple[Series, str], ...]
+
+
+def pair_by_kernel(
+    series: Sequence[Series],
+    source_kernel: str,
+    target_kernel: str,
+    *,
+    allow: Collection[str] = frozenset(),
+    progress: Callable[[int, int], None] | None = None,
+) -> Pairing:
+    """Pair the series of a tree by their kernels: same frame of reference, same positions, same content.
+
+    Parameters
+    ----------
+    series : of any kernels, in any folders; several may share one.
+    source_kernel, target_kernel : as the headers name them.
+    allow : as for `check_pair`.
+    progress : called with (sources looked at, sources in all).
+
+    Raises
+    ------
+    ConcordctError : one of the kernels is not there; the message names those that are.
+    """
+    sources = [one for one in series if one.kernel == source_kernel]
+    free = [one for one in series if one.kernel == target_kernel]
+    if not sources or not free:
+        there = sorted({one.kernel or "unknown" for one in series})
+        raise ConcordctError(
+            f"expected series in {source_kernel} and {target_kernel}, found {', '.join(there) or 'no series'}"
+        )
+    pairs, failures = [], []
+    for index, source in enumerate(sources, start=1):
+        reason = f"no {target_kernel} series in its frame of reference"
+        for target in [one for one in free if "frames" in allow or not _frames_differ(source, one)]:
+            try:
+                check_pair(source, target, allow=allow)
+            except ConcordctError as error:
+                reason = str(error)
+                continue
+            free.remove(target)
+            pairs.append((source, target))
+            break
+        else:
+            failures.append((source, reason))
+        if progress is not None:
+            progress(index, len(sources))
+    return Pairing(tuple(pairs), tuple(failures))
 
 
 def _check_geometry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,26 @@ from concordct.errors import ConcordctError
 from concordct.volumes.files import VolumeFile, is_volume_file, open_volume_file
 from concordct.volumes.find import Progress, SetAside, find_series
 from concordct.volumes.geometry import Problem, units_problem
-from concordct.volumes.manifest import read_manifest
+from concordct.volumes.manifest import PairRow, read_manifest
 from concordct.volumes.series import Series
 
 Scan = Series | VolumeFile
+
+#: Why a volume file is no scan although it can be read: label maps lie beside the scans that they belong to.
+LABEL_MAP = "a label map by its name"
+#: The last word of such a name: `nodules.nii.gz`, `ct_lungs.nrrd`, `tumour-mask.mha`.
+LABEL_WORDS = frozenset(
+    (
+        *("fibrosis", "label", "labelmap", "labels", "lungs", "mask", "masks", "nodules"),
+        *("roi", "rois", "seg", "segmentation", "segmentations"),
+    )
+)
+
+
+def is_label_map(path: Path) -> bool:
+    """Whether the name of a volume file says that it holds labels and no image."""
+    stem = path.name.lower().split(".")[0]
+    return stem.replace("-", "_").replace(" ", "_").split("_")[-1] in LABEL_WORDS
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,7 @@ class Scans:
 
 
 def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
-    """Find DICOM series and volume files under a file or folder.
+    """Find DICOM series and volume files under a file or folder; label maps are set aside by their names.
 
     Parameters
     ----------
@@ -44,6 +61,9 @@ def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
         if not is_volume_file(item.path):
             set_aside.append(item)
             continue
+        if is_label_map(item.path):
+            set_aside.append(SetAside(item.path, LABEL_MAP))
+            continue
         try:
             volumes.append(open_volume_file(item.path))
         except ConcordctError as error:
@@ -52,14 +72,19 @@ def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
     return Scans((*series, *volumes), tuple(set_aside))
 
 
-def one_scan(path: Path) -> Scan:
-    """The only scan under a path.
+def one_scan(path: Path, *, series_uid: str | None = None) -> Scan:
+    """The only scan under a path, or the series of that SeriesInstanceUID where several share a folder.
 
     Raises
     ------
     ConcordctError : none there, or several.
     """
     found = find_scans(path)
+    if series_uid is not None:
+        wanted = [scan for scan in found.scans if isinstance(scan, Series) and scan.uid == series_uid]
+        if len(wanted) != 1:
+            raise ConcordctError(f"{path}: expected one stack of slices of the named series, found {len(wanted)}")
+        return wanted[0]
     if len(found.scans) != 1:
         reasons = sorted({item.reason for item in found.set_aside})
         why = f" ({reasons[0]})" if len(reasons) == 1 else ""
@@ -88,15 +113,30 @@ def paired_scans(manifest: Path, *, split: str | None) -> tuple[PairedScans, ...
     ------
     ConcordctError : a bad manifest, or no pair in the split.
     """
-    rows = [row for row in read_manifest(manifest) if split in (None, row.split)]
-    found = tuple(
-        PairedScans(row.subject, one_scan(row.source), one_scan(row.target), row.mask)
-        for row in rows
-        if row.target is not None
-    )
+    rows = [row for row in read_manifest(manifest) if row.target is not None]
+    found = tuple(PairedScans(row.subject, *scans_of_row(row), row.mask) for row in rows if split in (None, row.split))
     if not found:
-        raise ConcordctError(f"{manifest}: expected pairs in split {split or 'of any name'}, found none")
+        there = ", ".join(f"{count} in split {name}" for name, count in Counter(row.split for row in rows).items())
+        raise ConcordctError(
+            f"{manifest}: expected pairs in split {split or 'of any name'}, found none"
+            + (f" there but {there}; choose that split, or all of them" if there else "")
+        )
     return found
+
+
+def scans_of_row(row: PairRow) -> tuple[Scan, Scan]:
+    """Source and target of a row of a manifest.
+
+    Raises
+    ------
+    ConcordctError : a row without a target, or a place that does not hold the one scan that the row means.
+    """
+    if row.target is None:
+        raise ConcordctError(f"pair {row.pair}: expected a target, found none")
+    return (
+        one_scan(row.source, series_uid=row.source_series),
+        one_scan(row.target, series_uid=row.target_series),
+    )
 
 
 def scan_path(scan: Scan) -> Path:

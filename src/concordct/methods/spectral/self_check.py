@@ -303,8 +303,10 @@ def check_return(
     None where no band is coherent or the slice shows no body.
     """
     spacing, shape = source.spacing_mm[1:], source.shape[1:]
+    nyquist = MM_PER_CM / (2 * max(spacing))
     body = material_mask(source.hu[index : index + 1], spacing)[0]
-    band = coherent_band_lp_cm(model)
+    # Beyond the pixels' Nyquist frequency lie corners of the spectrum alone, whose noise no ring of a patch holds.
+    band = min(coherent_band_lp_cm(model), nyquist)
     if band <= 0 or not body.any():
         return None
     # T^-1 y - x = T^-1 (y - T x): neighbours enter T x, and what rounding leaves of x cancels.
