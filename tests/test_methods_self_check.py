@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from concordct.methods.spectral.fit import SIGNATURE, fit_pairs
 from concordct.methods.spectral.self_check import (
+    OWN_RETURN,
     KernelCheck,
+    Return,
     check_kernel,
     check_return,
     check_series,
@@ -166,6 +168,17 @@ def test_a_result_that_contradicts_the_scan_is_found_out(model: SpectralModel) -
     problems = check_series(model, meter.signature(), [returned[1]]).problems()
     assert len(problems) == 1
     assert "differs" in problems[0]
+
+
+def test_a_scan_may_differ_as_much_as_the_calibrated_one_does(model: SpectralModel) -> None:
+    meter = SignatureMeter()
+    returned = [Return(0, difference_hu=22.0, noise_hu=10.0)]
+    assert check_series(model, meter.signature(), returned).return_status == "failed"
+    wide_pixels = replace(model, info={**model.info, OWN_RETURN: 1.6})
+    found = check_series(wide_pixels, meter.signature(), returned)
+    assert found.return_status == "passed"
+    assert "2.20 of the scan's noise, allowed 2.4" in found.lines()[1]
+    assert check_series(wide_pixels, meter.signature(), [Return(0, 26.0, 10.0)]).return_status == "failed"
 
 
 def test_what_lies_beyond_the_coherent_band_is_no_contradiction(model: SpectralModel) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -210,11 +211,14 @@ def _options(
     _listen(verbose, log)
 
 
-def need_torch() -> None:
-    """Say how to get PyTorch where it is missing."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise ConcordctError(
-            "expected PyTorch for methods that learn, found none: pip install 'concordct[nets]'"
-        ) from None
+def need_torch(*, extra: str, also: tuple[str, ...] = ()) -> None:
+    """Say how to get PyTorch, and what else a verb needs, where it is missing.
+
+    Parameters
+    ----------
+    extra : of the package, by which all of it is installed.
+    also : further modules.
+    """
+    missing = [name for name in ("torch", *also) if find_spec(name) is None]
+    if missing:
+        raise ConcordctError(f"expected {', '.join(missing)}, found none: pip install 'concordct[{extra}]'")

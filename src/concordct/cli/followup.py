@@ -26,6 +26,9 @@ from concordct.cli.common import (
     warn,
 )
 
+#: What the follow-up needs beside PyTorch.
+FOLLOWUP_NEEDS = ("monai", "transformers", "tokenizers")
+
 
 @app.command("predict-followup")
 def predict_followup(
@@ -52,7 +55,7 @@ def predict_followup(
     from concordct.progression.lung_function import check_weeks
 
     check_weeks(weeks)
-    need_torch()
+    need_torch(extra="followup", also=FOLLOWUP_NEEDS)
     from concordct.pipelines import followup as pipeline
 
     with bar(quiet=as_json) as report:

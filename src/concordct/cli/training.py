@@ -68,9 +68,10 @@ def train(
 
     Example: `concordct train ltdiffpp cohort/pairs.csv -o br40-to-bl64 --recipe small`
     """
-    need_torch()
     if method in FOLLOWUP:
-        from concordct.cli.followup import train_ciresdiff
+        from concordct.cli.followup import FOLLOWUP_NEEDS, train_ciresdiff
+
+        need_torch(extra="followup", also=FOLLOWUP_NEEDS)
 
         if images or without or imagenet:
             raise ConcordctError("expected no --images, --without or --imagenet with ciresdiff, found some")
@@ -81,6 +82,7 @@ def train(
         return
     if clip is not None:
         raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method}")
+    need_torch(extra="nets")
     from concordct.pipelines import train as pipeline
 
     with bar(quiet=as_json) as report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 
 from concordct import __version__
 from concordct.errors import ConcordctError
+from concordct.judging.seen import CALIBRATED_ON
 from concordct.methods.concord import bundle as concord_bundle
 from concordct.methods.concord.transport import Transport, fit_transport
+from concordct.methods.models import Model
 from concordct.methods.spectral import transfer as spectral
 from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.self_check import OWN_RETURN
 from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
-from concordct.training.bundle import save_bundle
+from concordct.pipelines.checks import check_scan
+from concordct.training.bundle import Bundle, save_bundle
+from concordct.volumes.identity import identity, together
 from concordct.volumes.pairing import check_pair, pair_by_kernel, pair_series
 from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
 from concordct.volumes.series import Series
@@ -174,7 +179,21 @@ def calibrate_pairs(
     worst: float = max(bias, key=abs)
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
     transport = fit_transport(model, slabs) if method == concord_bundle.METHOD else None
+    model = _with_own_return(model, transport, pairs[0][0], method, allow)
     return _save(model, transport, output, method, overwrite)
+
+
+def _with_own_return(
+    model: SpectralModel, transport: Transport | None, source: Scan, method: str, allow: Collection[str]
+) -> SpectralModel:
+    """The model with what the self-check finds on a scan that it was calibrated on, against which others are held."""
+    standardizer = Model("", _bundle(model, transport, method), "").standardizer(
+        mode="sample" if model.noise else "mean", use_neighbours=evenly_spaced(source)
+    )
+    found = check_scan(source, standardizer, seed=0, allow=allow)
+    if found is None or found.ratio is None:
+        return model
+    return replace(model, info={**model.info, OWN_RETURN: round(found.ratio, 3)})
 
 
 def calibrate_unpaired(
@@ -258,9 +277,16 @@ def _info(sources: Sequence[Scan], targets: Sequence[Scan], *, pairs: int, allow
         "source_kernels": sorted({scan.kernel for scan in sources if scan.kernel}),
         "target_kernels": sorted({scan.kernel for scan in targets if scan.kernel}),
         "pairs": pairs,
+        CALIBRATED_ON: _identity((*sources, *targets)),
         "allowed": sorted(allowed),
         "warnings": warnings,
     }
+
+
+def _identity(scans: Sequence[Scan]) -> dict[str, list[str]]:
+    """Digests of the slices that are read, and of their series and exams."""
+    read = ((scan, {index for slab in _slabs(scan) for index in range(*slab)}) for scan in scans)
+    return together(identity(scan, slices) for scan, slices in read).to_json()
 
 
 def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -291,11 +317,12 @@ def _save(
     bias = model.info.get("bias_hu", 0.0)
     if abs(bias) > LARGEST_BIAS_HU:
         warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
-    bundle = model.to_bundle()
-    if method == concord_bundle.METHOD:
-        bundle = concord_bundle.to_bundle(model, transport)
-    save_bundle(bundle, output, card=_card(model, method, warnings), overwrite=overwrite)
+    save_bundle(_bundle(model, transport, method), output, card=_card(model, method, warnings), overwrite=overwrite)
     return Calibration(model, method, output, tuple(warnings))
+
+
+def _bundle(model: SpectralModel, transport: Transport | None, method: str) -> Bundle:
+    return concord_bundle.to_bundle(model, transport) if method == concord_bundle.METHOD else model.to_bundle()
 
 
 def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:

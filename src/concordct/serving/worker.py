@@ -135,7 +135,7 @@ class Worker:
 def standardize(job: Job, models: dict[str, Any]) -> Made:
     """Do a job; what is refused is an answer."""
     from concordct.errors import ConcordctError
-    from concordct.pipelines.models import load_model
+    from concordct.methods.models import load_model
     from concordct.pipelines.standardize import Settings, plan, run
 
     output = Path(job.output)
