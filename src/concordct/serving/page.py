@@ -138,6 +138,7 @@ class PageServer(threading.Thread):
                 Route("/series/{series}/view", self._view),
                 Route("/series/{series}/requeue", self._requeue, methods=["POST"]),
                 Route("/assets/{name}", self._asset),
+                Route("/favicon.ico", self._no_icon),
                 Route("/metrics", self._metrics),
                 Route("/healthz", self._health),
                 Route("/dicom-web/studies", self._store, methods=["POST"]),
@@ -225,6 +226,9 @@ class PageServer(threading.Thread):
         if name not in _ASSETS:
             return PlainTextResponse("no such file", status_code=404)
         return Response(_asset(name), media_type=_ASSETS[name])
+
+    async def _no_icon(self, request: Request) -> Response:
+        return Response(status_code=204)
 
     # ---- machines --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
   const $ = (id) => document.getElementById(id);
   const { role, secret } = document.body.dataset;
   const OPEN = ["received", "complete", "running", "made"];
+  const STATES = [...OPEN, "sent", "failed", "dropped"];
   let state = JSON.parse($("state").textContent);
   let filter = "all";
 
@@ -51,7 +52,8 @@
   }
 
   function draw() {
-    $("counts").replaceChildren(...Object.entries(state.counts).map(([name, count]) => {
+    $("counts").replaceChildren(...STATES.map((name) => {
+      const count = state.counts[name];
       const card = element("div", null, { class: "card " + name, "data-count": name });
       card.append(element("p", name, { class: "label" }), element("p", String(count), { class: "value" }));
       return card;
