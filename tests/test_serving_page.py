@@ -263,9 +263,9 @@ def test_an_operator_watches_looks_and_requeues(service: Service, lines: io.Stri
         until(lambda: service.queue.entry(failed.id).generation > failed.generation)  # type: ignore[union-attr]
         page.call("Page.navigate", url=address(service, f"/series/{of(service, 'sent')}/view"))
         page.wait("document.querySelectorAll('.pane canvas').length >= 3")
-        page.wait(
-            "document.querySelector('.pane canvas').getContext('2d').getImageData(40, 40, 9, 9).data.some(v => v)"
-        )
+        page.wait("document.getElementById('where').textContent !== ''")
+        pixels = "document.querySelector('.pane canvas').getContext('2d').getImageData(40, 40, 9, 9).data"
+        assert page.run(f"new Promise((done) => setTimeout(() => done({pixels}.some(v => v)), 500))")
         assert not [secret for secret in SECRETS if secret in page.run("document.documentElement.outerHTML")]
         assert not [secret for secret in SECRETS if secret in page.run("document.title")]
         assert not page.messages
