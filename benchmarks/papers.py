@@ -32,11 +32,12 @@ import torch
 from benchmarks import papers_diffusionct
 from benchmarks.results import ROOT, table, write_section
 from concordct.agreement import concordance as agreement
+from concordct.judging.regions import RANDOM
 from concordct.methods.models import load_model
 from concordct.methods.network import TrainingData, seeded, to_unit
 from concordct.methods.paired import ltdiffpp
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
-from concordct.pipelines.compare import CEILING, INPUT, RANDOM, _peak_mb, compare
+from concordct.pipelines.compare import CEILING, INPUT, compare, peak_mb
 from concordct.pipelines.simulate import plan_recipe, simulate
 from concordct.pipelines.train import train
 from concordct.radiomics.extract import extract
@@ -182,7 +183,7 @@ def _speed_of_one(path: Path, source: Path, depth: int) -> list[str]:
     steps = standardizer.settings.get("sampling", {}).get("steps", 1)
     parameters = model.bundle.metadata.get("parameters", sum(one.size for one in model.bundle.tensors.values()))
     times = [f"{min(found[2]):.2f}", f"{min(found[1]):.2f}"]
-    return [str(steps), *times, str(_peak_mb() or "?"), f"{parameters / 1e6:.2f} M"]
+    return [str(steps), *times, str(peak_mb() or "?"), f"{parameters / 1e6:.2f} M"]
 
 
 def leak(folder: Path, pairs: Path, steps: int) -> list[list[str]]:

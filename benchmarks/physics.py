@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks import physics_measures as measures
 from benchmarks.results import ROOT, data_folder, table
-from concordct.pipelines.results import provenance
+from concordct.judging.provenance import provenance
 from concordct.scanner.acquisition import Acquisition
 from concordct.scanner.frame import Frame, Stack
 from concordct.scanner.patients import digital_patient

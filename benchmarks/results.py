@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from concordct.pipelines.results import provenance
+from concordct.judging.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.md"

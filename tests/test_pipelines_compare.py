@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from concordct.cli import common
 from concordct.errors import ConcordctError
+from concordct.judging import kept
+from concordct.judging.regions import RANDOM, WHOLE
 from concordct.methods import catalogue
-from concordct.pipelines import compare as module
-from concordct.pipelines.compare import CEILING, INPUT, RANDOM, WHOLE, compare
+from concordct.pipelines.compare import CEILING, INPUT, compare
 from concordct.pipelines.train import train
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.manifest import read_manifest, write_manifest
@@ -88,7 +89,7 @@ def test_a_second_run_takes_what_stands_and_gives_the_same(
     def never(*args: object, **options: object) -> None:
         raise AssertionError("features were computed again")
 
-    monkeypatch.setattr(module, "extract", never)
+    monkeypatch.setattr(kept, "extract", never)
     compare(
         made / "cohort" / "pairs.csv",
         {"histogram matching": made / "h"},

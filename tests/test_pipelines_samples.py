@@ -11,12 +11,13 @@ import pydicom
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.judging.case import one_case
 from concordct.methods import slabs
 from concordct.methods.models import load_model
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.pipelines import samples
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
-from concordct.pipelines.evaluate import evaluate, one_case
+from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.samples import beside
 from concordct.pipelines.standardize import Record, Settings, plan, run
 from concordct.signal.body import body_mask

@@ -21,9 +21,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.judging.case import one_case
 from concordct.methods.models import load_model
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
-from concordct.pipelines.evaluate import evaluate, one_case
+from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.standardize import Record, Settings, _result, plan, run
 from concordct.training.bundle import Bundle, load_bundle, save_bundle
 from concordct.volumes.files import open_volume_file, write_volume_file

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from concordct.agreement.bootstrap import Draws, draw_subjects, percentiles
 from concordct.errors import ConcordctError
 
 Array = NDArray[np.float64]
@@ -271,27 +272,35 @@ def bootstrap_by_subject(
     repeats : bootstrap samples.
     level : coverage of the interval.
     """
+    drawn = draw_subjects(subjects, repeats=repeats, generator=generator)
+    means = drawn_means_by_class(source, target, classes, drawn)
+    if drawn.subjects < 2:
+        return dict.fromkeys(means, Interval(float("nan"), float("nan"), level, 0, drawn.subjects))
+    return {
+        name: Interval(*percentiles(values, level=level), level, repeats, drawn.subjects)
+        for name, values in means.items()
+    }
+
+
+def drawn_means_by_class(source: Array, target: Array, classes: Sequence[str], drawn: Draws) -> dict[str, Array]:
+    """Mean CCC of each class in every sample of subjects, [repeat]; the same draws for two methods pair them.
+
+    Parameters
+    ----------
+    source, target : [roi, feature]. classes : [feature]. drawn : samples of the ROIs' subjects.
+    """
     _check_pair(source, target)
-    if len(subjects) != len(source):
-        raise ConcordctError(f"{len(subjects)} subjects do not fit {len(source)} ROIs")
-    who, index = np.unique(np.array(subjects), return_inverse=True)
+    if len(drawn.index) != len(source):
+        raise ConcordctError(f"expected a subject for each of {len(source)} ROIs, found {len(drawn.index)}")
     names = np.array(classes)
-    if who.size < 2:
-        alone = Interval(float("nan"), float("nan"), level, 0, int(who.size))
-        return dict.fromkeys(dict.fromkeys(classes), alone)
     m = _moments(source, target)
     use = np.isfinite(source) & np.isfinite(target)
     x = np.where(use, source - m.mean_x, 0.0)  # centred once: sums of raw squares would lose digits
     y = np.where(use, target - m.mean_y, 0.0)
-    terms = np.stack([use.astype(np.float64), x, y, x * x, y * y, x * y])  # [6, roi, feature]
-    by_subject = np.zeros((who.size, 6, source.shape[1]))
-    for row, subject in enumerate(index):
-        by_subject[subject] += terms[:, row]
+    terms = np.stack([use.astype(np.float64), x, y, x * x, y * y, x * y], axis=1)  # [roi, 6, feature]
     shift = m.mean_x - m.mean_y
     means: dict[str, list[float]] = {name: [] for name in dict.fromkeys(classes)}
-    for _ in range(repeats):
-        drawn = np.bincount(generator.integers(0, who.size, who.size), minlength=who.size).astype(np.float64)
-        n, sx, sy, sxx, syy, sxy = np.tensordot(drawn, by_subject, axes=1)
+    for n, sx, sy, sxx, syy, sxy in drawn.sums(terms):
         with np.errstate(invalid="ignore", divide="ignore"):
             mx, my = sx / n, sy / n
             var_x, var_y, cov = sxx / n - mx**2, syy / n - my**2, sxy / n - mx * my
@@ -301,13 +310,7 @@ def bootstrap_by_subject(
             inside = ccc[names == name]
             inside = inside[np.isfinite(inside)]
             found.append(float(inside.mean()) if inside.size else float("nan"))
-    tail = (1 - level) / 2
-    intervals = {}
-    for name, found in means.items():
-        known = np.array(found)[np.isfinite(found)]
-        low, high = np.quantile(known, (tail, 1 - tail)) if known.size else (np.nan, np.nan)
-        intervals[name] = Interval(float(low), float(high), level, repeats, int(who.size))
-    return intervals
+    return {name: np.array(found) for name, found in means.items()}
 
 
 def _check_pair(source: Array, target: Array) -> None:

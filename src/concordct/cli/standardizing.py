@@ -278,17 +278,18 @@ def evaluate(
 
     Example: `concordct evaluate --source exam/Br40 --standardized out --target exam/Bl64 -o report`
     """
+    from concordct.judging.case import cases_of_manifest, one_case
     from concordct.methods.models import load_model
     from concordct.pipelines import evaluate as pipeline
-    from concordct.pipelines.results import summary_rows
+    from concordct.report.terminal import summary_rows
 
     given = (source, standardized, target)
     if pairs is None and source is not None and standardized is not None and target is not None:
-        cases = pipeline.one_case(source, standardized, target, mask)
+        cases = one_case(source, standardized, target, mask)
     elif pairs is not None and given == (None, None, None):
         if model is None:
             raise ConcordctError("expected --model to standardize the pairs' sources with, found none")
-        cases = pipeline.cases_of_manifest(pairs, split=None if split == "all" else split)
+        cases = cases_of_manifest(pairs, split=None if split == "all" else split)
     else:
         raise ConcordctError("expected --source, --standardized and --target, or --pairs with --model")
     with bar(quiet=as_json) as report:
@@ -328,7 +329,7 @@ def demo(
     Example: `concordct demo -o demo`
     """
     from concordct.pipelines.demo import demonstrate
-    from concordct.pipelines.results import summary_rows
+    from concordct.report.terminal import summary_rows
 
     found = demonstrate(output, real_data=real_data, say=lambda text: errors.print(f"- {escape(text)}"))
     console = tables()

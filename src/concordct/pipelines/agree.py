@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.agreement import agreement_results, reproducibility_curves
+from concordct.judging.features import agreement_results
 from concordct.radiomics.table import FeatureRows, read_rows
+from concordct.report.curves import reproducibility_curves
 from concordct.report.evaluation import write_evaluation_report
 from concordct.volumes.place import atomic_directory
 

@@ -16,14 +16,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from concordct.agreement.bootstrap import draw_subjects, percentiles
 from concordct.errors import ConcordctError
+from concordct.judging.case import cases_of_manifest, open_pair
+from concordct.judging.stages import standardized, standardizer_for
 from concordct.methods.models import Model
-from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode
-from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import INTERCEPT, SimulatedScan, write_new_series
-from concordct.volumes.pairing import check_pair
-from concordct.volumes.scans import evenly_spaced, scans_of_row
 from concordct.volumes.volume import Volume
 
 #: A Volume to its scores, always as many.
@@ -72,19 +71,14 @@ def consistency(
     ConcordctError : no pair, pairs that are not two reconstructions of one scan, scores that are not finite or not
         always as many.
     """
-    rows = [row for row in read_manifest(pairs) if row.target is not None and split in (None, row.split)]
-    if not rows:
-        raise ConcordctError(f"{pairs}: expected pairs in split {split!r}, found none")
-    found: list[list[list[float]]] = []
-    for row in rows:
-        assert row.target is not None
-        source, target = scans_of_row(row)
-        check_pair(source, target)
-        standardizer = model.standardizer(mode=mode, use_neighbours=evenly_spaced(source))
-        slabs = standardized_slabs(source, standardizer, seed=seed, allow=allow)
-        before, wanted = source.read(allow=allow), target.read(allow=allow)
-        after = before.with_hu(np.concatenate([slab.hu for slab in slabs]))
-        found.append([[float(one) for one in score(volume)] for volume in (before, after, wanted)])
+    cases = cases_of_manifest(pairs, split=split)
+    found = []
+    for case in cases:
+        pair = open_pair(case, allow=allow)
+        after = standardized(
+            case.source, pair.source, standardizer_for(case.source, model, mode=mode), seed=seed, allow=allow
+        )
+        found.append([[float(one) for one in score(volume)] for volume in (pair.source, after, pair.target)])
     lengths = {len(scores) for three in found for scores in three}
     if len(lengths) != 1 or 0 in lengths:
         raise ConcordctError(f"expected as many scores for every scan, found {sorted(lengths)}")
@@ -92,7 +86,7 @@ def consistency(
     if not np.isfinite(values).all():
         raise ConcordctError("expected finite scores, found some that are not")
     far = np.abs(values[:, :2] - values[:, 2:])  # [pair, before and after, score]
-    subjects = tuple(row.subject for row in rows)
+    subjects = tuple(case.subject for case in cases)
     mean = far.mean(axis=0)
     return Consistency(
         subjects,
@@ -107,14 +101,10 @@ def consistency(
 
 
 def _interval(gains: NDArray[np.float64], subjects: Sequence[str], seed: int) -> NDArray[np.float64]:
-    who, index = np.unique(np.array(subjects), return_inverse=True)
-    if who.size < 2:
-        return np.full((2, gains.shape[1]), np.nan)
-    sums = np.stack([gains[index == one].sum(axis=0) for one in range(who.size)])
-    counts = np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(0, who.size, (REPEATS, who.size))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)[:, None]
-    return np.asarray(np.quantile(means, (0.025, 0.975), axis=0))
+    """[2, score] 95 % interval of the mean gain over subjects."""
+    drawn = draw_subjects(subjects, repeats=REPEATS, generator=np.random.default_rng(seed))
+    means = drawn.sums(gains) / drawn.sums(np.ones((len(gains), 1)))
+    return np.array([percentiles(column) for column in means.T]).T
 
 
 def sybil(name: str = "sybil_ensemble") -> Score:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from concordct.judging.case import one_case
 from concordct.methods.models import load_model
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
-from concordct.pipelines.evaluate import evaluate, one_case
+from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.simulate import plan_simulation, simulate
 from concordct.pipelines.standardize import Settings, plan, run
 from concordct.report.evaluation import Stack

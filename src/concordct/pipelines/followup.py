@@ -19,6 +19,7 @@ from torch import distributed
 
 from concordct import __version__
 from concordct.errors import ConcordctError
+from concordct.judging.provenance import provenance
 from concordct.methods.slabs import SLAB_SLICES
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup_data import (
@@ -31,7 +32,6 @@ from concordct.pipelines.followup_data import (
     to_spacing,
 )
 from concordct.pipelines.followup_verdict import ENTRY, counted, parted, verdict, with_classifier
-from concordct.pipelines.results import provenance
 from concordct.progression import ciresdiff
 from concordct.progression.ciresdiff import CohortData, Recipe
 from concordct.progression.ciresdiff_predict import Predictor, load

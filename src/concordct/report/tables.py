@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from concordct.agreement.concordance import REPRODUCIBLE
-
-#: Deviation of a noise power ratio from 1 above which a band is marked.
-NPS_TOLERANCE = 0.15
+from concordct.judging.signals import NPS_TOLERANCE
 
 #: Features listed by name, the least concordant first; all of them are in results.json.
 WORST_FEATURES = 15

@@ -39,9 +39,7 @@ def place_of_run(output: Path, *, overwrite: bool) -> Path:
     ConcordctError : the output exists already.
     """
     if output.exists() and not overwrite:
-        raise ConcordctError(
-            f"{output}: expected a new place, found something there; name another or let it be replaced"
-        )
+        raise ConcordctError(f"{output}: expected a new place, found one that exists")
     return output.with_name(output.name + ".run")
 
 

@@ -1,4 +1,4 @@
-"""Agreement of features with a target as plain data and as curves: what `evaluate` and `agree` both write."""
+"""Agreement of features with a target as plain data: what `evaluate` and `agree` both write."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.agreement import concordance as agreement
-from concordct.report.charts import Curve
 
 Array = NDArray[np.float64]
 
-#: Thresholds of relative error that the curve of DiffusionCT's Fig. 4 is drawn at.
-THRESHOLDS = np.linspace(0.0, 1.0, 101)
 #: Bootstrap samples of subjects where a caller does not say.
 REPEATS = 1000
 
@@ -93,27 +90,6 @@ def agreement_results(
             f"{one['name']}: {one['standardized_status']}" for one in features if one["standardized_status"] != "ok"
         ],
     }
-
-
-def reproducibility_curves(matched: Mapping[str, Array], classes: Sequence[str]) -> list[Curve]:
-    """DiffusionCT's Fig. 4, one chart for each class; arguments as for `agreement_results`."""
-    stages = [stage for stage in ("source", "standardized") if stage in matched]
-    of = np.array(classes)
-    errors = {stage: agreement.relative_error(matched[stage], matched["target"]) for stage in stages}
-    return [
-        Curve(
-            title=f"Reproducible features: {name}",
-            x_label="threshold of the relative error",
-            y_label="share of features (median over ROIs)",
-            series=[
-                (stage, THRESHOLDS, agreement.reproducibility_curve(errors[stage][:, of == name], THRESHOLDS))
-                for stage in stages
-            ],
-            markers=((agreement.REPRODUCIBLE, f"{agreement.REPRODUCIBLE:g}"),),
-            y_range=(0.0, 1.0),
-        )
-        for name in dict.fromkeys(classes)
-    ]
 
 
 def number(value: float) -> float | None:

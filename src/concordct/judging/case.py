@@ -1,0 +1,116 @@
+"""A scan to judge: its source, its target and where to look, each opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concordct.errors import ConcordctError
+from concordct.volumes.manifest import read_manifest
+from concordct.volumes.masks import read_regions, to_labels
+from concordct.volumes.pairing import SAME_POSITION_MM, check_pair
+from concordct.volumes.scans import Scan, one_scan, scans_of_row
+from concordct.volumes.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One scan to judge.
+
+    Attributes
+    ----------
+    subject : pseudonym; intervals are over subjects.
+    standardized : a scan, or None to standardize the source now with a model.
+    mask : ROIs on the same grid, as `volumes.masks.read_regions` reads them: labels in a volume file, DICOM SEG or
+        RTSTRUCT. None for a grid over the body.
+    name : of the pair in its manifest.
+    """
+
+    subject: str
+    source: Scan
+    standardized: Scan | None
+    target: Scan
+    mask: Path | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The voxels of a case.
+
+    Attributes
+    ----------
+    labels : [z, y, x] 1 ... n, the mask's ROIs; None without a mask.
+    """
+
+    source: Volume
+    target: Volume
+    labels: NDArray[np.int32] | None
+
+
+def one_case(source: Path, standardized: Path, target: Path, mask: Path | None) -> tuple[Case, ...]:
+    """The case that three paths and perhaps a mask make."""
+    return (Case("one", one_scan(source), one_scan(standardized), one_scan(target), mask),)
+
+
+def cases_of_manifest(path: Path, *, split: str | None) -> tuple[Case, ...]:
+    """The pairs of a manifest, still to be standardized.
+
+    Parameters
+    ----------
+    split : rows of this split only; None for all of them.
+
+    Raises
+    ------
+    ConcordctError : a bad manifest, or no pair in the split.
+    """
+    rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
+    cases = tuple(
+        Case(row.subject, source, None, target, row.mask, row.pair)
+        for row in rows
+        for source, target in (scans_of_row(row),)
+    )
+    if not cases:
+        where = "any split" if split is None else f"split {split!r}"
+        raise ConcordctError(f"{path}: expected pairs in {where}, found none")
+    return cases
+
+
+def open_pair(case: Case, *, allow: Collection[str] = frozenset(), checked: bool = True) -> Pair:
+    """Read source, target and mask.
+
+    Parameters
+    ----------
+    allow : problems of a scan that may pass, see `Series.check`.
+    checked : refuse what are not two reconstructions of one scan; else the same place is enough.
+
+    Raises
+    ------
+    ConcordctError : scans that are no pair, slices that cannot be read, a mask that does not fit.
+    """
+    if checked:
+        check_pair(case.source, case.target)
+    source, target = case.source.read(allow=allow), case.target.read(allow=allow)
+    same_place(target, source, "target")
+    labels = None
+    if case.mask is not None:
+        labels = to_labels(read_regions(case.mask, affine=source.affine, shape=source.shape))
+    return Pair(source, target, labels)
+
+
+def same_place(volume: Volume, source: Volume, name: str) -> None:
+    """Refuse a volume that does not lie voxel on voxel with its source.
+
+    Raises
+    ------
+    ConcordctError : another shape, or another place, and by how much.
+    """
+    if volume.shape != source.shape:
+        raise ConcordctError(f"expected a {name} volume of shape {source.shape}, found {volume.shape}")
+    offset = float(np.abs(volume.affine - source.affine).max())
+    if offset > SAME_POSITION_MM:
+        raise ConcordctError(f"expected a {name} volume in the place of its source, found it {offset:.2f} mm off")
