@@ -209,7 +209,7 @@ def leak(folder: Path, pairs: Path, steps: int) -> list[list[str]]:
         system.codec.requires_grad_(True)
         data = TrainingData(images["train"], [], {})
         patches = Patches(data.pairs, recipe.patch, 0, either=True)
-        task = ltdiffpp._Autoencoder(system)
+        task = ltdiffpp.AutoencoderTask(system)
         train_phase("autoencoder", task, patches, phase, Run(folder / str(index)))
         batch = Patches(images["validation"], 128, 1).batch(0, range(32))
         with torch.no_grad():

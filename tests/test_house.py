@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,26 @@ def test_the_spectral_path_needs_no_heavy_library() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*MODULES, *sorted((SOURCE.parents[1] / "benchmarks").glob("*.py"))],
+    ids=lambda path: path.name,
+)
+def test_nothing_private_crosses_files(path: Path) -> None:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("concordct", "benchmarks")):
+            private = [alias.name for alias in node.names if re.match(r"_[^_]", alias.name)]
+            assert not private, f"line {node.lineno}: {private}"
+            modules |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            # A class that was imported may be asked for what it says of itself, never for its inside.
+            assert not re.match(r"_[^_]", node.attr), f"line {node.lineno}: {node.value.id}.{node.attr}"
+
+
+def test_paths_in_equations_exist() -> None:
+    text = (SOURCE.parents[1] / "docs" / "equations.md").read_text(encoding="utf-8")
+    for name in sorted(set(re.findall(r"`([a-z0-9_/]+\.py)", text))):
+        assert list(SOURCE.parents[1].glob(f"**/{name}")), name

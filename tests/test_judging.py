@@ -83,7 +83,7 @@ def test_what_is_judged_does_not_follow_from_the_target(shift: Path, tmp_path: P
     (row,) = (row for row in read_manifest(manifest) if row.split == "test")
     assert row.target is not None
     metal = cases_of_manifest(manifest, split="test")[0].target.read()
-    metal.hu[0, 30:34, 30:34] = 9000
+    metal.hu[0, 30, 30] = 4000
     write_volume_file(tmp_path / "metal.nii.gz", metal)
     other = write_manifest(
         tmp_path / "metal.csv",
@@ -97,7 +97,7 @@ def test_what_is_judged_does_not_follow_from_the_target(shift: Path, tmp_path: P
     # Target, input and result: only the target's own maximum may differ.
     assert 3071 in highest[0]
     assert 3071 in highest[1]
-    assert 5000 < max(highest[1]) == 9000
+    assert max(highest[1]) == 4000
 
 
 def test_stored_is_whole_and_inside_the_range_of_each_source_slice() -> None:

@@ -215,7 +215,7 @@ def bce_dice(output: Tensor, wanted: Tensor) -> Tensor:
     return -(0.5 * y * found.log() + 2 * y * found / (y + found)).mean()
 
 
-class _Autoencoder(nn.Module):
+class AutoencoderTask(nn.Module):
     """Phase 1: D(E(X)) = X for every image."""
 
     def __init__(self, system: LTDiffPlusPlus) -> None:
@@ -271,7 +271,7 @@ def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
         for head in system.codec.net.heads[:-1]:
             head.requires_grad_(False)
     phase = dict(recipe.phases)
-    train_phase("autoencoder", _Autoencoder(system), every, phase["autoencoder"], run)
+    train_phase("autoencoder", AutoencoderTask(system), every, phase["autoencoder"], run)
     system.codec.requires_grad_(False)
     with torch.no_grad():
         batches = [_latents(system, every, step, run.team) for step in range(STATISTICS_BATCHES)]
