@@ -20,6 +20,7 @@ from concordct.methods.method import Method
 from concordct.methods.models import load_model
 from concordct.pipelines.compare import compare
 from concordct.training.bundle import Bundle, save_bundle
+from concordct.volumes import scans
 from concordct.volumes.files import VolumeFile, write_volume_file
 from concordct.volumes.manifest import read_manifest, write_manifest
 from concordct.volumes.volume import Volume
@@ -63,8 +64,8 @@ def test_compare_opens_each_scan_once(shift: Path, tmp_path: Path, monkeypatch: 
     manifest = cohort(tmp_path / "cohort", count=2)
     opened: list[Path] = []
     read: list[str] = []
-    real: Callable[[Path], object] = cases.one_scan
-    monkeypatch.setattr(cases, "one_scan", lambda path: (opened.append(path), real(path))[1])
+    real: Callable[..., object] = scans.one_scan
+    monkeypatch.setattr(scans, "one_scan", lambda path, **which: (opened.append(path), real(path, **which))[1])
     whole = VolumeFile.read
 
     def counted(self: VolumeFile, start: int = 0, stop: int | None = None, **options: object) -> Volume:

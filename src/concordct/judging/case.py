@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.volumes.manifest import read_manifest
 from concordct.volumes.masks import read_regions, to_labels
 from concordct.volumes.pairing import SAME_POSITION_MM, check_pair
-from concordct.volumes.scans import Scan, one_scan, scans_of_row
+from concordct.volumes.scans import Scan, one_scan, paired_scans
 from concordct.volumes.volume import Volume
 
 
@@ -68,16 +67,8 @@ def cases_of_manifest(path: Path, *, split: str | None) -> tuple[Case, ...]:
     ------
     ConcordctError : a bad manifest, or no pair in the split.
     """
-    rows = [row for row in read_manifest(path) if row.target is not None and split in (None, row.split)]
-    cases = tuple(
-        Case(row.subject, source, None, target, row.mask, row.pair)
-        for row in rows
-        for source, target in (scans_of_row(row),)
-    )
-    if not cases:
-        where = "any split" if split is None else f"split {split!r}"
-        raise ConcordctError(f"{path}: expected pairs in {where}, found none")
-    return cases
+    pairs = paired_scans(path, split=split)
+    return tuple(Case(pair.subject, pair.source, None, pair.target, pair.mask, pair.pair) for pair in pairs)
 
 
 def open_pair(case: Case, *, allow: Collection[str] = frozenset(), checked: bool = True) -> Pair:

@@ -100,6 +100,7 @@ class PairedScans:
     source: Scan
     target: Scan
     mask: Path | None
+    pair: str
 
 
 def paired_scans(manifest: Path, *, split: str | None) -> tuple[PairedScans, ...]:
@@ -114,11 +115,14 @@ def paired_scans(manifest: Path, *, split: str | None) -> tuple[PairedScans, ...
     ConcordctError : a bad manifest, or no pair in the split.
     """
     rows = [row for row in read_manifest(manifest) if row.target is not None]
-    found = tuple(PairedScans(row.subject, *scans_of_row(row), row.mask) for row in rows if split in (None, row.split))
+    found = tuple(
+        PairedScans(row.subject, *scans_of_row(row), row.mask, row.pair) for row in rows if split in (None, row.split)
+    )
     if not found:
+        where = "any split" if split is None else f"split {split!r}"
         there = ", ".join(f"{count} in split {name}" for name, count in Counter(row.split for row in rows).items())
         raise ConcordctError(
-            f"{manifest}: expected pairs in split {split or 'of any name'}, found none"
+            f"{manifest}: expected pairs in {where}, found none"
             + (f" there but {there}; choose that split, or all of them" if there else "")
         )
     return found
