@@ -43,6 +43,21 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def orthogonal(layer: nn.Module) -> nn.Module:
+    """The layer with random orthogonal weights (Saxe et al. 2014, arXiv:1312.6120): no direction of its input fades."""
+    nn.init.orthogonal_(layer.get_parameter("weight"))
+    nn.init.zeros_(layer.get_parameter("bias"))
+    return layer
+
+
+def customary(net: nn.Module) -> nn.Module:
+    """The network with every layer's customary random weights (torch's own), whatever it was built to start as."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
+            layer.reset_parameters()
+    return net
+
+
 @torch.no_grad()
 def copy_first(layer: nn.Module, count: int) -> None:
     """Make a convolution's first `count` outputs its first `count` inputs, alone; the other outputs keep their weights.

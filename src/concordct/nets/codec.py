@@ -2,7 +2,8 @@
 
 LTDiff++ replaces the deepest feature map by its standardized version while the skips carry the source past it. Here
 each scale says what passes: a latent of so many channels (standardized like any other), nothing, or, as the paper
-has it, the raw feature map (`leak`). `docs/equations.md`, trap 1.
+has it, the raw feature map (`leak`). `docs/equations.md`, trap 1. Pruned to a depth, the codec encodes and decodes the
+scales down to it and no other.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordct.nets.blocks import ResidualBlock, convolution, copy_first
-from concordct.nets.unetpp import UNetPlusPlus
+from concordct.nets.blocks import ResidualBlock, convolution
+from concordct.nets.unetpp import Resampling, UNetPlusPlus
 
 #: Least spread of a latent channel: what a channel that says nothing is divided by.
 LEAST_SPREAD = 1e-3
+#: What differs from its surroundings of this many pixels is the image's detail.
+DETAIL_PIXELS = 13
 
 
 class LatentCodec(nn.Module):
@@ -33,7 +36,11 @@ class LatentCodec(nn.Module):
     leak : scales without latent pass their raw features to the decoder, as the paper draws it.
     vector : the deepest latent runs through one-dimensional convolutions over its positions in raster order and is a
         sequence [b, c, positions]: the one-dimensional latent vector of the paper's text. Images must be square.
-    residual, dense : of the UNet++.
+    residual, dense, resampling : of the UNet++.
+    detail : above 0, the encoder also sees what differs from the mean of `DETAIL_PIXELS` around in units of this, its
+        coarser scales the image averaged to their size, and the decoder says such detail beside the image: texture, a
+        few hundredths of the anatomy, then has its size. A chain of layers learns each component at a speed in
+        proportion to its variance.
     """
 
     def __init__(
@@ -46,24 +53,24 @@ class LatentCodec(nn.Module):
         vector: bool = False,
         residual: bool = True,
         dense: bool = True,
+        resampling: Resampling = "pool",
+        detail: float = 0.0,
     ) -> None:
         super().__init__()
         if len(latents) != len(widths) or latents[-1] == 0:
             raise ValueError(f"expected a latent at the deepest of {len(widths)} scales, found {tuple(latents)}")
-        self.latents, self.fold, self.leak, self.vector = tuple(latents), fold, leak, vector
-        self.net = UNetPlusPlus(fold**2, fold**2, widths, residual=residual, dense=dense)
+        self.latents, self.fold, self.leak, self.vector, self.detail = tuple(latents), fold, leak, vector, detail
+        said = (2 if detail else 1) * fold**2
+        self.net = UNetPlusPlus(said, said, widths, residual=residual, dense=dense, resampling=resampling)
+        self.enter = nn.ModuleList(convolution(1, width) for width in (widths[:-1] if detail else ()))
         self.into = nn.ModuleDict()
         self.out_of = nn.ModuleDict()
-        for i, channels in enumerate(latents):
-            if channels:
-                self.into[str(i)] = convolution(widths[i], channels, 1)
-                self.out_of[str(i)] = convolution(channels, widths[i], 1)
-                self.register_buffer(f"mean_{i}", torch.zeros(channels))
-                self.register_buffer(f"spread_{i}", torch.ones(channels))
-        if latents[0] >= fold**2 <= widths[0]:
-            # The finest latent can hold the image, so it starts by holding it.
-            copy_first(self.into["0"], fold**2)
-            copy_first(self.out_of["0"], fold**2)
+        for i, count in enumerate(latents):
+            if count:
+                self.into[str(i)] = convolution(widths[i], count, 1)
+                self.out_of[str(i)] = convolution(count, widths[i], 1)
+                self.register_buffer(f"mean_{i}", torch.zeros(count))
+                self.register_buffer(f"spread_{i}", torch.ones(count))
         if vector:
             self.before = ResidualBlock(latents[-1], latents[-1], dims=1)
             self.after = ResidualBlock(latents[-1], latents[-1], dims=1)
@@ -71,34 +78,55 @@ class LatentCodec(nn.Module):
     @property
     def scales(self) -> tuple[int, ...]:
         """Scales with a latent, the finest first."""
-        return tuple(i for i, channels in enumerate(self.latents) if channels)
+        return self.scales_to(self.net.depth)
+
+    def scales_to(self, depth: int) -> tuple[int, ...]:
+        """Scales with a latent that a codec pruned to this depth has."""
+        return tuple(i for i, channels in enumerate(self.latents[: depth + 1]) if channels)
 
     @property
     def divisor(self) -> int:
         """Image sizes must be multiples of this."""
         return self.fold * 2**self.net.depth
 
-    def encode(self, image: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+    @property
+    def compression(self) -> float:
+        """Latent numbers for each pixel."""
+        return sum(count / (self.fold * 2**i) ** 2 for i, count in enumerate(self.latents))
+
+    def encode(self, image: Tensor, *, depth: int | None = None) -> tuple[list[Tensor], list[Tensor | None]]:
         """[b, 1, y, x] to unit-normal latents, the finest scale first, and what leaks at each scale."""
-        features = self.net.encode(functional.pixel_unshuffle(image, self.fold))
+        shown, beside = image, None
+        if self.detail:
+            around = functional.avg_pool2d(image, DETAIL_PIXELS, 1, DETAIL_PIXELS // 2, count_include_pad=False)
+            shown = torch.cat([image, (image - around) / self.detail], dim=1)
+            beside = [
+                layer(functional.avg_pool2d(image, self.fold * 2**i)) for i, layer in enumerate(self.enter, start=1)
+            ]
+        features = self.net.encode(functional.pixel_unshuffle(shown, self.fold), depth=depth, beside=beside)
         leaks: list[Tensor | None] = [
             feature if self.leak and not channels else None
-            for feature, channels in zip(features, self.latents, strict=True)
+            for feature, channels in zip(features, self.latents, strict=False)
         ]
-        return [self._normal(raw, i) for raw, i in zip(self._raw(features), self.scales, strict=True)], leaks
+        scales = self.scales_to(len(features) - 1)
+        raw = {i: self.into[str(i)](features[i]) for i in scales}
+        if self.vector and self.net.depth in raw:
+            raw[self.net.depth] = self.before(raw[self.net.depth].flatten(2))
+        return [self._normal(raw[i], i) for i in scales], leaks
 
     def decode(
         self, latents: Sequence[Tensor], leaks: Sequence[Tensor | None], *, depth: int | None = None
     ) -> list[Tensor]:
         """Latents (and leaks) to the outputs [b, 1, y, x] of the deep supervision, the deepest last."""
-        raw = {i: self._physical(latent, i) for i, latent in zip(self.scales, latents, strict=True)}
-        deepest = self.net.depth
-        if self.vector:
-            sequence = self.after(raw[deepest])
+        deepest = depth or self.net.depth
+        scales = self.scales_to(deepest)
+        raw = {i: self._physical(latent, i) for i, latent in zip(scales, latents, strict=False)}
+        if self.vector and self.net.depth in raw:
+            sequence = self.after(raw[self.net.depth])
             side = math.isqrt(sequence.shape[2])
-            raw[deepest] = sequence.reshape(*sequence.shape[:2], side, sequence.shape[2] // side)
+            raw[self.net.depth] = sequence.reshape(*sequence.shape[:2], side, sequence.shape[2] // side)
         features: list[Tensor] = []
-        for i in range((depth or deepest) + 1):
+        for i in range(deepest + 1):
             leaked = leaks[i]
             if i in raw:
                 features.append(self.out_of[str(i)](raw[i]))
@@ -106,9 +134,10 @@ class LatentCodec(nn.Module):
                 features.append(leaked)
             else:
                 # A scale without latent tells the decoder nothing: zeros of the right size.
-                y, x = (length * 2 ** (deepest - i) for length in raw[deepest].shape[2:])
-                features.append(raw[deepest].new_zeros(raw[deepest].shape[0], self.net.widths[i], y, x))
-        return [functional.pixel_shuffle(one, self.fold) for one in self.net.decode(features)]
+                known = next(iter(raw))
+                y, x = (int(length * 2.0 ** (known - i)) for length in raw[known].shape[2:])
+                features.append(raw[known].new_zeros(raw[known].shape[0], self.net.widths[i], y, x))
+        return [self._unfolded(one) for one in self.net.decode(features)]
 
     def set_statistics(self, raw: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take (mean, standard deviation), each [c], of the raw latents at each scale."""
@@ -116,11 +145,9 @@ class LatentCodec(nn.Module):
             getattr(self, f"mean_{i}").copy_(mean)
             getattr(self, f"spread_{i}").copy_(spread.clamp_min(LEAST_SPREAD))
 
-    def _raw(self, features: Sequence[Tensor]) -> list[Tensor]:
-        raw = [self.into[str(i)](features[i]) for i in self.scales]
-        if self.vector:
-            raw[-1] = self.before(raw[-1].flatten(2))
-        return raw
+    def _unfolded(self, said: Tensor) -> Tensor:
+        image = functional.pixel_shuffle(said, self.fold)
+        return image[:, :1] + self.detail * image[:, 1:] if self.detail else image
 
     def _normal(self, raw: Tensor, i: int) -> Tensor:
         shape = (1, -1, *([1] * (raw.ndim - 2)))

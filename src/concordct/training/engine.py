@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, distributed, nn
 from concordct.errors import ConcordctError
 from concordct.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from concordct.training.data import Batch, Batches
+from concordct.training.muon import Muon
 
 METRICS = "metrics.jsonl"
 
@@ -40,10 +41,11 @@ class Phase:
     epochs : visits of every slice; steps follow from it. One of this and `steps` is 0.
     steps : optimizer steps.
     batch : patches in the global batch.
-    learning_rate : of Adam, after the warm-up; `final_rate` is what it falls to (cosine), as a share.
+    learning_rate : after the warm-up; `final_rate` is what it falls to (cosine), as a share.
     warmup : steps in which the rate grows from 0.
     clip : largest norm of the gradient.
     ema : decay of the moving average of the weights, which is what remains of the phase; it starts faster.
+    optimizer : "adam", or "muon" with a rate of its own, see `training/muon.py`.
     every : steps from checkpoint to checkpoint.
     """
 
@@ -56,6 +58,7 @@ class Phase:
     clip: float = 1.0
     ema: float = 0.999
     every: int = 500
+    optimizer: Literal["adam", "muon"] = "adam"
 
     def length(self, slices: int) -> int:
         """Optimizer steps over so many slices an epoch."""
@@ -148,7 +151,8 @@ def train_phase(
     place = folder / "checkpoints" / name
     task.to(team.device)
     parameters = {key: one for key, one in task.named_parameters() if one.requires_grad}
-    optimizer = torch.optim.Adam(parameters.values(), lr=phase.learning_rate)
+    optimizers: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "muon": Muon}
+    optimizer = optimizers[phase.optimizer](parameters.values(), lr=phase.learning_rate)  # type: ignore[call-arg]
     average = {key: one.detach().clone() for key, one in parameters.items()}
     start = _resume(place, parameters, optimizer, average)
     if start < total:
