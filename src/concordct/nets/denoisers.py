@@ -6,6 +6,7 @@ image is the case of one scale. Both take and give lists, one tensor for each sc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.nets.blocks import ChannelNorm, ResidualBlock, TimeEmbedding, convolution, zeroed
+from concordct.nets.unetpp import Resampling
 
 
 class _Blocks(nn.Module):
@@ -47,15 +49,16 @@ class Straight(nn.Module):
 
 
 class LatentUNet1d(nn.Module):
-    """A U-Net along the positions of a latent sequence, with a `Straight` path beside it.
+    """A U-Net along the positions of a latent sequence.
 
     Parameters
     ----------
     channels : of the latent.
     widths : channels at each scale; each halves the length, rounded up.
+    straight : a `Straight` path beside it.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], *, straight: bool = True) -> None:
         super().__init__()
         embedding = 4 * widths[0]
         self.time = TimeEmbedding(embedding)
@@ -71,7 +74,7 @@ class LatentUNet1d(nn.Module):
         self.head = nn.Sequential(
             ChannelNorm(widths[0]), nn.SiLU(), zeroed(convolution(widths[0], channels, 1, dims=1))
         )
-        self.straight = Straight(2 * channels, channels, embedding, kernel=1, dims=1)
+        self.straight = Straight(2 * channels, channels, embedding, kernel=1, dims=1) if straight else None
 
     def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
         """[b, c, length] twice and [b] in [0, 1] to [b, c, length], in lists of one."""
@@ -87,7 +90,8 @@ class LatentUNet1d(nn.Module):
             if index + 1 < len(self.up):
                 y = functional.interpolate(y, scale_factor=2.0, mode="nearest")[..., : skips[index].shape[-1]]
             y = self.up[index](torch.cat([y, skips[index]], dim=1), embedding)
-        return [self.head(y) + self.straight(given, embedding)]
+        said = self.head(y)
+        return [said if self.straight is None else said + self.straight(given, embedding)]
 
 
 class ScalesUNet(nn.Module):
@@ -100,10 +104,18 @@ class ScalesUNet(nn.Module):
     blocks : residual blocks at each scale on the way down, and on the way up.
     fold : a single finest map whose blocks of fold x fold pixels become channels inside (for images).
     shown : channels of the condition for each of the state's.
+    resampling : "pool" averages and repeats between scales; "learned" convolves 2 x 2 positions, see `UNetPlusPlus`.
     """
 
     def __init__(
-        self, channels: Sequence[int], widths: Sequence[int], *, blocks: int = 1, fold: int = 1, shown: int = 1
+        self,
+        channels: Sequence[int],
+        widths: Sequence[int],
+        *,
+        blocks: int = 1,
+        fold: int = 1,
+        shown: int = 1,
+        resampling: Resampling = "pool",
     ) -> None:
         super().__init__()
         if len(channels) > len(widths) or not any(channels):
@@ -114,7 +126,13 @@ class ScalesUNet(nn.Module):
         embedding = 4 * widths[0]
         self.time = TimeEmbedding(embedding)
         self.enter = nn.ModuleDict({str(i): convolution((1 + shown) * folded[i], widths[i]) for i in self.scales})
-        self.between = nn.ModuleList(convolution(widths[i - 1], widths[i], 1) for i in range(1, len(widths)))
+        pairs = list(itertools.pairwise(widths))
+        self.learned = resampling == "learned"
+        if self.learned:
+            self.between = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+            self.back = nn.ModuleList(nn.ConvTranspose2d(coarse, coarse, 2, stride=2) for _, coarse in pairs)
+        else:
+            self.between = nn.ModuleList(convolution(fine, coarse, 1) for fine, coarse in pairs)
         self.down = nn.ModuleList(_Blocks(width, blocks, embedding) for width in widths)
         self.join = nn.ModuleList(convolution(widths[i] + widths[i + 1], widths[i], 1) for i in range(len(widths) - 1))
         self.up = nn.ModuleList(_Blocks(width, blocks, embedding) for width in widths)
@@ -129,32 +147,37 @@ class ScalesUNet(nn.Module):
         )
 
     def forward(self, x: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
-        """[b, c, y, x] and [b, shown c, y, x] for each scale, and [b] in [0, 1], to [b, c, y, x] for each scale."""
+        """[b, c, y, x] and [b, shown c, y, x] for each scale, and [b] in [0, 1], to [b, c, y, x] for each scale.
+
+        Given its first scales alone, the network is pruned to them: nothing coarser is computed.
+        """
         embedding = self.time(time)
+        scales = self.scales[: len(x)]
+        depth = len(self.down) if len(x) == len(self.scales) else scales[-1] + 1
         given = {
             i: functional.pixel_unshuffle(torch.cat([one, other], dim=1), self.fold)
-            for i, one, other in zip(self.scales, x, condition, strict=True)
+            for i, one, other in zip(scales, x, condition, strict=True)
         }
         skips: list[Tensor] = []
-        for i, stage in enumerate(self.down):
+        for i, stage in enumerate(list(self.down)[:depth]):
             entering = self.enter[str(i)](given[i]) if i in given else None
             if i == 0:
                 if entering is None:
                     raise ValueError("the finest scale needs a state")
                 y = entering
             else:
-                y = self.between[i - 1](functional.avg_pool2d(skips[-1], 2))
+                y = self.between[i - 1](skips[-1] if self.learned else functional.avg_pool2d(skips[-1], 2))
                 y = y if entering is None else y + entering
             y = stage(y, embedding)
             skips.append(y)
         left: dict[int, Tensor] = {}
         y = skips[-1]
-        for i in reversed(range(len(self.up))):
-            if i + 1 < len(self.up):
-                y = functional.interpolate(y, scale_factor=2.0, mode="nearest")
+        for i in reversed(range(depth)):
+            if i + 1 < depth:
+                y = self.back[i](y) if self.learned else functional.interpolate(y, scale_factor=2.0, mode="nearest")
                 y = self.join[i](torch.cat([skips[i], y], dim=1))
             y = self.up[i](y, embedding)
-            if i in self.scales:
+            if i in scales:
                 said = self.leave[str(i)](y) + self.straight[str(i)](given[i], embedding)
                 left[i] = functional.pixel_shuffle(said, self.fold)
-        return [left[i] for i in self.scales]
+        return [left[i] for i in scales]

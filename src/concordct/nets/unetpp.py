@@ -88,16 +88,16 @@ class UNetPlusPlus(nn.Module):
         self.heads = nn.ModuleList(convolution(widths[0], outputs, 1) for _ in range(self.depth))
         if identity:
             if not (residual and dense and inputs == outputs <= widths[0]):
-                raise ValueError("UNet++ starts as the identity only with residual blocks, skips and room for its input")
+                raise ValueError(
+                    "UNet++ starts as the identity only with residual blocks, skips and room for its input"
+                )
             # X(0, 0) runs through the shortcuts of X(0, j).
             copy_first(self.stem, inputs)
             for j in range(1, self.depth + 1):
                 copy_first(self.nodes[f"0_{j}"].get_submodule("shortcut"), widths[0])
                 copy_first(self.heads[j - 1], outputs)
 
-    def encode(
-        self, x: Tensor, *, depth: int | None = None, beside: Sequence[Tensor] | None = None
-    ) -> list[Tensor]:
+    def encode(self, x: Tensor, *, depth: int | None = None, beside: Sequence[Tensor] | None = None) -> list[Tensor]:
         """[b, inputs, y, x] to X(0, 0) ... X(depth, 0), each half the size of the one before.
 
         Parameters
@@ -107,7 +107,9 @@ class UNetPlusPlus(nn.Module):
         features = [self.nodes["0_0"](self.stem(x))]
         for i in range(1, self._depth(depth) + 1):
             # Zhou 2018, eq. 1, j = 0: X(i, 0) = H(X(i-1, 0)), after halving the size.
-            down = functional.avg_pool2d(features[-1], 2) if self.resampling == "pool" else self.down[str(i)](features[-1])
+            down = (
+                functional.avg_pool2d(features[-1], 2) if self.resampling == "pool" else self.down[str(i)](features[-1])
+            )
             features.append(self.nodes[f"{i}_0"](down if beside is None else down + beside[i - 1]))
         return features
 

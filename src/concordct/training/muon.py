@@ -1,7 +1,7 @@
 """Muon: matrices are moved by the orthogonal part of their momentum, so that every direction learns at one speed.
 
-Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982. A chain of layers under
-Adam learns what is loud first, and texture is a hundredth of the anatomy; an update without singular values does not
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982. A chain of layers
+under Adam learns what is loud first, and texture is a hundredth of the anatomy; an update without singular values does not
 know loud from quiet. Vectors (biases, gains) take Adam's step.
 """
 
@@ -26,11 +26,12 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    # Enough of an accuracy for a direction, and what processors with matrix units are fast at.
+    x = (x / (x.norm() + 1e-7)).to(torch.bfloat16)
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):

@@ -37,13 +37,14 @@ METHOD = "encoder-decoder"
 
 @dataclass(frozen=True)
 class Config:
-    """The network: `dense` False leaves out every skip; `fold` x `fold` pixels become channels; `tile` None for
-    slices."""
+    """The network: `dense` False leaves out every skip; `fold` x `fold` pixels become channels; `identity` starts as
+    the source itself (needs `dense`)."""
 
     widths: tuple[int, ...]
     dense: bool
     fold: int = 1
     residual: bool = True
+    identity: bool = False
 
 
 def _recipes(dense: bool) -> dict[str, Recipe]:
@@ -55,13 +56,13 @@ def _recipes(dense: bool) -> dict[str, Recipe]:
             sampling=Sampling(steps=1),
         ),
         "small": Recipe(
-            config=Config(widths=(48, 64, 96), dense=dense, fold=4),
+            config=Config(widths=(48, 64, 96), dense=dense, fold=4, identity=dense),
             patch=64,
             phases=(("regression", Phase(steps=2000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
             sampling=Sampling(steps=1),
         ),
         "gpu": Recipe(
-            config=Config(widths=(64, 96, 128, 192), dense=dense, fold=2),
+            config=Config(widths=(64, 96, 128, 192), dense=dense, fold=2, identity=dense),
             patch=128,
             phases=(("regression", Phase(steps=16000, batch=32, learning_rate=5e-4, final_rate=0.05)),),
             sampling=Sampling(steps=1),
@@ -83,7 +84,12 @@ class Regressor(nn.Module):
         super().__init__()
         self.fold = config.fold
         self.net = UNetPlusPlus(
-            config.fold**2, config.fold**2, config.widths, residual=config.residual, dense=config.dense
+            config.fold**2,
+            config.fold**2,
+            config.widths,
+            residual=config.residual,
+            dense=config.dense,
+            identity=config.identity,
         )
         self.divisor = config.fold * 2**self.net.depth
 

@@ -36,10 +36,12 @@ from concordct.methods.paired.conditional import (
     detail_window,
     residual_spread,
 )
+from concordct.methods.paired.texture import energy_loss, relative_loss
 from concordct.methods.standardizer import Mode
+from concordct.nets.blocks import customary
 from concordct.nets.codec import LatentCodec, latent_statistics
 from concordct.nets.denoisers import LatentUNet1d, ScalesUNet
-from concordct.nets.unetpp import shallow_first
+from concordct.nets.unetpp import Resampling, shallow_first
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
 from concordct.training.engine import Phase, Run, Team, train_phase
@@ -48,8 +50,13 @@ METHOD = "ltdiffpp"
 
 #: Batches that the latents' statistics are taken over.
 STATISTICS_BATCHES = 16
+#: Spread of texture in the networks' units: 40 HU.
+DETAIL = 40.0 / 1350.0
 
-Supervision = Literal["regression", "bce_dice"]
+#: Steps of the samples that phase 3 of the small recipes decodes.
+INTEGRATION_STEPS = 3
+
+Supervision = Literal["regression", "relative", "bce_dice"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,16 @@ class Config:
 
     Attributes
     ----------
-    widths, latents, fold, leak, vector, residual, dense : of the codec, see `LatentCodec`.
+    widths, latents, fold, leak, vector, residual, dense, resampling, detail : of the codec, see `LatentCodec`.
     chain : of the diffusion.
     denoiser, blocks : widths of the diffusion's network, and residual blocks at each of its scales.
-    supervision : "regression" (L1 + L2), or "bce_dice", the printed segmentation loss on intensities in [0, 1].
-    deep : weights w_j on every output; without, on the deepest alone.
+    supervision : "regression" (L1 + L2), "relative" (the error in units of the local texture), or "bce_dice", the
+        printed segmentation loss on intensities in [0, 1].
+    deep : weights w_j on every output, and a random depth in each step of the diffusion; without, the deepest alone.
     decoder_weight : lambda of the printed loss of phase 3.
+    texture : above 0, phase 3 trains the decoder on Z_B against B and weighs with this that samples Z_A' decode to
+        texture of B's energy; 0 is the printed loss.
+    customary : every layer starts from torch's own random weights; without, some start silent or orthogonal.
     tile : edge of the square pieces that a one-dimensional latent needs at inference.
     """
 
@@ -77,22 +88,42 @@ class Config:
     vector: bool = False
     residual: bool = True
     dense: bool = True
+    resampling: Resampling = "pool"
+    detail: float = 0.0
     supervision: Supervision = "regression"
     deep: bool = True
     decoder_weight: float = 1.0
+    texture: float = 0.0
+    customary: bool = False
     tile: int | None = None
 
 
+#: A learned, compressing autoencoder: 4 of each 16 numbers pass at the finest scale, 16 of 64 and 48 of 256 at the
+#: coarser ones, 0.69 latent numbers for each pixel.
 _SMALL = Config(
-    widths=(48, 64, 96),
-    latents=(16, 8, 8),
+    widths=(40, 64, 96),
+    latents=(4, 16, 48),
     chain=Chain(200, "cosine", "residual"),
-    denoiser=(64, 96, 128),
+    denoiser=(48, 72, 96),
     fold=4,
+    resampling="learned",
+    detail=DETAIL,
+    supervision="relative",
+    texture=0.3,
 )
 
+
+def _small(steps: tuple[int, int, int]) -> tuple[tuple[str, Phase], ...]:
+    rates = (0.02, 0.01, 0.005)
+    phases = zip(("autoencoder", "diffusion", "integration"), steps, rates, strict=True)
+    return tuple(
+        (name, Phase(steps=count, batch=4, learning_rate=rate, final_rate=0.02, every=200, optimizer="muon"))
+        for name, count, rate in phases
+    )
+
+
 #: The paper: 400 + 400 epochs, Adam at 1e-4; neither widths, T, schedule, latent size nor batch are printed (ours).
-#: Phase 3 has no length printed; a tenth of the others.
+#: Phase 3 has no length printed; a tenth of the others. `common` is `small` under the budget of all methods.
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
         config=Config(
@@ -102,6 +133,7 @@ RECIPES: dict[str, Recipe] = {
             denoiser=(128, 256, 512),
             leak=True,
             vector=True,
+            customary=True,
             tile=256,
         ),
         patch=256,
@@ -112,23 +144,14 @@ RECIPES: dict[str, Recipe] = {
         ),
         sampling=Sampling(steps=1000, sampler="ddpm", start="source"),
     ),
-    "small": Recipe(
-        config=_SMALL,
-        patch=64,
-        phases=(
-            ("autoencoder", Phase(steps=100, batch=8, learning_rate=2e-4, final_rate=0.05, every=100)),
-            ("diffusion", Phase(steps=2000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),
-            ("integration", Phase(steps=200, batch=8, learning_rate=2e-4, final_rate=0.05, every=200)),
-        ),
-        sampling=Sampling(steps=6),
-    ),
+    "small": Recipe(config=_SMALL, patch=64, phases=_small((3000, 3000, 500)), sampling=Sampling(steps=6)),
+    "common": Recipe(config=_SMALL, patch=64, phases=_small((1000, 1000, 150)), sampling=Sampling(steps=6)),
     "gpu": Recipe(
-        config=replace(_SMALL, widths=(64, 96, 128), denoiser=(128, 192, 256), blocks=2, fold=2, latents=(8, 8, 8)),
+        config=replace(_SMALL, widths=(96, 128, 192), denoiser=(128, 192, 256), blocks=2),
         patch=128,
-        phases=(
-            ("autoencoder", Phase(steps=2000, batch=32, learning_rate=2e-4, final_rate=0.05)),
-            ("diffusion", Phase(steps=20000, batch=32, learning_rate=5e-4, final_rate=0.05)),
-            ("integration", Phase(steps=2000, batch=32, learning_rate=1e-4, final_rate=0.05)),
+        phases=tuple(
+            (name, replace(phase, steps=steps, batch=32))
+            for (name, phase), steps in zip(_small((1, 1, 1)), (20000, 20000, 4000), strict=True)
         ),
         sampling=Sampling(steps=8),
     ),
@@ -139,17 +162,11 @@ ABLATIONS = ("skips", "supervision", "integration")
 
 
 def without(recipe: Recipe, part: str) -> Recipe:
-    """The recipe without "skips" (one latent, at the deepest scale), deep "supervision", or phase 3 ("integration").
-
-    Without skips the autoencoder no longer starts as the identity, so it is trained as long as the diffusion.
-    """
+    """The recipe without "skips" (one latent, at the deepest scale), deep "supervision", or phase 3 ("integration")."""
     config: Config = recipe.config
     if part == "skips":
         latents = (*([0] * (len(config.latents) - 1)), max(config.latents))
-        known = dict(recipe.phases)
-        longer = replace(known["diffusion"], batch=known["autoencoder"].batch)
-        phases = tuple((name, longer if name == "autoencoder" else phase) for name, phase in recipe.phases)
-        return replace(recipe, config=replace(config, latents=latents, leak=False, dense=False), phases=phases)
+        return replace(recipe, config=replace(config, latents=latents, leak=False, dense=False))
     if part == "supervision":
         return replace(recipe, config=replace(config, deep=False))
     return replace(recipe, phases=tuple((name, phase) for name, phase in recipe.phases if name != "integration"))
@@ -169,6 +186,8 @@ class LTDiffPlusPlus(nn.Module):
             vector=config.vector,
             residual=config.residual,
             dense=config.dense,
+            resampling=config.resampling,
+            detail=config.detail,
         )
         self.divisor = self.codec.divisor
         channels = [config.latents[i] for i in self.codec.scales]
@@ -177,16 +196,31 @@ class LTDiffPlusPlus(nn.Module):
         detail = 0 if config.vector or config.chain.predicts == "noise" else detail_window(config.fold)
         net: nn.Module
         if config.vector:
-            net = LatentUNet1d(channels[0], config.denoiser)
+            net = LatentUNet1d(channels[0], config.denoiser, straight=not config.customary)
         else:
-            net = ScalesUNet(maps, config.denoiser, blocks=config.blocks, shown=2 if detail else 1)
+            shown = 2 if detail else 1
+            net = ScalesUNet(maps, config.denoiser, blocks=config.blocks, shown=shown, resampling=config.resampling)
+        if config.customary:
+            customary(self.codec)
+            customary(net)
         self.diffusion = ConditionalDiffusion(net, config.chain, channels, detail=detail)
 
     def translate(self, image: Tensor, sampling: Sampling, draw: Draw, *, mean: bool) -> Tensor:
-        """A' = D(Z_A'), Z_A' drawn given Z_A = E(A)."""
-        source, leaks = self.codec.encode(image)
-        found = self.diffusion.mean(source) if mean else self.diffusion.sample(source, sampling, draw)
-        return self.codec.decode(found, leaks, depth=sampling.depth or None)[-1]
+        """A' = D(Z_A'), Z_A' drawn given Z_A = E(A); pruned, nothing below the depth is encoded, drawn or decoded."""
+        depth = sampling.depth or None
+        source, leaks = self.codec.encode(image, depth=depth)
+        # The paper's latent lies at the deepest scale alone: pruned, there is nothing to draw.
+        if source:
+            source = self.diffusion.mean(source) if mean else self.diffusion.sample(source, sampling, draw)
+        return self.codec.decode(source, leaks, depth=depth)[-1]
+
+    def depth_of(self, seeds: Sequence[int]) -> int:
+        """The depth that a step of phase 2 or 3 trains: the whole for half of all steps, else a pruned one."""
+        whole = self.codec.net.depth
+        shallow = [depth for depth in range(1, whole) if self.codec.scales_to(depth)]
+        if not self.config.deep or not shallow or seeds[0] % 2:
+            return whole
+        return shallow[seeds[0] // 2 % len(shallow)]
 
 
 def supervised(outputs: Sequence[Tensor], wanted: Tensor, config: Config) -> Tensor:
@@ -199,6 +233,8 @@ def supervised(outputs: Sequence[Tensor], wanted: Tensor, config: Config) -> Ten
         error = output - wanted
         if config.supervision == "regression":
             total = total + weight * (error.square().mean() + 0.1 * error.abs().mean())
+        elif config.supervision == "relative":
+            total = total + weight * relative_loss(output, wanted)
         else:
             total = total + weight * bce_dice(output, wanted)
     return total
@@ -233,27 +269,59 @@ class AutoencoderTask(nn.Module):
 
 
 class _Diffusion(nn.Module):
-    """Phases 2 and 3: the diffusion of Z_B given Z_A; with `integrate`, the printed loss beside it.
+    """Phase 2: the diffusion of Z_B given Z_A, the autoencoder frozen."""
 
-    L = ||Z_A' - Z_B||^2 + lambda ||D(Z_A') - B||^2, where Z_A' is the estimate of Z_B at the step drawn.
-    """
-
-    def __init__(self, system: LTDiffPlusPlus, *, integrate: bool) -> None:
+    def __init__(self, system: LTDiffPlusPlus) -> None:
         super().__init__()
-        self.system, self.integrate = system, integrate
+        self.system = system
 
     def forward(self, source: Tensor, target: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Patches in HU to losses."""
-        codec, wanted = self.system.codec, to_unit(target)
+        depth = self.system.depth_of(seeds)
         with torch.no_grad():
-            (a, leaks), (b, _) = codec.encode(to_unit(source)), codec.encode(wanted)
-        losses, estimate = self.system.diffusion.loss(a, b, seeds)
-        if not self.integrate:
-            return losses
-        latent = torch.stack([(one - other).square().mean() for one, other in zip(estimate, b, strict=True)]).mean()
-        decoded = supervised(codec.decode(estimate, leaks), wanted, self.system.config)
-        total = losses["loss"] + latent + self.system.config.decoder_weight * decoded
-        return {**losses, "loss": total, "latent": latent, "decoded": decoded}
+            a, b = (self.system.codec.encode(to_unit(image), depth=depth)[0] for image in (source, target))
+        return self.system.diffusion.loss(a, b, seeds)[0]
+
+
+class _Integration(nn.Module):
+    """Phase 3: the diffusion's own loss, and the decoder learns to use what the diffusion makes.
+
+    As printed, L = ||Z_A' - Z_B||^2 + lambda ||D(Z_A') - B||^2, Z_A' the estimate of Z_B at the step drawn. With
+    `texture` (ours), lambda (L(D(Z_B), B) + texture (e(D(Z_B), B) + e(D(Z_A'), B))), Z_A' a sample and e its energies:
+    a pixelwise loss on a sample would take for error what the sample must draw.
+    """
+
+    def __init__(self, system: LTDiffPlusPlus) -> None:
+        super().__init__()
+        self.system = system
+
+    def forward(self, source: Tensor, target: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Patches in HU to losses."""
+        system, config, wanted = self.system, self.system.config, to_unit(target)
+        depth = system.depth_of(seeds)
+        with torch.no_grad():
+            a, leaks = system.codec.encode(to_unit(source), depth=depth)
+            b, _ = system.codec.encode(wanted, depth=depth)
+        losses, estimate = system.diffusion.loss(a, b, seeds)
+        if not config.texture:
+            latent = torch.stack([(one - other).square().mean() for one, other in zip(estimate, b, strict=True)]).mean()
+            decoded = supervised(system.codec.decode(estimate, leaks, depth=depth), wanted, config)
+            total = losses["loss"] + latent + config.decoder_weight * decoded
+            return {**losses, "loss": total, "latent": latent, "decoded": decoded}
+        with torch.no_grad():
+            made = system.diffusion.sample(a, Sampling(INTEGRATION_STEPS), _seeded_noise(seeds))
+        again = system.codec.decode(b, leaks, depth=depth)
+        decoded = supervised(again, wanted, config)
+        drawn = system.codec.decode(made, leaks, depth=depth)
+        texture = torch.stack([energy_loss(one, wanted) for one in (again[-1], drawn[-1])]).sum()
+        total = losses["loss"] + config.decoder_weight * (decoded + config.texture * texture)
+        return {**losses, "loss": total, "decoded": decoded, "texture": texture}
+
+
+def _seeded_noise(seeds: Sequence[int]) -> Draw:
+    """Noise for each sample from its own seed, another than that of the loss."""
+    generators = [torch.Generator().manual_seed(seed ^ 0x5EED) for seed in seeds]
+    return lambda shape: torch.stack([torch.randn(shape[1], generator=one) for one in generators])
 
 
 def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
@@ -282,9 +350,8 @@ def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
 
     # Phase 2: pairs, the autoencoder frozen.
     system.diffusion.requires_grad_(True)
-    task = _Diffusion(system, integrate=False)
     picture = sample_picture(system, pairs, recipe.sampling)
-    train_phase("diffusion", task, pairs, phase["diffusion"], run, picture=picture)
+    train_phase("diffusion", _Diffusion(system), pairs, phase["diffusion"], run, picture=picture)
 
     # Phase 3: the decoder learns to use what the diffusion makes; the encoder stays, so that Z_B keeps its meaning.
     if "integration" in phase:
@@ -292,8 +359,7 @@ def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
             parameter.requires_grad_(_decodes(name) and (config.deep or not name.startswith("net.heads")))
         if not config.deep:
             system.codec.net.heads[-1].requires_grad_(True)
-        task = _Diffusion(system, integrate=True)
-        train_phase("integration", task, pairs, phase["integration"], run, picture=picture)
+        train_phase("integration", _Integration(system), pairs, phase["integration"], run, picture=picture)
     return to_bundle(METHOD, system, recipe, data.info)
 
 
@@ -301,7 +367,7 @@ def _decodes(name: str) -> bool:
     """Whether a parameter of the codec lies behind the latents."""
     if name.startswith("net.nodes."):
         return name.split(".")[2].split("_")[1] != "0"
-    return name.startswith(("out_of.", "after.", "net.heads."))
+    return name.startswith(("out_of.", "after.", "net.heads.", "net.up."))
 
 
 def _latents(system: LTDiffPlusPlus, patches: Patches, step: int, team: Team) -> tuple[list[Tensor], list[Tensor]]:
