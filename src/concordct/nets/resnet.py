@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordct.nets.blocks import ResidualBlock, convolution
+from concordct.nets.blocks import ResidualBlock, convolution, orthogonal
+from concordct.nets.unetpp import Resampling
 
 #: Channels of ResNet-18's first layer and of its four stages.
 WIDTHS = (64, 64, 128, 256, 512)
@@ -110,15 +111,16 @@ class ResNet18Encoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Twice the size by nearest neighbours, then a residual block."""
+    """Twice the size by nearest neighbours, or by a convolution of its own, then a residual block."""
 
-    def __init__(self, inputs: int, skip: int, outputs: int) -> None:
+    def __init__(self, inputs: int, skip: int, outputs: int, *, learned: bool = False) -> None:
         super().__init__()
+        self.enlarge = orthogonal(nn.ConvTranspose2d(inputs, inputs, 2, stride=2)) if learned else None
         self.block = ResidualBlock(inputs + skip, outputs)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """[b, inputs, y, x] and [b, skip, 2y, 2x] to [b, outputs, 2y, 2x]."""
-        up = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        up = functional.interpolate(x, scale_factor=2.0, mode="nearest") if self.enlarge is None else self.enlarge(x)
         return self.block(up if skip is None else torch.cat([up, skip], dim=1))
 
 
@@ -131,13 +133,23 @@ class ResNetAutoencoder(nn.Module):
     widths : of the encoder, mirrored in the decoder.
     skips : pass the encoder's features around the latent, the other reading of the paper's "U-Net structured"; they
         carry the source's texture past it.
+    resampling : of the decoder, "pool" repeats positions, "learned" convolves, see `UNetPlusPlus`.
+    detail : above 0, the decoder says detail in units of this beside the image, see `LatentCodec`.
     """
 
     divisor = 32
 
-    def __init__(self, channels: int, *, widths: Sequence[int] = WIDTHS, skips: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        widths: Sequence[int] = WIDTHS,
+        skips: bool = False,
+        resampling: Resampling = "pool",
+        detail: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.skips = skips
+        self.skips, self.detail = skips, detail
         self.encoder = ResNet18Encoder(widths)
         self.to_latent = nn.Sequential(
             convolution(widths[4], channels, 1, dims=1), ResidualBlock(channels, channels, dims=1)
@@ -150,8 +162,10 @@ class ResNetAutoencoder(nn.Module):
         inputs = (widths[4], widths[3], widths[2], widths[1], widths[0])
         outputs = (widths[3], widths[2], widths[1], widths[0], max(widths[0] // 2, 8))
         skipped = (widths[3], widths[2], widths[1], widths[0], 0) if skips else (0,) * 5
-        self.up = nn.ModuleList(UpBlock(*sizes) for sizes in zip(inputs, skipped, outputs, strict=True))
-        self.head = convolution(outputs[-1], 1)
+        learned = resampling == "learned"
+        sizes = zip(inputs, skipped, outputs, strict=True)
+        self.up = nn.ModuleList(UpBlock(below, skip, out, learned=learned) for below, skip, out in sizes)
+        self.head = convolution(outputs[-1], 2 if detail else 1)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("spread", torch.ones(channels))
 
@@ -163,14 +177,15 @@ class ResNetAutoencoder(nn.Module):
         return [(raw - mean[:, None]) / spread[:, None]], features[:4] if self.skips else []
 
     def decode(self, latents: Sequence[Tensor], leaks: Sequence[Tensor]) -> list[Tensor]:
-        """The latent (and skips) to the image [b, 1, y, x], in a list of one."""
+        """The latent (and skips, None where nothing passes) to the image [b, 1, y, x], in a list of one."""
         raw = latents[0] * self.get_buffer("spread")[:, None] + self.get_buffer("mean")[:, None]
         x = self.from_latent(raw)
         side = math.isqrt(x.shape[2])
         x = x.reshape(*x.shape[:2], side, side)
         for index, block in enumerate(self.up):
             x = block(x, leaks[3 - index] if self.skips and index < 4 else None)
-        return [self.head(x)]
+        said = self.head(x)
+        return [said[:, :1] + self.detail * said[:, 1:] if self.detail else said]
 
     def set_statistics(self, raw: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take (mean, standard deviation), each [c], of the raw latent."""

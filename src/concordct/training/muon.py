@@ -1,8 +1,8 @@
 """Muon: matrices are moved by the orthogonal part of their momentum, so that every direction learns at one speed.
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982. A chain of layers
-under Adam learns what is loud first, and texture is a hundredth of the anatomy; an update without singular values does not
-know loud from quiet. Vectors (biases, gains) take Adam's step.
+under Adam learns what is loud first, and texture is a hundredth of the anatomy; an update without singular values does
+not know loud from quiet. Vectors (biases, gains) take Adam's step.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ which weighs edges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,13 @@ from concordct.methods.network import (
     to_unit,
 )
 from concordct.methods.paired.conditional import SAMPLING, Chain, ConditionalDiffusion, Sampling, residual_spread
+from concordct.methods.paired.texture import energy_loss, relative_loss
 from concordct.methods.standardizer import Mode
+from concordct.nets.blocks import customary
 from concordct.nets.codec import latent_statistics
 from concordct.nets.denoisers import LatentUNet1d
 from concordct.nets.resnet import WIDTHS, ResNetAutoencoder
+from concordct.nets.unetpp import Resampling
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
 from concordct.training.engine import Phase, Run, Team, train_phase
@@ -44,6 +47,8 @@ METHOD = "diffusionct"
 
 #: Batches that the latents' statistics are taken over.
 STATISTICS_BATCHES = 16
+#: Spread of texture in the networks' units: 40 HU.
+DETAIL = 40.0 / 1350.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,12 @@ class Config:
     ----------
     channels : of the latent; with a tile of 256 it has 64 positions.
     chain : of the diffusion. denoiser : widths of the 1-D U-Net.
-    widths : of the ResNet, see `nets/resnet.py`. skips : features that pass around the latent.
+    widths, skips, resampling, detail : of the autoencoder, see `ResNetAutoencoder`.
     anatomic : weight of the anatomic loss beside L2.
+    drop : share of the patches of phase 1 whose skips are zeros, so that the latent must carry the image.
+    texture : above 0, errors count relative to the local texture, and the integration weighs with this that its output
+        has the energies of B (ours).
+    customary : every layer starts from its customary random weights, and nothing leads past the 1-D U-Net.
     tile : edge of the square pieces that are standardized, pixels.
     """
 
@@ -66,42 +75,91 @@ class Config:
     widths: tuple[int, ...] = WIDTHS
     skips: bool = False
     anatomic: float = 0.1
+    resampling: Resampling = "pool"
+    detail: float = 0.0
+    drop: float = 0.0
+    texture: float = 0.0
+    customary: bool = False
 
 
-#: `small` starts at the source's latent and half of T: of all ways studied only this one's samples reach the decoder's
-#: own error (`docs/results.md`), since a network that predicts the noise is blind at T.
+_SMALL = Config(
+    channels=64,
+    chain=Chain(200, "cosine", "noise", l1=1.0),
+    denoiser=(96, 128),
+    tile=128,
+    widths=(16, 32, 64, 96, 128),
+    skips=True,
+    resampling="learned",
+    detail=DETAIL,
+    drop=0.5,
+    texture=0.3,
+)
+
+
+def _phases(autoencoder: int, diffusion: int, integration: int) -> tuple[tuple[str, Phase], ...]:
+    phase = Phase(batch=2, learning_rate=0.02, final_rate=0.02, every=200, optimizer="muon")
+    return (
+        ("autoencoder", replace(phase, steps=autoencoder)),
+        ("diffusion", Phase(steps=diffusion, batch=4, learning_rate=1e-3, final_rate=0.05, every=200)),
+        ("integration", replace(phase, steps=integration, learning_rate=0.01)),
+    )
+
+
+def _only_printed(recipe: Recipe) -> Recipe:
+    """Nothing beside the latent, two phases."""
+    return replace(recipe, config=replace(recipe.config, skips=False, drop=0.0), phases=recipe.phases[:2])
+
+
+def _without_integration(recipe: Recipe) -> Recipe:
+    return replace(recipe, phases=recipe.phases[:2])
+
+
+def _large_latent(recipe: Recipe) -> Recipe:
+    """As printed with four times the latent, a quarter of the pixels' numbers."""
+    printed = _only_printed(recipe)
+    return replace(printed, config=replace(printed.config, channels=4 * printed.config.channels))
+
+
+#: `small` starts at the source's latent and half of T: a network that predicts the noise is blind at T.
 #: The paper: 20 + 20 epochs, Adam at 1e-4; T, schedule, latent size and batch are not printed (ours).
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
-        config=Config(channels=64, chain=Chain(1000, "linear", "noise", l1=1.0), denoiser=(128, 256, 512), tile=256),
+        config=Config(
+            channels=64,
+            chain=Chain(1000, "linear", "noise", l1=1.0),
+            denoiser=(128, 256, 512),
+            tile=256,
+            customary=True,
+        ),
         patch=256,
         phases=(("autoencoder", Phase(epochs=20, batch=16)), ("diffusion", Phase(epochs=20, batch=16))),
         sampling=Sampling(steps=1000, sampler="ddpm"),
     ),
     "small": Recipe(
-        config=Config(
-            channels=64,
-            chain=Chain(200, "cosine", "noise", l1=1.0),
-            denoiser=(96, 128),
-            tile=128,
-            widths=(16, 32, 64, 96, 128),
-        ),
+        config=_SMALL,
         patch=128,
-        phases=(
-            ("autoencoder", Phase(steps=2000, batch=2, learning_rate=1e-3, final_rate=0.05, every=250)),
-            ("diffusion", Phase(steps=2000, batch=4, learning_rate=1e-3, final_rate=0.05, every=250)),
-        ),
+        phases=_phases(1500, 1500, 1500),
+        sampling=Sampling(steps=5, start="source", begin=0.5),
+    ),
+    "common": Recipe(
+        config=_SMALL,
+        patch=128,
+        phases=_phases(600, 600, 600),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "gpu": Recipe(
-        config=Config(channels=256, chain=Chain(1000, "cosine", "noise", l1=1.0), denoiser=(256, 384), tile=256),
+        config=replace(_SMALL, channels=256, denoiser=(256, 384), widths=WIDTHS, tile=256),
         patch=256,
-        phases=(
-            ("autoencoder", Phase(steps=12000, batch=32, learning_rate=5e-4, final_rate=0.05)),
-            ("diffusion", Phase(steps=12000, batch=64, learning_rate=5e-4, final_rate=0.05)),
-        ),
+        phases=tuple((name, replace(phase, batch=32)) for name, phase in _phases(12000, 12000, 12000)),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
+}
+
+#: The readings of the paper beside the recipe's own: nothing but the latent, that with a larger latent, skips alone.
+ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
+    "skips": _only_printed,
+    "bottleneck": _large_latent,
+    "integration": _without_integration,
 }
 
 
@@ -113,8 +171,20 @@ class DiffusionCT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.tile = config, config.tile
-        self.autoencoder = ResNetAutoencoder(config.channels, widths=config.widths, skips=config.skips)
-        net = LatentUNet1d(config.channels, config.denoiser)
+        self.autoencoder = ResNetAutoencoder(
+            config.channels,
+            widths=config.widths,
+            skips=config.skips,
+            resampling=config.resampling,
+            detail=config.detail,
+        )
+        net = LatentUNet1d(config.channels, config.denoiser, straight=not config.customary)
+        if config.customary:
+            for name, part in self.autoencoder.named_children():
+                # The encoder has ResNet's own random weights already.
+                if name != "encoder":
+                    customary(part)
+            customary(net)
         self.diffusion = ConditionalDiffusion(net, config.chain, [config.channels])
 
     def translate(self, image: Tensor, sampling: Sampling, draw: Draw, *, mean: bool) -> Tensor:
@@ -139,10 +209,15 @@ class _Autoencoder(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Patches in HU to losses."""
-        image = to_unit(source)
-        output = self.system.autoencoder.decode(*self.system.autoencoder.encode(image))[-1]
+        image, config = to_unit(source), self.system.config
+        latents, skips = self.system.autoencoder.encode(image)
+        if skips and config.drop:
+            kept = torch.tensor([seed % 1000 >= 1000 * config.drop for seed in seeds], device=image.device)
+            skips = [one * kept[:, None, None, None] for one in skips]
+        output = self.system.autoencoder.decode(latents, skips)[-1]
         square, anatomic = (output - image).square().mean(), anatomic_loss(output, image)
-        return {"loss": square + self.system.config.anatomic * anatomic, "square": square, "anatomic": anatomic}
+        loss = relative_loss(output, image) if config.texture else square + config.anatomic * anatomic
+        return {"loss": loss, "square": square, "anatomic": anatomic}
 
 
 class _Diffusion(nn.Module):
@@ -159,6 +234,35 @@ class _Diffusion(nn.Module):
         return self.system.diffusion.loss(a, b, seeds)[0]
 
 
+class _Integration(nn.Module):
+    """Phase 3 (ours; the paper says that the networks are integrated): the decoder between A's skips and a latent of B.
+
+    L(D(Z_B; skips of A), B) + texture (e(D(Z_B; ...), B) + e(D(Z_A'; ...), B)), e the energies: with B's own latent the
+    decoder learns what the latent knows beside the skips, with a sample what it meets at inference.
+    """
+
+    def __init__(self, system: DiffusionCT, sampling: Sampling) -> None:
+        super().__init__()
+        self.system, self.sampling = system, sampling
+
+    def forward(self, source: Tensor, target: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Patches in HU to losses."""
+        autoencoder, wanted = self.system.autoencoder, to_unit(target)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        def draw(shape: tuple[int, int]) -> Tensor:
+            return torch.stack([torch.randn(shape[1], generator=one) for one in generators])
+
+        with torch.no_grad():
+            (a, skips), (b, _) = autoencoder.encode(to_unit(source)), autoencoder.encode(wanted)
+            made = self.system.diffusion.sample(a, self.sampling, draw)
+        known, drawn = autoencoder.decode(b, skips)[-1], autoencoder.decode(made, skips)[-1]
+        decoded = relative_loss(known, wanted)
+        texture = energy_loss(known, wanted) + energy_loss(drawn, wanted)
+        loss = decoded + self.system.config.texture * texture
+        return {"loss": loss, "decoded": decoded, "texture": texture}
+
+
 def fit(
     data: TrainingData,
     recipe: Recipe,
@@ -166,7 +270,7 @@ def fit(
     *,
     imagenet: Path | None = None,
 ) -> Bundle:
-    """Train both phases, each from where it stands.
+    """Train all phases, each from where it stands.
 
     Parameters
     ----------
@@ -192,6 +296,12 @@ def fit(
     system.diffusion.requires_grad_(True)
     picture = sample_picture(system, pairs, recipe.sampling)
     train_phase("diffusion", _Diffusion(system), pairs, phase["diffusion"], run, picture=picture)
+    if "integration" in phase:
+        for name, part in system.autoencoder.named_children():
+            part.requires_grad_(name in ("from_latent", "up", "head"))
+        system.diffusion.requires_grad_(False)
+        integration = _Integration(system, recipe.sampling)
+        train_phase("integration", integration, pairs, phase["integration"], run, picture=picture)
     return to_bundle(METHOD, system, recipe, data.info)
 
 
@@ -245,6 +355,7 @@ ENTRY = Method(
     load,
     fit,
     RECIPES,
+    ablations=ABLATIONS,
     pretrained="ResNet-18, ImageNet",
     sampling=SAMPLING,
 )

@@ -144,8 +144,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         sampling=Sampling(steps=1000, sampler="ddpm", start="source"),
     ),
-    "small": Recipe(config=_SMALL, patch=64, phases=_small((3000, 3000, 500)), sampling=Sampling(steps=6)),
-    "common": Recipe(config=_SMALL, patch=64, phases=_small((1000, 1000, 150)), sampling=Sampling(steps=6)),
+    "small": Recipe(config=_SMALL, patch=64, phases=_small((1500, 1300, 200)), sampling=Sampling(steps=6)),
+    "common": Recipe(config=_SMALL, patch=64, phases=_small((500, 450, 80)), sampling=Sampling(steps=6)),
     "gpu": Recipe(
         config=replace(_SMALL, widths=(96, 128, 192), denoiser=(128, 192, 256), blocks=2),
         patch=128,
