@@ -62,6 +62,19 @@ def test_transport_has_the_targets_power_with_less_error_than_noise_has(
     np.testing.assert_allclose(ratio, 1, atol=0.1)
 
 
+def test_the_gain_is_that_of_an_amplitude() -> None:
+    """What the source knows of a band, a share c of the target's power, is raised to all of it: by 1 / sqrt(c)."""
+    soft_hu, sharp_hu = pair(seed=1)
+    noise = 50 * np.random.default_rng(0).standard_normal(sharp_hu.shape)
+    pairs = [(volume(soft_hu), volume(np.rint(sharp_hu + noise)))]
+    model = fit_pairs(lambda: pairs)
+    transport = fit_transport(model, lambda: pairs)
+    assert transport is not None
+    middle = (transport.free > 0.99) & (transport.coherence > 0.35) & (transport.coherence < 0.65)
+    assert middle.sum() > 10
+    assert 0.95 < np.median(transport.gain[middle] * np.sqrt(transport.coherence[middle])) < 1.12
+
+
 def test_noise_that_tissue_lacks_is_added_where_edges_are_known() -> None:
     """A source whose noise was shrunk inside the body, edges untouched, as iterative reconstruction does."""
     made = [pair(seed=seed, slices=2) for seed in (1, 2)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from concordct.nets.blocks import customary
 from concordct.nets.codec import LatentCodec, latent_statistics
 from concordct.nets.denoisers import LatentUNet1d, ScalesUNet
 from concordct.nets.resnet import ResNet18Encoder, ResNetAutoencoder
@@ -44,17 +45,45 @@ def test_pruned_unetpp_is_the_sub_network(depth: int, residual: bool) -> None:
     assert (small.depth == net.depth) == (depth == 3)
 
 
-def test_untrained_networks_hand_the_image_on() -> None:
-    """Both UNet++ and a codec whose finest latent has room: texture passes before anything is learned."""
+def test_identity_starts_where_it_is_asked_for_and_nowhere_else() -> None:
     image = _image()
+    for output in UNetPlusPlus(1, 1, (4, 6, 8), identity=True)(image):
+        torch.testing.assert_close(output, image)
     for output in UNetPlusPlus(1, 1, (4, 6, 8))(image):
-        torch.testing.assert_close(output, image)
+        assert (output - image).abs().mean() > 0.1
     codec = LatentCodec((8, 8, 8), (4, 2, 2), fold=2)
-    for output in codec.decode(*codec.encode(image)):
-        torch.testing.assert_close(output, image)
-    # Without room nothing of the kind can be.
-    small = LatentCodec((8, 8, 8), (2, 2, 2), fold=2)
-    assert (small.decode(*small.encode(image))[-1] - image).abs().mean() > 0.1
+    assert (codec.decode(*codec.encode(image))[-1] - image).abs().mean() > 0.1
+    with pytest.raises(ValueError, match="identity"):
+        UNetPlusPlus(1, 1, (4, 6, 8), dense=False, identity=True)
+
+
+def test_customary_weights_are_torch_s_own() -> None:
+    """Nothing of ours is left: no silent layer, no copied one."""
+    net = customary(UNetPlusPlus(1, 1, (4, 6, 8), identity=True))
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            bound = 1 / (layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]) ** 0.5
+            assert 0.5 * bound < layer.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("resampling", ["pool", "learned"])
+def test_a_decoder_node_is_h_of_all_before_it_and_what_comes_up(resampling: str) -> None:
+    """Zhou 2018, eq. 1, written out for depth 2: X(0, 2) = H([X(0, 0), X(0, 1), U(X(1, 1))])."""
+    net = UNetPlusPlus(1, 1, (4, 6, 8), resampling=resampling)  # type: ignore[arg-type]
+    _awaken(net)
+    x00, x10, x20 = net.encode(_image())
+
+    def up(name: str, x: torch.Tensor) -> torch.Tensor:
+        if resampling == "learned":
+            return net.up[name](x)
+        return torch.nn.functional.interpolate(x, scale_factor=2.0)
+
+    x01 = net.nodes["0_1"](torch.cat([x00, up("0_1", x10)], dim=1))
+    x11 = net.nodes["1_1"](torch.cat([x10, up("1_1", x20)], dim=1))
+    x02 = net.nodes["0_2"](torch.cat([x00, x01, up("0_2", x11)], dim=1))
+    first, second = net.decode([x00, x10, x20])
+    torch.testing.assert_close(first, net.heads[0](x01))
+    torch.testing.assert_close(second, net.heads[1](x02))
 
 
 def test_every_node_holds_all_nodes_before_it() -> None:
@@ -94,6 +123,7 @@ def test_networks_see_a_patch_as_they_see_it_in_the_slice() -> None:
         {"latents": (0, 0, 4)},
         {"latents": (0, 0, 4), "vector": True, "leak": True},
         {"latents": (4, 4, 4), "fold": 2},
+        {"latents": (1, 3, 5), "fold": 2, "resampling": "learned", "detail": 0.03},
     ],
 )
 def test_codec_round_trip_of_shapes_and_statistics(options: dict) -> None:
@@ -110,6 +140,38 @@ def test_codec_round_trip_of_shapes_and_statistics(options: dict) -> None:
         torch.testing.assert_close(by_channel.mean(dim=1), torch.zeros(len(by_channel)), atol=1e-4, rtol=0)
         torch.testing.assert_close(by_channel.std(dim=1), torch.ones(len(by_channel)), atol=1e-3, rtol=0)
     torch.testing.assert_close(codec.decode(normal, leaks)[-1], before[-1], atol=1e-4, rtol=1e-3)
+
+
+def test_a_pruned_codec_and_denoiser_compute_their_scales_alone() -> None:
+    codec = LatentCodec((4, 6, 8), (2, 3, 4), resampling="learned", detail=0.03)
+    net = ScalesUNet((2, 3, 4), (8, 8, 8), resampling="learned")
+    _awaken(codec)
+    _awaken(net)
+    image, time = _image(), torch.tensor([0.5, 0.5])
+    latents, leaks = codec.encode(image)
+    outputs = codec.decode(latents, leaks)
+    # What lies below the depth is broken: nobody may come across it.
+    for name, part in [*codec.named_parameters(), *net.named_parameters()]:
+        deep = ("nodes.2_0", "nodes.1_1", "nodes.0_2", "into.2", "out_of.2", "down.2", "up.2", "enter.2", "leave.2")
+        if any(one in name for one in (*deep, "between.1", "straight.2")):
+            part.data.fill_(float("nan"))
+    shallow, none = codec.encode(image, depth=1)
+    assert len(shallow) == 2
+    assert all(torch.equal(one, other) for one, other in zip(shallow, latents, strict=False))
+    (pruned,) = codec.decode(shallow, none, depth=1)
+    assert torch.equal(pruned, outputs[0])
+    made = net(shallow, time, shallow)
+    assert [one.shape for one in made] == [one.shape for one in shallow]
+    assert all(one.isfinite().all() for one in made)
+    assert codec.compression == pytest.approx(2 + 3 / 4 + 4 / 16)
+
+
+def test_a_pruned_codec_with_the_paper_s_latent_has_none() -> None:
+    codec = LatentCodec((4, 6, 8), (0, 0, 4), leak=True, vector=True)
+    _awaken(codec)
+    latents, leaks = codec.encode(_image(), depth=1)
+    assert latents == []
+    assert codec.decode(latents, leaks, depth=1)[-1].shape == (2, 1, 32, 32)
 
 
 def test_standardizing_every_scale_closes_the_leak() -> None:

@@ -102,6 +102,45 @@ def test_killed_then_paused_then_resumed_ends_with_the_same_bits(tmp_path: Path,
     assert all(np.array_equal(undisturbed.tensors[name], one) for name, one in resumed.tensors.items())
 
 
+def test_what_remains_is_the_moving_average(tmp_path: Path) -> None:
+    """At step k it is d times itself and (1 - d) times the weight, d = min(decay, (1 + k) / (10 + k))."""
+    patches = Patches(images(tmp_path / "v"), 32, seed=5)
+    phase = dataclasses.replace(QUICK, steps=6, ema=0.3, learning_rate=0.1)
+    path = []
+
+    class Kept(Line):
+        def forward(self, source, target, seeds):
+            path.append(float(self.weight.detach()))
+            return super().forward(source, target, seeds)
+
+    line = Kept()
+    train_phase("one", line, patches, phase, Run(tmp_path))
+    tensors, _ = load_checkpoint(checkpoints(tmp_path / "checkpoints" / "one")[-1])
+    path.append(float(tensors["weight/weight"]))
+    average = path[0]
+    for k, weight in enumerate(path[1:]):
+        decay = min(0.3, (1 + k) / (10 + k))
+        average = decay * average + (1 - decay) * weight
+    assert float(line.weight.detach()) == pytest.approx(average, rel=1e-5)
+    assert abs(average - path[-1]) > 1e-4
+
+
+@pytest.mark.parametrize("kill", [2, 5])
+def test_muon_resumes_to_the_bit(tmp_path: Path, kill: int) -> None:
+    recipe, stored = recipes()["unetpp"], data(tmp_path / "v")
+    phase = dataclasses.replace(QUICK, optimizer="muon", learning_rate=0.02)
+    recipe = dataclasses.replace(recipe, phases=(("regression", phase),))
+    whole = FITS["unetpp"].fit(stored, recipe, Run(tmp_path / "a"))
+
+    def die(name: str, step: int, total: int) -> None:
+        if step == kill:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FITS["unetpp"].fit(stored, recipe, Run(tmp_path / "b", progress=die))
+    assert FITS["unetpp"].fit(stored, recipe, Run(tmp_path / "b")).sha256 == whole.sha256
+
+
 def test_metrics_have_each_step_once_after_a_resume(tmp_path: Path) -> None:
     patches = Patches(images(tmp_path / "v"), 32, seed=5)
     phase = dataclasses.replace(QUICK, steps=5, every=2)

@@ -138,13 +138,13 @@ RECIPES: dict[str, Recipe] = {
     "small": Recipe(
         config=_SMALL,
         patch=128,
-        phases=_phases(1500, 1500, 1500),
+        phases=_phases(500, 500, 400),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "common": Recipe(
         config=_SMALL,
         patch=128,
-        phases=_phases(600, 600, 600),
+        phases=_phases(200, 300, 200),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "gpu": Recipe(
