@@ -29,6 +29,7 @@ ROOMS = (
     "judging",
     "report",
     "pipelines",
+    "api",
     "serving",
     "cli",
 )

@@ -318,6 +318,27 @@ def evaluate(
 
 
 @app.command()
+def describe(
+    model: Annotated[Path, typer.Argument(help="A model that `calibrate` or `train` wrote.")],
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="The references alone.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What a paper says of a model: a paragraph for the methods section, guideline items, references.
+
+    Example: `concordct describe br40-to-bl64`
+    """
+    from concordct.methods.models import load_model
+    from concordct.report.methods_text import methods_text
+
+    loaded = load_model(model)
+    text = methods_text(loaded.bundle.metadata, sha256=loaded.sha256)
+    if as_json:
+        print_json({"paragraph": text.paragraph, "items": [list(item) for item in text.items], "bibtex": text.bibtex})
+    else:
+        echo(text.bibtex if bibtex else text.markdown())
+
+
+@app.command()
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for everything the demonstration makes.")
