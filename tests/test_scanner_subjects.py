@@ -8,16 +8,13 @@ import json
 import numpy as np
 import pytest
 
-from concordct.errors import ConcordctError
 from concordct.scanner.chest import Chest, ChestParameters
 from concordct.scanner.frame import Frame
 from concordct.scanner.nodules import Nodule
 from concordct.scanner.patients import digital_patient, patient_height_mm, record
 from concordct.scanner.phantom import chest_phantom
-from concordct.scanner.real import RealSubject
 from concordct.scanner.shapes import chain, lattice_noise, tube_coverage
 from concordct.scanner.trees import MURRAY, grow_tree
-from concordct.volumes.volume import Volume
 
 FRAME = Frame((180, 230), 2.0)
 
@@ -137,17 +134,3 @@ def test_noise_field_is_the_same_in_every_frame() -> None:
     cut = lattice_noise(3.3, part.y_mm, part.x_mm, cell_mm=4.0, seed=1)
     np.testing.assert_allclose(cut, whole[10:30, 25:45], atol=1e-5)
     assert 0.7 < whole.std() < 1.3
-
-
-def test_real_volume_as_subject_comes_back_as_it_was() -> None:
-    hu = np.random.default_rng(1).normal(0, 100, (4, 10, 12)).astype(np.float32)
-    affine = np.eye(4)
-    affine[:3, :3] = [[0, 0, 2.0], [0, 2.0, 0], [3.0, 0, 0]]
-    body = RealSubject("volume-1", Volume(hu, affine, kernel="B40f"))
-    drawn = body.draw(np.arange(4) * 3.0 + 1.5, Frame((10, 12), 2.0))
-    np.testing.assert_allclose(drawn, hu, atol=1e-3)
-    assert "B40f" in body.statement
-    tilted = affine.copy()
-    tilted[1, 0] = 0.5
-    with pytest.raises(ConcordctError, match="axial and not tilted"):
-        RealSubject("volume-1", Volume(hu, tilted))

@@ -15,7 +15,6 @@ from concordct.training.bundle import Bundle
 
 if TYPE_CHECKING:
     from concordct.methods.network import Recipe
-    from concordct.methods.spectral.transfer import SpectralModel
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Method:
     pretrained : which published weights it can start from, in words; empty for none.
     neighbours : whether it can use the slices above and below.
     sampling : what of its way of sampling can be overridden.
-    calibration : the closed-form transfer inside a bundle, for methods that have one.
+    calibration : the closed-form transfer inside a bundle, a `SpectralModel`, for methods that have one.
     """
 
     title: str
@@ -44,7 +43,7 @@ class Method:
     pretrained: str = ""
     neighbours: bool = False
     sampling: frozenset[str] = frozenset()
-    calibration: Callable[[Bundle], SpectralModel] | None = None
+    calibration: Callable[[Bundle], Any] | None = None
 
     def open(self, bundle: Bundle, mode: Mode, *, use_neighbours: bool, sampling: Mapping[str, Any]) -> Standardizer:
         """A stored model at work.

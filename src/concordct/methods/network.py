@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,16 +74,6 @@ class TrainingData:
     pairs: Sequence[Images]
     images: Sequence[Images]
     info: Mapping[str, Any]
-
-
-class System(Protocol):
-    """Networks at work."""
-
-    divisor: int
-    tile: int | None
-
-    def translate(self, image: Tensor, sampling: Sampling, draw: Draw, *, mean: bool) -> Tensor:
-        """Source slices [b, 1, y, x] in [-1, 1] to standardized ones."""
 
 
 def to_unit(hu: Tensor) -> Tensor:

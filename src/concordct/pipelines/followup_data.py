@@ -7,7 +7,6 @@ with a page of overlays to look at.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Collection
@@ -207,8 +206,3 @@ def lungs_of(volume: Volume) -> NDArray[np.bool_]:
     ConcordctError : no lung, or one.
     """
     return lung_masks(volume, require_both=True) > 0
-
-
-def with_sentence(prepared: Prepared, said: str) -> Prepared:
-    """The subject with another one's text."""
-    return dataclasses.replace(prepared, data=dataclasses.replace(prepared.data, sentence=said))

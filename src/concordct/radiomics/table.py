@@ -46,11 +46,6 @@ class FeatureTable:
             raise ConcordctError(f"no feature {name} among the {len(self.names)} of this table")
         return self.values[:, self.names.index(name)]
 
-    def of_class(self, name: str) -> FeatureTable:
-        """The columns of one class."""
-        keep = [index for index, found in enumerate(self.classes) if found == name]
-        return self.take(keep)
-
     def take(self, columns: list[int]) -> FeatureTable:
         """The columns at the given positions, in the given order."""
         return FeatureTable(
