@@ -51,7 +51,9 @@ def measure(volume: Volume, mask: NDArray[np.uint8] | None) -> dict[str, float]:
         if part == "lungs":
             # Staring 2014: density in g/l times volume stays the same while a lung is inflated
             found["perc15_adjusted_lungs_g_l"] = (percentile + 1000.0) * hu.size * ml / REFERENCE_ML
-    return {**found, **clusters((volume.hu < THRESHOLDS_HU[0]) & (mask > 0), voxel_ml=ml)}
+    # Cropped to the lungs: labels take four bytes a voxel.
+    box = ndimage.find_objects((mask > 0).view(np.uint8))[0]
+    return {**found, **clusters((volume.hu[box] < THRESHOLDS_HU[0]) & (mask[box] > 0), voxel_ml=ml)}
 
 
 def clusters(low: NDArray[np.bool_], *, voxel_ml: float) -> dict[str, float]:
@@ -67,7 +69,7 @@ def clusters(low: NDArray[np.bool_], *, voxel_ml: float) -> dict[str, float]:
     `clusters_count`, `clusters_largest_ml` and `clusters_slope_d`, which is NaN with fewer than `FEWEST_SIZES` sizes.
     """
     labels, count = ndimage.label(low)
-    voxels = np.sort(np.bincount(labels.ravel())[1:])
+    voxels = np.sort(np.bincount(labels[low], minlength=1)[1:])
     slope = float("nan")
     sizes, first = np.unique(voxels, return_index=True)
     if len(sizes) >= FEWEST_SIZES:

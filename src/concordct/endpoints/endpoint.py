@@ -52,6 +52,8 @@ class Endpoint:
     title : as printed.
     needs : the mask that `measure` is given, see `Needs`.
     columns : what `measure` returns, in this order.
+    mode : which of a standardizer's two images it is measured in: "sample" where noise counts, "mean" where it only
+        disturbs; docs/endpoints.md says why.
     measure : (volume, mask) to a number for every column; NaN where it is not defined in this image.
     """
 
@@ -60,6 +62,7 @@ class Endpoint:
     needs: Needs
     columns: tuple[Column, ...]
     measure: Measure
+    mode: Literal["mean", "sample"] = "sample"
 
 
 def needed(mask: NDArray[np.uint8] | None, volume: Volume, what: str) -> NDArray[np.uint8]:

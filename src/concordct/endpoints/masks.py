@@ -23,8 +23,10 @@ BONE_HU, BONE_ML = 130.0, 3.0
 BONE_MARGIN_MM = 4.0
 #: Quarter of the heart's region above this: contrast medium. Blood without it has 35 to 55 HU.
 ENHANCED_HU = 110.0
-#: The region is found on pixels of about this size.
-WORKING_MM = 1.5
+#: Bone is looked for so far around the region: enough of a vertebra or the sternum to tell it from a lesion.
+BONE_AROUND_MM = 25.0
+#: The region and bone are found on voxels of about this size.
+WORKING_MM = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ def endpoint_masks(
     region = _between_the_lungs(volume, lungs)
     # Enhanced chambers are as dense as bone and as large, so that they are looked for before bone is left out.
     enhanced = bool(np.quantile(volume.hu[region], 0.75) > ENHANCED_HU) if region.any() else None
-    region &= ~_bone(volume)
+    region = _without_bone(volume, region)
     masks: dict[Needs, NDArray[np.uint8]] = {"lungs": lungs}
     chosen = region.astype(np.uint8) if heart is None else heart
     if chosen.any() and not enhanced:
@@ -93,37 +95,38 @@ def heart_region(volume: Volume, lungs: NDArray[np.uint8]) -> NDArray[np.bool_]:
     -------
     [z, y, x] bool, empty where only one side is seen.
     """
-    return _between_the_lungs(volume, lungs) & ~_bone(volume)
+    return _without_bone(volume, _between_the_lungs(volume, lungs))
 
 
 def _between_the_lungs(volume: Volume, lungs: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    region = np.zeros(volume.shape, bool)
-    both = np.flatnonzero((lungs == 1).any(axis=(1, 2)) & (lungs == 2).any(axis=(1, 2)))
+    step = tuple(max(1, round(WORKING_MM / s)) for s in volume.spacing_mm)
+    small = lungs[:: step[0], :: step[1], :: step[2]]
+    region = np.zeros(small.shape, bool)
+    shown = np.flatnonzero(small.any(axis=(1, 2)))
+    both = np.flatnonzero((small == 1).any(axis=(1, 2)) & (small == 2).any(axis=(1, 2)))
     if not len(both):
-        return region
-    shown = np.flatnonzero(lungs.any(axis=(1, 2)))
-    height = np.arange(volume.shape[0], dtype=float) - shown[0]
-    share = height / max(shown[-1] - shown[0], 1)  # 0 at the first slice that shows lung
+        return np.zeros(volume.shape, bool)
+    share = (np.arange(len(small)) - shown[0]) / max(shown[-1] - shown[0], 1)  # 0 at the first slice that shows lung
     low = share <= LOWER_SHARE if volume.affine[2, 0] > 0 else share >= 1 - LOWER_SHARE
     front_first = volume.affine[1, 1] > 0  # rows run from the patient's front to the back
-    step = [max(1, round(WORKING_MM / s)) for s in volume.spacing_mm[1:]]
     for z in both[low[both]]:
-        small = lungs[z, :: step[0], :: step[1]] > 0
-        if not small.any():
-            continue
-        hull = convex_hull_image(small) & ~small
+        hull = convex_hull_image(small[z] > 0) & (small[z] == 0)
         rows = np.flatnonzero(hull.any(axis=1))
         if not len(rows):
             continue
         first, last = int(rows[0]), int(rows[-1]) + 1
         reach = round(FRONT_SHARE * (last - first))
         front = slice(first, first + reach) if front_first else slice(last - reach, last)
-        kept = np.zeros_like(hull)
-        kept[front] = hull[front]
         # What lies beside the lungs, in the chest wall, is not between them.
-        kept &= _between(lungs[z, :: step[0], :: step[1]])
-        region[z] = np.kron(kept, np.ones(step, bool))[: volume.shape[1], : volume.shape[2]]
-    return region & (lungs == 0)
+        region[z, front] = hull[front] & _between(small[z])[front]
+    return _as_large(region, step, volume.shape) & (lungs == 0)
+
+
+def _as_large(mask: NDArray[np.bool_], step: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask of wider voxels on the voxels of a volume or a part of it."""
+    for axis, k in enumerate(step):
+        mask = np.repeat(mask, k, axis)
+    return np.asarray(mask[: shape[0], : shape[1], : shape[2]])
 
 
 def _between(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -136,19 +139,23 @@ def _between(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return found
 
 
-def _bone(volume: Volume) -> NDArray[np.bool_]:
-    """Large dense pieces with the reach of their blur, found on wider voxels."""
-    step = [max(1, round(2.0 / s)) for s in volume.spacing_mm]
-    hu = downscale_local_mean(volume.hu, tuple(step), cval=AIR_HU)
+def _without_bone(volume: Volume, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A region without large dense pieces and the reach of their blur, found on wider voxels around it."""
+    found = ndimage.find_objects(region.view(np.uint8))
+    if not found or found[0] is None:
+        return region
+    margin = [int(np.ceil(BONE_AROUND_MM / s)) for s in volume.spacing_mm]
+    box = tuple(slice(max(part.start - m, 0), part.stop + m) for part, m in zip(found[0], margin, strict=True))
+    step = tuple(max(1, round(WORKING_MM / s)) for s in volume.spacing_mm)
+    hu = downscale_local_mean(volume.hu[box], step, cval=AIR_HU)
     spacing = [s * k for s, k in zip(volume.spacing_mm, step, strict=True)]
     labels, count = ndimage.label(hu > BONE_HU)
     ml = np.bincount(labels.ravel(), minlength=count + 1) * float(np.prod(spacing)) / 1000.0
     large = ml >= BONE_ML
     large[0] = False
     bone = large[labels]
+    kept = region.copy()
     if bone.any():
         bone = ndimage.distance_transform_edt(~bone, sampling=spacing) <= BONE_MARGIN_MM
-    for axis, k in enumerate(step):
-        bone = np.repeat(bone, k, axis)
-    z, y, x = volume.shape
-    return np.asarray(bone[:z, :y, :x])
+        kept[box] &= ~_as_large(bone, step, region[box].shape)
+    return kept

@@ -6,24 +6,21 @@ that results is the same.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from concordct import __version__
 from concordct.errors import ConcordctError
+from concordct.pipelines.parts import each, file_facts, part_name, scan_facts
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
 from concordct.radiomics.table import FeatureRows, class_of, write_rows
-from concordct.volumes.files import VolumeFile
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.masks import Region, read_regions, whole_image
 from concordct.volumes.place import atomic_file, writing
@@ -129,7 +126,10 @@ def extract_features(
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
     results: dict[int, ImageResult] = {}
-    for index, outcome in _run(jobs, settings, repr(chosen), parts, frozenset(allow), workers, say):
+    # What is said about an image is said by this process alone.
+    told = say if workers <= 1 or len(jobs) == 1 else None
+    work = partial(_one, settings=settings, digest=repr(chosen), parts=parts, allow=frozenset(allow), say=told)
+    for index, outcome in each(work, jobs, workers=workers):
         results[index] = outcome
         if progress is not None:
             progress(len(results), len(jobs))
@@ -144,28 +144,6 @@ def extract_features(
     )
     shutil.rmtree(parts, ignore_errors=True)
     return ordered
-
-
-def _run(
-    jobs: Sequence[Job],
-    settings: str,
-    digest: str,
-    parts: Path,
-    allow: frozenset[str],
-    workers: int,
-    say: Callable[[str], None] | None,
-) -> Iterator[tuple[int, ImageResult]]:
-    if workers <= 1 or len(jobs) == 1:
-        for index, job in enumerate(jobs):
-            yield index, _one(job, settings, digest, parts, allow, say)
-        return
-    # Spawned, for a forked child would inherit the locks of numba's and ITK's threads.
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        waiting: dict[Future[ImageResult], int] = {
-            pool.submit(_one, job, settings, digest, parts, allow): index for index, job in enumerate(jobs)
-        }
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
 
 
 def _one(
@@ -248,25 +226,12 @@ def _scan(job: Job) -> Scan:
 
 def _part(job: Job, digest: str, parts: Path, allow: Collection[str]) -> Path:
     """Where the rows of a job are kept: by everything that they depend on."""
-    facts = [__version__, digest, job.name, *sorted(allow), *_stamp(_scan(job))]
+    facts = [digest, job.name, *sorted(allow), *scan_facts(_scan(job))]
     if job.roi is not None:
         if not job.roi.is_file():
             raise ConcordctError(f"no mask file {job.roi}")
-        facts += _files((job.roi,))
-    return parts / f"{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:32]}.npz"
-
-
-def _stamp(scan: Scan) -> list[str]:
-    paths = (scan.path,) if isinstance(scan, VolumeFile) else tuple(one.path for one in scan.slices)
-    return [scan.key, *_files(paths)]
-
-
-def _files(paths: Sequence[Path]) -> list[str]:
-    found = []
-    for path in paths:
-        state = path.stat()
-        found.append(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
-    return found
+        facts += file_facts((job.roi,))
+    return parts / f"{part_name(facts)}.npz"
 
 
 def _load(part: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:

@@ -1,0 +1,126 @@
+"""`measure`: what a scan is made for, in numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from concordct.cli.common import (
+    FAILED,
+    AllowOption,
+    JsonOption,
+    ModeChoice,
+    OverwriteOption,
+    SeedOption,
+    WorkersOption,
+    app,
+    bar,
+    print_json,
+    tables,
+    warn,
+)
+from concordct.errors import ConcordctError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from concordct.pipelines.measure_image import Job, Outcome
+
+#: Images that the terminal's table has a column for; the CSV has all.
+MOST_SHOWN = 6
+
+
+@app.command()
+def measure(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The CSV to write; a JSON of its name lies beside.")],
+    image: Annotated[Path | None, typer.Argument(help="A series folder, a volume file, or a tree of them.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="A manifest of pairs: sources and targets under one mask.")] = None,
+    split: Annotated[str, typer.Option(help="Rows of the manifest to measure; 'all' for every row.")] = "all",
+    lungs: Annotated[
+        Path | None, typer.Option(help="Lung labels, 1 right and 2 left; found in the image without.")
+    ] = None,
+    heart: Annotated[
+        Path | None, typer.Option(help="Where calcium is looked for; a region between the lungs without.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Labelled regions or nodules, a row each.")] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="density, emphysema, fibrosis, calcium, nodules or noise; once for each, all without."),
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Measure the images standardized by this model, too.")] = None,
+    mode: Annotated[
+        ModeChoice | None, typer.Option(help="Of the standardized images; each endpoint's own without.")
+    ] = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    allow: AllowOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure emphysema, lung density, dense lung, calcium, nodules and noise into a CSV; resumes.
+
+    Example: `concordct measure exams -o endpoints.csv`
+    """
+    from concordct.endpoints.catalogue import ENDPOINTS
+    from concordct.pipelines import measure as pipeline
+
+    if (image is None) == (pairs is None):
+        raise ConcordctError("expected either an image or --pairs, found " + ("neither" if image is None else "both"))
+    choice = pipeline.Choice(
+        endpoints=tuple(endpoint) if endpoint else tuple(ENDPOINTS),
+        allow=frozenset(allow or ()),
+        mode=None if mode is None else mode.value,
+        seed=seed,
+    )
+    if image is not None:
+        jobs = pipeline.jobs_of_path(image, lungs=lungs, heart=heart, regions=mask, model=model)
+    else:
+        if lungs or heart or mask:
+            raise ConcordctError("expected masks in the manifest of pairs, found --lungs, --heart or --mask")
+        assert pairs is not None
+        jobs = pipeline.jobs_of_manifest(pairs, split=None if split == "all" else split, model=model)
+    with bar(quiet=as_json) as report:
+        found = pipeline.measure_images(
+            jobs, output, choice=choice, workers=workers, overwrite=overwrite, progress=report
+        )
+    failed = [outcome for outcome in found if outcome.status == "failed"]
+    changes = pipeline.class_changes_of(jobs, found)
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "images": len(found),
+                "resumed": sum(outcome.status == "resumed" for outcome in found),
+                "failed": [{"image": outcome.image, "reason": outcome.reason} for outcome in failed],
+                "notes": [{"image": one.image, "note": note} for one in found for note in one.notes],
+                "class_changes": changes,
+            }
+        )
+    else:
+        _print_headlines(jobs, found, choice.endpoints)
+        for outcome in found:
+            for note in outcome.notes:
+                warn("note", f"{outcome.image}: {note}")
+        for change in changes:
+            warn("class changed", change)
+        for outcome in failed:
+            warn("failed", f"{outcome.image}: {outcome.reason}")
+        typer.echo(f"{len(found) - len(failed)} of {len(found)} images measured: {output}")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _print_headlines(jobs: Sequence[Job], found: Sequence[Outcome], endpoints: Sequence[str]) -> None:
+    """A column for each of the first images: the numbers that short tables show."""
+    from concordct.endpoints.catalogue import ENDPOINTS
+
+    shown = [(job, one.rows[0]) for job, one in zip(jobs, found, strict=True) if one.rows][:MOST_SHOWN]
+    table = Table("", "unit", *(f"{job.image} {job.stage}".removesuffix(" image") for job, _ in shown))
+    for column in (column for name in endpoints for column in ENDPOINTS[name].columns if column.headline):
+        values = [row.values.get(column.name) for _, row in shown]
+        if any(value is not None for value in values):
+            table.add_row(column.title, column.unit, *("-" if value is None else f"{value:.4g}" for value in values))
+    tables().print(table)
