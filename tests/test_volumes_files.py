@@ -229,10 +229,11 @@ def test_gzip_bomb_costs_no_more_than_its_header_says(tmp_path: Path) -> None:
         file.write(nifti(HU))
         for _ in range(64):
             file.write(bytes(2**22))
-    assert np.array_equal(open_volume_file(path).read().hu, HU)
+    with pytest.raises(ConcordctError, match="inflates beyond the 472 bytes that its header declares"):
+        open_volume_file(path).read()
     with gzip.open(path, "wb") as file:
         file.write(nifti(HU, dims=(1000, 1000, 500)))
-    with pytest.raises(ConcordctError, match="truncated: 472 bytes, expected 1000000352"):
+    with pytest.raises(ConcordctError, match=r"truncated: \d+ bytes, expected 1000000352"):
         open_volume_file(path).read()
 
 

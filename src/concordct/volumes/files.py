@@ -1,46 +1,49 @@
-"""CT volumes in NIfTI, NRRD and MetaImage files, in and out, through SimpleITK with their geometry kept.
+"""CT volumes in NIfTI, NRRD and MetaImage files, in and out, with their geometry kept as it is.
 
-SimpleITK gives LPS millimetres for every format (NIfTI's RAS is turned at its edge). Nothing is resampled or
-reoriented: the first axis of a Volume is the file's slowest axis. Integers come out when whole HU fit.
+Nothing is resampled. The first axis of a Volume is the file's slowest axis; `VolumeFile.axial` puts axes that are
+stored in another order into that of axial slices, and they go back in what is written. Integers come out when whole HU
+fit. Headers and voxels are read by `concordct.volumes.formats`; no other library sees the bytes.
 """
 
 from __future__ import annotations
 
-import glob
-import gzip
 import hashlib
-import re
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.volumes.ct_range import ct_range
-from concordct.volumes.decode import plain
-from concordct.volumes.geometry import Problem, units_problem
+from concordct.volumes.formats.layout import Layout, extent_mm
+from concordct.volumes.formats.stream import PIECE, planes
+from concordct.volumes.formats.written import ENDINGS, READ_ENDINGS, read_layout, write_planes
+from concordct.volumes.geometry import (
+    POSITION_TOLERANCE_MM,
+    TILT_TOLERANCE_DEG,
+    Problem,
+    units_problem,
+)
 from concordct.volumes.padding import find_padding
-from concordct.volumes.place import atomic_file, refuse_overlap, writing
+from concordct.volumes.place import refuse_overlap
 from concordct.volumes.series import Series
 from concordct.volumes.volume import AIR_HU, Volume
 
-#: Endings that `open_volume_file` and `write_volume_file` know.
-ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
-#: 8 GiB as float32; larger than any CT, small enough that a forged header cannot exhaust the machine.
-MAX_VOXELS = 2**31
-#: Two volumes are kept decoded, a source and its target; more would make memory grow with a batch.
+__all__ = ["ENDINGS", "READ_ENDINGS", "VolumeFile", "is_volume_file", "open_volume_file", "write_volume_file"]
+
+#: Pixels are square within this ratio: only then another order of the axes makes axial slices.
+SQUARE = 1e-2
+#: An affine within this (mm at a corner) of a source's is the source's.
+SAME_GRID_MM = 1e-6
+#: Orders of a file's axes (0 the fastest) for z, y and x; the first is how most files are stored.
+_AS_STORED = (2, 1, 0)
+#: Volumes that were turned are kept whole in their stored type, a source and its target.
 _KEPT = 2
-_METAIMAGE_HEADER = 2**16
-_PIECE = 2**22  # a multiple of every voxel size
-_NIFTI_LITTLE = (348).to_bytes(4, "little")
-_NIFTI_FLOATS = {16: "f4", 64: "f8"}  # nifti1.h: NIFTI_TYPE_FLOAT32, NIFTI_TYPE_FLOAT64
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +55,17 @@ class VolumeFile:
     path : the file.
     shape : (z, y, x) voxels.
     affine : [4, 4] index (z, y, x, 1) to LPS mm.
+    layout : where its voxels lie.
+    order : the file's axes (0 the fastest) that hold z, y and x.
     notes : what a reader should know.
+    problems : what `check` refuses by the header alone ("tilt").
     """
 
     path: Path
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+    layout: Layout
+    order: tuple[int, int, int] = _AS_STORED
     notes: tuple[str, ...] = ()
     kernel: str | None = None
     slice_thickness_mm: float | None = None
@@ -75,20 +83,26 @@ class VolumeFile:
         """The folder that the file lies in."""
         return self.path.parent
 
-    @cached_property
+    @property
     def key(self) -> str:
         """SHA-256 of the shape and the voxels' HU, whatever format they came in."""
-        digest = hashlib.sha256(repr(self.shape).encode())
-        for plane in _voxels(self.path):
-            digest.update(np.ascontiguousarray(plane, dtype="<f4").tobytes())
-        return digest.hexdigest()
+        return _survey(self.layout, self.order).key
 
-    def check(self, allow: Iterable[str] = frozenset()) -> tuple[Problem, ...]:
-        """Refuse voxels that cannot be HU; a file says nothing of its unit, and its one grid has no gaps.
+    def axial(self) -> VolumeFile:
+        """The same volume with its axes in the order of axial slices, where the file stores them in another.
+
+        That order is memory layout: nothing is resampled or flipped. A reformat in another plane, whose axial slices
+        would not have square pixels, stays as it is stored.
+        """
+        order = _order(self.layout.affine)
+        return self if order == self.order else _opened(self.layout, order)
+
+    def check(self, allow: Collection[str] = frozenset()) -> tuple[Problem, ...]:
+        """Refuse axes that are not at right angles, and voxels that cannot be HU; a file says nothing of its unit.
 
         Parameters
         ----------
-        allow : "units" lets them pass.
+        allow : "tilt" and "units" let them pass.
 
         Returns
         -------
@@ -96,24 +110,34 @@ class VolumeFile:
 
         Raises
         ------
-        ConcordctError : voxels that cannot be HU, see `units_problem`, or that cannot be read.
+        ConcordctError : the same with what was measured, or voxels that cannot be read.
         """
-        problem = units_problem(_voxels(self.path))
-        if problem is None:
-            return ()
-        if problem.code not in allow:
-            raise ConcordctError(f"{problem.message} [{problem.code}]: {self.path}")
-        return (problem,)
+        self._check_geometry(allow)
+        found = _survey(self.layout, self.order)
+        units = units_problem(np.array([found.low, found.high]))
+        problems = (*self.problems, *([] if units is None else [units]))
+        for problem in problems:
+            if problem.code not in allow:
+                raise ConcordctError(f"{problem.message} [{problem.code}]: {self.path}")
+        return problems
 
-    def read(self, start: int = 0, stop: int | None = None, *, allow: Iterable[str] = frozenset()) -> Volume:
-        """Slices [start, stop) as a Volume; padding is found as in DICOM without a declared padding value."""
+    def read(self, start: int = 0, stop: int | None = None, *, allow: Collection[str] = frozenset()) -> Volume:
+        """Slices [start, stop) as a Volume; padding is found as in DICOM without a declared padding value.
+
+        Parameters
+        ----------
+        allow : "tilt" lets axes pass that are not at right angles.
+        """
+        self._check_geometry(allow)
         stop = self.shape[0] if stop is None else stop
         hu = self.stored_hu(start, stop)
         padding = np.stack([find_padding(plane) for plane in hu])
         affine = self.affine.copy()
         affine[:3, 3] += start * affine[:3, 0]
+        if padding.any():
+            hu[padding] = AIR_HU
         return Volume(
-            hu=np.where(padding, np.float32(AIR_HU), hu),
+            hu=hu,
             affine=affine,
             padding=padding if padding.any() else None,
             slice_thickness_mm=self.slice_thickness_mm,
@@ -125,12 +149,18 @@ class VolumeFile:
         """[z, y, x] HU of slices [start, stop) as the file holds them, padding included."""
         if not 0 <= start < stop <= self.shape[0]:
             raise ConcordctError(f"slices {start} to {stop} asked of a volume of {self.shape[0]}: {self.path}")
-        return _voxels(self.path)[start:stop].astype(np.float32)
+        _survey(self.layout, self.order)
+        return _hu(self.layout, self.order, start, stop)
+
+    def _check_geometry(self, allow: Collection[str]) -> None:
+        for problem in self.problems:
+            if problem.code not in allow:
+                raise ConcordctError(f"{problem.message} [{problem.code}]: {self.path}")
 
 
 def is_volume_file(path: str | Path) -> bool:
-    """Whether the name has an ending of `ENDINGS`."""
-    return Path(path).name.lower().endswith(ENDINGS)
+    """Whether the name has an ending of `READ_ENDINGS`."""
+    return Path(path).name.lower().endswith(READ_ENDINGS)
 
 
 def open_volume_file(path: str | Path) -> VolumeFile:
@@ -138,23 +168,32 @@ def open_volume_file(path: str | Path) -> VolumeFile:
 
     Raises
     ------
-    ConcordctError : missing, unreadable, not three-dimensional, not one number per voxel, or beyond `MAX_VOXELS`.
+    ConcordctError : missing, unreadable, not three-dimensional, not one number per voxel, without geometry, or larger
+        than any scan.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConcordctError(f"no such file: {path}")
-    if not is_volume_file(path):
-        raise ConcordctError(f"unknown file ending, expected one of {', '.join(ENDINGS)}: {path}")
-    reader = _header(path)
-    size = [int(n) for n in reader.GetSize()]
-    spacing, origin = np.array(reader.GetSpacing()), np.array(reader.GetOrigin())
-    direction = np.array(reader.GetDirection()).reshape(len(size), len(size))
-    affine = np.eye(4)
-    affine[:3, :3] = (direction * spacing)[:, ::-1]
-    affine[:3, 3] = origin
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ConcordctError(f"the axes of the volume span no space or are not finite: {path}")
-    return VolumeFile(path=path, shape=(size[2], size[1], size[0]), affine=affine, notes=_notes(reader, affine))
+    return _opened(read_layout(path), _AS_STORED)
+
+
+def _opened(layout: Layout, order: tuple[int, int, int]) -> VolumeFile:
+    affine = layout.affine.copy()
+    affine[:3, :3] = layout.affine[:3, list(order)]
+    z, y, x = (layout.size[axis] for axis in order)
+    notes = list(layout.notes)
+    if order != _AS_STORED:
+        notes.append("stored with another axis slowest than head to foot: put in order for the work, and back")
+    elif int(np.argmax(np.abs(affine[:3, 0]))) != 2:
+        notes.append("slices are not axial: the slowest axis of the file does not run head to foot")
+    problem = _shear(affine, z)
+    return VolumeFile(
+        path=layout.path,
+        shape=(z, y, x),
+        affine=affine,
+        layout=layout,
+        order=order,
+        notes=tuple(notes),
+        problems=() if problem is None else (problem,),
+    )
 
 
 def write_volume_file(
@@ -166,14 +205,14 @@ def write_volume_file(
     note: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a Volume, or its slabs in order, to one NIfTI, NRRD or MetaImage file.
+    """Write a Volume, or its slabs in order, to one NIfTI, NRRD or MetaImage file, and read it back.
 
     Parameters
     ----------
     path : ending one of `ENDINGS`. A MetaImage header (.mhd) gets its voxels beside it, named by their content.
     volumes : one Volume or consecutive slabs, the first at slice 0 of what is written.
-    source : where the volume came from; its padding values come back where the Volume has padding, and HU are held
-        to `ct_range`. Without it padding is written as `AIR_HU`.
+    source : where the volume came from; its padding values come back where the Volume has padding, HU are held to
+        `ct_range`, and the axes come out in the source's order. Without it padding is written as `AIR_HU`.
     whole_hu : round to whole HU, as CT scanners store them; then int16 when all fit, else float32. False writes
         float32 unrounded.
     note : what the header says of the file, at most 79 characters; in NIfTI `descrip`.
@@ -182,14 +221,56 @@ def write_volume_file(
     Returns
     -------
     The path.
+
+    Raises
+    ------
+    ConcordctError : a source with a gap or uneven steps, slabs that do not follow each other, HU that are not finite,
+        no place to write, or a file that reads back otherwise.
     """
     path = Path(path)
-    if not is_volume_file(path):
-        raise ConcordctError(f"unknown file ending, expected one of {', '.join(ENDINGS)}: {path}")
     if source is not None:
         refuse_overlap(path, [source.path] if isinstance(source, VolumeFile) else [], folder=False)
-    slabs = [volumes] if isinstance(volumes, Volume) else volumes
-    planes: list[NDArray[np.floating[Any]]] = []
+        refuse_uneven(source, path)
+    slabs = iter([volumes] if isinstance(volumes, Volume) else volumes)
+    first = next(slabs, None)
+    if first is None:
+        raise ConcordctError(f"no slices to write: {path}")
+    own = source if isinstance(source, VolumeFile) else None
+    nifti = None
+    if own is not None and own.layout.nifti is not None and first.shape[1:] == own.shape[1:]:
+        same = extent_mm(own.affine, first.affine, own.shape) <= SAME_GRID_MM
+        nifti = own.layout.nifti if same else None
+    write_planes(
+        path,
+        _stored(itertools.chain([first], slabs), source, whole_hu, path),
+        first.affine,
+        order=_AS_STORED if own is None else own.order,
+        nifti=nifti,
+        note=note or "",
+        overwrite=overwrite,
+    )
+    return path
+
+
+def refuse_uneven(source: VolumeFile | Series, path: Path) -> None:
+    """A volume file has one even grid; slices with a gap or uneven steps would come to lie where they are not.
+
+    Raises
+    ------
+    ConcordctError : the source has such slices.
+    """
+    for problem in source.problems:
+        if problem.code in {"gap", "spacing"}:
+            raise ConcordctError(
+                f"{path}: a volume file holds one even grid of slices, expected that or an output in DICOM, "
+                f"found {problem.message} [{problem.code}]"
+            )
+
+
+def _stored(
+    slabs: Iterable[Volume], source: VolumeFile | Series | None, whole_hu: bool, path: Path
+) -> Iterator[NDArray[Any]]:
+    """What is written of each slab: int16 where whole HU fit, else float32."""
     first: Volume | None = None
     following = 0
     for slab in slabs:
@@ -200,21 +281,9 @@ def write_volume_file(
                 f"slab at slice {slab.first_slice} of {slab.shape[1:]}, expected slice {following} of {first.shape[1:]}"
             )
         following += slab.shape[0]
-        planes.append(_written_hu(slab, source, whole_hu, path))
-    if first is None:
-        raise ConcordctError(f"no slices to write: {path}")
-    if whole_hu and all(plane.min() >= -(2**15) and plane.max() < 2**15 for plane in planes):
-        planes = [plane.astype(np.int16) for plane in planes]
-    image = sitk.GetImageFromArray(np.concatenate(planes))
-    planes.clear()
-    spacing = first.spacing_mm
-    image.SetSpacing(spacing[::-1])
-    image.SetOrigin(first.affine[:3, 3].tolist())
-    image.SetDirection((first.affine[:3, :3] / np.array(spacing))[:, ::-1].ravel().tolist())
-    if note is not None:
-        image.SetMetaData("ITK_FileNotes", note)
-    _write_image(image, path, overwrite)
-    return path
+        hu = _written_hu(slab, source, whole_hu, path)
+        fits = whole_hu and hu.min() >= -(2**15) and hu.max() < 2**15
+        yield hu.astype(np.int16 if fits else np.float32)
 
 
 def _written_hu(
@@ -232,142 +301,77 @@ def _written_hu(
     return np.where(padding, original, np.stack(clipped))
 
 
-def _write_image(image: sitk.Image, path: Path, overwrite: bool) -> None:
-    compress = not path.name.lower().endswith(".nii")
-    if path.suffix.lower() != ".mhd":
-        with atomic_file(path, overwrite=overwrite) as aside:
-            with _itk(path, "write"):
-                sitk.WriteImage(image, str(aside), useCompression=compress)
-            _check_written(aside, path)
-        return
-    # Two files cannot be moved as one. The voxels are named by their content and placed first, so that a header, old or
-    # new, always finds its own; the old header's voxels go last.
-    with atomic_file(path, overwrite=overwrite) as aside, writing(path):
-        with _itk(path, "write"):
-            sitk.WriteImage(image, str(aside), useCompression=compress)
-        voxels = aside.with_suffix(".zraw")
-        digest = hashlib.sha256(voxels.read_bytes()).hexdigest()
-        placed = path.with_name(f"{path.stem}.{digest[:12]}.zraw")
-        header = aside.read_bytes().replace(voxels.name.encode(), placed.name.encode())
-        aside.write_bytes(header)
-        before = sorted(path.parent.glob(f"{glob.escape(path.stem)}.{'[0-9a-f]' * 12}.zraw"))
-        with atomic_file(placed, overwrite=True) as aside_voxels:
-            voxels.replace(aside_voxels)
-    for old in before:
-        if old.name != placed.name:
-            old.unlink(missing_ok=True)
+def _order(affine: NDArray[np.float64]) -> tuple[int, int, int]:
+    """Which of a file's axes hold z, y and x: as stored, unless another than the slowest runs head to foot and the
+    slices across it have square pixels (else it is a reformat in another plane, and no order makes it axial)."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    along = np.abs(affine[:3, :3] / spacing)  # [world (x, y, z), axis]
+    if int(np.argmax(along[2])) == 2:
+        return _AS_STORED
+    z, y, x = max(
+        itertools.permutations(range(3)), key=lambda axes: sum(along[2 - n, axis] for n, axis in enumerate(axes))
+    )
+    return (z, y, x) if abs(spacing[y] / spacing[x] - 1) < SQUARE else _AS_STORED
 
 
-def _check_written(aside: Path, path: Path) -> None:
-    """ITK's NIfTI writer is silent about a full disk, so what it wrote is read through once."""
-    try:
-        _check_nifti(aside, _header(aside))
-    except ConcordctError:
-        raise ConcordctError(f"cannot write {path}: the file came out incomplete, is the disk full?") from None
+def _shear(affine: NDArray[np.float64], slices: int) -> Problem | None:
+    """Axes that are not at right angles by more than rounding makes of them."""
+    z, y, x = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in range(3))
+    normal = np.cross(x, y)
+    in_plane = float(np.degrees(abs(np.arcsin(np.clip(x @ y, -1, 1)))))
+    tilt = float(np.degrees(np.arccos(np.clip(abs(z @ normal) / np.linalg.norm(normal), -1, 1))))
+    drift = np.sin(np.radians(tilt)) * np.linalg.norm(affine[:3, 0]) * (slices - 1)
+    if in_plane > TILT_TOLERANCE_DEG:
+        return Problem("tilt", f"rows and columns meet at {90 - in_plane:.1f} degrees, expected 90")
+    if tilt > TILT_TOLERANCE_DEG and drift > 2 * POSITION_TOLERANCE_MM:
+        return Problem("tilt", f"gantry tilt of {tilt:.1f} degrees between stacking direction and slice normal")
+    return None
 
 
-def _header(path: Path) -> sitk.ImageFileReader:
-    _check_metaimage(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with _itk(path, "read"):
-        reader.ReadImageInformation()
-    if reader.GetNumberOfComponents() != 1:
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
-        raise ConcordctError(f"{reader.GetNumberOfComponents()} numbers per voxel ({kind}), expected one: {path}")
-    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()).lower():
-        raise ConcordctError(f"complex voxels, expected real HU: {path}")
-    size = reader.GetSize()
-    if len(size) != 3:
-        raise ConcordctError(f"{len(size)} dimensions of {' x '.join(map(str, size))}, expected 3: {path}")
-    if not 0 < int(np.prod([float(n) for n in size])) <= MAX_VOXELS:
-        raise ConcordctError(f"{' x '.join(map(str, size))} voxels, expected 1 to {MAX_VOXELS} in all: {path}")
-    return reader
+@dataclass(frozen=True)
+class _Survey:
+    """What one pass through all voxels says of them: least and greatest HU, and their digest."""
+
+    low: float
+    high: float
+    key: str
 
 
-def _check_metaimage(path: Path) -> None:
-    """MetaIO holds ten dimensions and writes over its own memory when a header names more."""
-    if path.suffix.lower() not in (".mha", ".mhd"):
-        return
-    try:
-        with open(path, "rb") as file:
-            said = re.search(rb"^\s*NDims\s*=\s*(\S*)", file.read(_METAIMAGE_HEADER), re.MULTILINE)
-    except OSError as error:
-        raise ConcordctError(f"cannot read {path}: {error.strerror}") from None
-    if said is None or said.group(1) != b"3":
-        found = plain(said.group(1).decode("ascii", "replace"), 16) if said else "no"
-        raise ConcordctError(f"{found} dimensions, expected 3: {path}")
+@lru_cache(maxsize=8)
+def _survey(layout: Layout, order: tuple[int, int, int]) -> _Survey:
+    """Go through all voxels once.
+
+    Raises
+    ------
+    ConcordctError : damaged, or HU that are not finite.
+    """
+    z, y, x = (layout.size[axis] for axis in order)
+    digest = hashlib.sha256(repr((z, y, x)).encode())
+    low, high, wrong = np.inf, -np.inf, 0
+    step = max(1, PIECE // (4 * y * x))
+    for start in range(0, z, step):
+        hu = _hu(layout, order, start, min(start + step, z))
+        digest.update(np.ascontiguousarray(hu, dtype="<f4").data)
+        with np.errstate(invalid="ignore"):
+            ends = float(hu.min()), float(hu.max())
+        if not np.isfinite(ends).all():
+            wrong += int(hu.size - np.count_nonzero(np.isfinite(hu)))
+        low, high = min(low, ends[0]), max(high, ends[1])
+    if wrong:
+        raise ConcordctError(f"{wrong} voxels are NaN or infinite, expected HU: {layout.path}")
+    return _Survey(low, high, digest.hexdigest())
 
 
-def _voxels(path: Path) -> NDArray[Any]:
-    stat = path.stat()
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+def _hu(layout: Layout, order: tuple[int, int, int], start: int, stop: int) -> NDArray[np.float32]:
+    values = planes(layout, start, stop) if order == _AS_STORED else _turned(layout, order)[start:stop]
+    with np.errstate(over="ignore"):  # what float32 cannot hold is no HU and is found as infinite
+        if (layout.slope, layout.inter) == (1.0, 0.0):
+            return values.astype(np.float32)
+        return (values * layout.slope + layout.inter).astype(np.float32)
 
 
 @lru_cache(maxsize=_KEPT)
-def _load(path: Path, changed: int, size: int) -> NDArray[Any]:
-    """The voxels of a file as stored, checked for completeness and finiteness; keyed so that a new file is read."""
-    reader = _header(path)
-    _check_nifti(path, reader)
-    with _itk(path, "read"):
-        array = sitk.GetArrayFromImage(reader.Execute())
-    if array.dtype.kind == "f":
-        wrong = int(array.size - np.count_nonzero(np.isfinite(array)))
-        if wrong:
-            raise ConcordctError(f"{wrong} voxels are NaN or infinite, expected HU: {path}")
-    if array.dtype.itemsize > 4:
-        array = array.astype(np.float32)
-    array.setflags(write=False)
-    return array
-
-
-def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
-    """ITK fills what is missing in a NIfTI file, and NaN, with zeros; so the bytes are looked at here, in pieces."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return
-    bits, code = int(reader.GetMetaData("bitpix")), int(reader.GetMetaData("datatype"))
-    offset = int(float(reader.GetMetaData("vox_offset")))
-    expected = offset + int(np.prod([float(n) for n in reader.GetSize()])) * bits // 8
-    found = wrong = 0
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-            head = file.read(offset)
-            found = len(head)
-            order = "<" if head[:4] == _NIFTI_LITTLE else ">"
-            while found < expected and (chunk := file.read(min(_PIECE, expected - found))):
-                found += len(chunk)
-                if code in _NIFTI_FLOATS:
-                    whole = len(chunk) - len(chunk) % (bits // 8)
-                    values = np.frombuffer(chunk[:whole], order + _NIFTI_FLOATS[code])
-                    wrong += values.size - int(np.count_nonzero(np.isfinite(values)))
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConcordctError(f"cannot read {path}: {type(error).__name__} after {found} bytes") from None
-    if found < expected:
-        raise ConcordctError(f"truncated: {found} bytes, expected {expected}: {path}")
-    if wrong:
-        raise ConcordctError(f"{wrong} voxels are NaN or infinite, expected HU: {path}")
-
-
-def _notes(reader: sitk.ImageFileReader, affine: NDArray[np.float64]) -> tuple[str, ...]:
-    notes = []
-    codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
-    if codes and all(code.strip() == "0" for code in codes):
-        notes.append("NIfTI without qform and sform: its orientation is a guess of the format")
-    if int(np.argmax(np.abs(affine[:3, 0]))) != 2:
-        notes.append("slices are not axial: the slowest axis of the file does not run head to foot")
-    return tuple(notes)
-
-
-@contextmanager
-def _itk(path: Path, verb: str) -> Iterator[None]:
-    """One line for whatever ITK throws, and none of its warnings on standard error."""
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1].split("): ")[-1].removeprefix("Error: ") if lines else type(error).__name__
-        raise ConcordctError(f"cannot {verb} {path}: {reason.replace(str(path), 'file')}") from None
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+def _turned(layout: Layout, order: tuple[int, int, int]) -> NDArray[Any]:
+    """[z, y, x] stored values of a file whose axes stand in another order."""
+    stored = planes(layout, 0, layout.size[2])  # [k, j, i]
+    return np.ascontiguousarray(stored.transpose(*(2 - axis for axis in order)))

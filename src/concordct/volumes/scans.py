@@ -53,7 +53,7 @@ def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
     ConcordctError : the path does not exist or cannot be read.
     """
     if path.is_file() and is_volume_file(path):
-        return Scans((open_volume_file(path),), ())
+        return Scans((open_volume_file(path).axial(),), ())
     found = find_series(path, progress=progress)
     volumes: list[Scan] = []
     set_aside: list[SetAside] = []
@@ -65,7 +65,7 @@ def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
             set_aside.append(SetAside(item.path, LABEL_MAP))
             continue
         try:
-            volumes.append(open_volume_file(item.path))
+            volumes.append(open_volume_file(item.path).axial())
         except ConcordctError as error:
             set_aside.append(SetAside(item.path, str(error)))
     series = sorted(found.series, key=lambda one: (str(one.slices[0].path), one.key))
