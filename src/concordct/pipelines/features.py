@@ -24,7 +24,7 @@ from concordct.radiomics.table import FeatureRows, class_of, write_rows
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.masks import Region, read_regions, whole_image
 from concordct.volumes.place import atomic_file, writing
-from concordct.volumes.scans import Scan, one_scan
+from concordct.volumes.scans import Scan, frame_of_reference, one_scan
 
 Role = Literal["source", "target"]
 
@@ -185,7 +185,9 @@ def measure(
     if roi is None:
         regions: tuple[Region, ...] = (whole_image(volume.shape),)
     else:
-        regions = read_regions(roi, affine=volume.affine, shape=volume.shape)
+        regions = read_regions(
+            roi, affine=volume.affine, shape=volume.shape, frame_of_reference_uid=frame_of_reference(scan)
+        )
     if say is not None:
         say(f"{len(regions)} ROIs of {volume.shape[0]} slices")
     chosen = settings_for(settings)

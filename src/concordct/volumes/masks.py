@@ -1,26 +1,30 @@
 """ROIs from files onto the grid of an image: NIfTI/NRRD/MetaImage masks, DICOM SEG and RTSTRUCT.
 
 Nothing is resampled: a mask belongs to the image's grid up to flips, order of axes and whole voxels, or is refused with
-what was found. Sources: DICOM PS3.3 C.8.20 (Segmentation), C.8.8.6 (ROI Contour).
+what was found. Masks and scans are read by the same readers, so that one geometry counts for both.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from concordct.errors import ConcordctError
+from concordct.volumes.files import is_volume_file
+from concordct.volumes.formats.stream import planes
+from concordct.volumes.formats.written import read_layout, write_planes
 
 #: A mask's voxel may lie this far from the image's, in voxels: writers round spacing and origin.
 GRID_TOLERANCE = 0.05
-#: A contour's plane may lie this far from a slice, in slices; further away nobody knows which slice was meant.
-PLANE_TOLERANCE = 0.25
-
-#: Endings of volume files that SimpleITK reads.
-VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+#: Labels that one file may hold; a file with more is no mask but an image.
+MAX_LABELS = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class Region:
 
     Attributes
     ----------
-    number, name : in the file.
+    number, name : in the file; the name is one printable line.
     box : where it lies in the image, a slice for each axis.
     inside : [z, y, x] bool of the box.
     shape : (z, y, x) of the image.
@@ -55,7 +59,19 @@ def whole_image(shape: tuple[int, int, int], *, number: int = 1, name: str = "im
     return Region(number, name, (z, y, x), np.ones(shape, bool), shape)
 
 
-def read_regions(path: Path, *, affine: NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[Region, ...]:
+def region(number: int, name: str, mask: NDArray[np.bool_]) -> Region:
+    """An ROI from a mask [z, y, x] of the whole image with at least one voxel."""
+    (box,) = ndimage.find_objects(mask.view(np.uint8), max_label=1)
+    return Region(number, name, box, mask[box].copy(), _three(mask.shape))
+
+
+def read_regions(
+    path: Path,
+    *,
+    affine: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    frame_of_reference_uid: str | None = None,
+) -> tuple[Region, ...]:
     """The ROIs of any supported file.
 
     Parameters
@@ -63,30 +79,22 @@ def read_regions(path: Path, *, affine: NDArray[np.float64], shape: tuple[int, i
     path : NIfTI, NRRD or MetaImage labels, DICOM SEG or RTSTRUCT.
     affine : [4, 4] the image's index (z, y, x, 1) -> LPS mm.
     shape : the image's (z, y, x).
+    frame_of_reference_uid : the image's; a SEG or RTSTRUCT that names another one is refused.
 
     Raises
     ------
     ConcordctError : unreadable or of another kind, no ROI in it, other geometry, or an ROI outside the image.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ConcordctError(f"no mask file {path}")
-    if path.name.lower().endswith(VOLUME_ENDINGS):
-        return _read_volume_file(path, affine, shape)
-    import pydicom
+    if is_volume_file(path):
+        return _regions_of_labels(*read_labels(path), affine, shape, path)
+    from concordct.volumes.dicom_masks import read_dicom_regions
 
-    try:
-        dataset = pydicom.dcmread(path)
-    except (OSError, pydicom.errors.InvalidDicomError) as error:
-        raise ConcordctError(f"{path} is neither a volume file nor DICOM") from error
-    modality = str(dataset.get("Modality", ""))
-    if modality == "SEG":
-        return _read_seg(dataset, path, affine, shape)
-    if modality == "RTSTRUCT":
-        return _read_rtstruct(dataset, path, affine, shape)
-    raise ConcordctError(f"ROIs come from SEG or RTSTRUCT, found modality {modality or 'none'} in {path}")
+    return read_dicom_regions(path, affine=affine, shape=shape, frame_of_reference_uid=frame_of_reference_uid)
 
 
-def to_labels(regions: tuple[Region, ...]) -> NDArray[np.int32]:
+def to_labels(regions: Sequence[Region]) -> NDArray[np.int32]:
     """[z, y, x] int32 with 1, 2, ... in the order of the regions.
 
     Raises
@@ -94,145 +102,120 @@ def to_labels(regions: tuple[Region, ...]) -> NDArray[np.int32]:
     ConcordctError : when two regions share a voxel; measure them one by one instead.
     """
     labels = np.zeros(regions[0].shape, np.int32)
-    for place, region in enumerate(regions, start=1):
-        part = labels[region.box]
-        taken = part[region.inside]
+    for place, one in enumerate(regions, start=1):
+        view = labels[one.box]
+        taken = view[one.inside]
         if taken.any():
             other = regions[int(taken[taken > 0][0]) - 1]
-            raise ConcordctError(f"ROIs {other.name} and {region.name} overlap in {int((taken > 0).sum())} voxels")
-        part[region.inside] = place
+            raise ConcordctError(f"ROIs {other.name} and {one.name} overlap in {int((taken > 0).sum())} voxels")
+        view[one.inside] = place
     return labels
 
 
-def _read_volume_file(path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[Region, ...]:
-    import SimpleITK as sitk
+def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The labels of a volume file in the order of its axes, and where they lie.
 
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ConcordctError(f"cannot read the mask {path}") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ConcordctError(f"a mask is a volume of single labels, found {image.GetDimension()} axes in {path}")
-    values = sitk.GetArrayFromImage(image)
-    if not np.equal(values, np.round(values)).all() or values.min() < 0:
-        raise ConcordctError(f"a mask holds whole labels from 0, found {values.min():g} to {values.max():g} in {path}")
-    own = np.eye(4)
-    own[:3, :3] = (np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing()))[:, ::-1]
-    own[:3, 3] = image.GetOrigin()
-    places = np.argwhere(values > 0)
-    if len(places) == 0:
+    Returns
+    -------
+    [z, y, x] whole numbers from 0, slowest axis of the file first; [4, 4] index (z, y, x, 1) to LPS mm.
+
+    Raises
+    ------
+    ConcordctError : unreadable, or other values than whole numbers from 0.
+    """
+    layout = read_layout(path)
+    values = planes(layout, 0, layout.size[2])
+    if (layout.slope, layout.inter) != (1.0, 0.0):
+        values = values * layout.slope + layout.inter
+    for plane in list(values):
+        low, high = plane.min(), plane.max()
+        if not (low >= 0 and high < 2**31) or (values.dtype.kind == "f" and not np.equal(plane, np.rint(plane)).all()):
+            said = f"{float(low):g} to {float(high):g}"
+            raise ConcordctError(f"a mask holds whole labels from 0, found values of {said} in {path}")
+    affine = layout.affine.copy()
+    affine[:3, :3] = layout.affine[:3, 2::-1]
+    return values, affine
+
+
+def write_labels(path: Path, labels: NDArray[Any], affine: NDArray[np.float64], *, overwrite: bool = False) -> None:
+    """Write labels [z, y, x] in the smallest integer type that holds them, and read them back.
+
+    Parameters
+    ----------
+    path : ending .nii, .nii.gz, .nrrd, .mha or .mhd.
+    affine : [4, 4] index (z, y, x, 1) to LPS mm.
+    """
+    most = int(labels.max())
+    kind = np.uint8 if most < 2**8 else np.uint16 if most < 2**16 else np.int32
+    write_planes(path, (labels[at : at + 1].astype(kind) for at in range(len(labels))), affine, overwrite=overwrite)
+
+
+def _regions_of_labels(
+    values: NDArray[Any], own: NDArray[np.float64], affine: NDArray[np.float64], shape: tuple[int, int, int], path: Path
+) -> tuple[Region, ...]:
+    occupied: list[NDArray[np.bool_]] = [values.any(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not occupied[0].any():
         raise ConcordctError(f"the mask is empty: no voxel above 0 in {path}")
-    index = _on_grid(places @ own[:3, :3].T + own[:3, 3], affine, shape, path)
-    found = values[tuple(places.T)].astype(np.int64)
-    order = np.argsort(found, kind="stable")
-    numbers, starts = np.unique(found[order], return_index=True)
-    parts = np.split(index[order], starts[1:])
-    return tuple(_region(int(label), str(label), part, shape) for label, part in zip(numbers, parts, strict=True))
-
-
-def _read_seg(  # type: ignore[no-untyped-def]
-    dataset, path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[Region, ...]:
-    names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.SegmentSequence}
-    try:
-        frames = np.asarray(dataset.pixel_array)
-    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise ConcordctError(f"cannot decode the segmentation {path}: {error}") from error
-    frames = frames.reshape(-1, *frames.shape[-2:])
-    kind = str(dataset.get("SegmentationType", "BINARY"))
-    shared = dataset.get("SharedFunctionalGroupsSequence", [None])[0]
-    places: dict[int, list[NDArray[np.int64]]] = {number: [] for number in names}
-    for frame, own in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        position = np.array(_group(own, shared, "PlanePositionSequence", path).ImagePositionPatient, float)
-        along = np.array(_group(own, shared, "PlaneOrientationSequence", path).ImageOrientationPatient, float)
-        spacing = np.array(_group(own, shared, "PixelMeasuresSequence", path).PixelSpacing, float)
-        if kind == "LABELMAP":
-            parts = {int(number): frame == number for number in np.unique(frame) if int(number) in places}
-        else:
-            number = int(_group(own, shared, "SegmentIdentificationSequence", path).ReferencedSegmentNumber)
-            full = int(dataset.get("MaximumFractionalValue", 1)) if kind == "FRACTIONAL" else 1
-            parts = {number: frame > full / 2} if full > 1 else {number: frame > 0}
-        for number, inside in parts.items():
-            rows, columns = np.nonzero(inside)
-            # PS3.3 C.7.6.2.1.1: columns run along the first cosine, rows along the second
-            points = position + np.outer(columns * spacing[1], along[:3]) + np.outer(rows * spacing[0], along[3:])
-            if len(points):
-                places[number].append(_on_grid(points, affine, shape, path))
-    regions = [
-        _region(number, names[number] or str(number), np.concatenate(found), shape)
-        for number, found in places.items()
-        if found
-    ]
-    if not regions:
-        raise ConcordctError(f"the segmentation is empty: no pixel set in {path}")
-    return tuple(regions)
-
-
-def _group(own, shared, name: str, path: Path):  # type: ignore[no-untyped-def]
-    """A functional group, the frame's own before the shared one."""
-    for where in (own, shared):
-        if where is not None and name in where:
-            return where[name].value[0]
-    raise ConcordctError(f"the segmentation has a frame without {name}: {path}")
-
-
-def _read_rtstruct(  # type: ignore[no-untyped-def]
-    dataset, path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[Region, ...]:
-    from skimage.draw import polygon
-
-    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in dataset.get("StructureSetROISequence", [])}
-    back = np.linalg.inv(affine)
-    regions = []
-    for item in dataset.get("ROIContourSequence", []):
-        number = int(item.ReferencedROINumber)
-        mask = np.zeros(shape, bool)
-        for contour in item.get("ContourSequence", []):
-            if str(contour.get("ContourGeometricType", "CLOSED_PLANAR")) not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-                continue
-            points = np.array(contour.ContourData, float).reshape(-1, 3)
-            index = points @ back[:3, :3].T + back[:3, 3]
-            z = round(float(index[:, 0].mean()))
-            off = float(np.abs(index[:, 0] - z).max())
-            if off > PLANE_TOLERANCE:
-                raise ConcordctError(
-                    f"a contour of ROI {names.get(number, number)} lies {off:.2f} slices from the nearest slice, "
-                    f"expected at most {PLANE_TOLERANCE}, in {path}"
-                )
-            if not 0 <= z < shape[0]:
-                raise ConcordctError(f"ROI {names.get(number, number)} reaches outside the image (slice {z}) in {path}")
-            rows, columns = polygon(index[:, 1], index[:, 2], shape[1:])
-            # Contours of one slice that lie in each other are rings: a hole is what an even number of them covers
-            mask[z, rows, columns] ^= True
-        if mask.any():
-            regions.append(_region(number, names.get(number) or str(number), np.argwhere(mask), shape))
-    if not regions:
-        raise ConcordctError(f"the structure set is empty: no closed contour covers a voxel in {path}")
-    return tuple(regions)
+    ends = [(int(np.argmax(line)), len(line) - int(np.argmax(line[::-1]))) for line in occupied]
+    part = values[tuple(slice(*end) for end in ends)]
+    order, flips, corner = _on_grid([(low, high - 1) for low, high in ends], own, affine, path)
+    turned = part.transpose(order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    inside = tuple(slice(max(-at, 0), max(size - at, 0)) for at, size in zip(corner, shape, strict=True))
+    outside = int(np.count_nonzero(turned)) - int(np.count_nonzero(turned[inside]))
+    if outside:
+        count = int(np.count_nonzero(turned))
+        raise ConcordctError(f"{outside} of {count} voxels of the mask lie outside the image, in {path}")
+    labels: set[int] = set()
+    for plane in turned:
+        labels.update(int(value) for value in np.unique(plane))
+        if len(labels) > MAX_LABELS:
+            raise ConcordctError(f"more than {MAX_LABELS} labels, expected a mask: {path}")
+    known = np.array(sorted(labels - {0}))
+    compact = np.empty(turned.shape, np.uint16)  # 0 outside, else the label's place from 1
+    for plane, of in zip(compact, turned, strict=True):
+        plane[...] = np.where(of > 0, np.searchsorted(known, of) + 1, 0)
+    found = []
+    for place, (label, box) in enumerate(zip(known, ndimage.find_objects(compact), strict=True), start=1):
+        z, y, x = (slice(side.start + at, side.stop + at) for side, at in zip(box, corner, strict=True))
+        found.append(Region(int(label), str(int(label)), (z, y, x), compact[box] == place, shape))
+    return tuple(found)
 
 
 def _on_grid(
-    points: NDArray[np.float64], affine: NDArray[np.float64], shape: tuple[int, int, int], path: Path
-) -> NDArray[np.int64]:
-    """[point, 3] indices (z, y, x) of points (LPS mm) that lie on the image's grid."""
-    back = np.linalg.inv(affine)
-    place = points @ back[:3, :3].T + back[:3, 3]
-    index = np.round(place).astype(np.int64)
-    off = float(np.abs(place - index).max())
-    if off > GRID_TOLERANCE:
+    ends: list[tuple[int, int]], own: NDArray[np.float64], affine: NDArray[np.float64], path: Path
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], tuple[int, int, int]]:
+    """How a box of the mask lies on the image's grid: its axes that run along z, y, x, whether each runs backward, and
+    the first voxel of the box in the image.
+
+    Parameters
+    ----------
+    ends : first and last index of the box along the mask's axes.
+    """
+    to_image = np.linalg.inv(affine) @ own
+    # Over a single voxel an axis has no direction; it takes what the others leave.
+    order = list(max(itertools.permutations(range(3)), key=lambda axes: _aligned(axes, to_image, ends)))
+    corners = np.array(list(itertools.product(*ends)), float)
+    place = corners @ to_image[:3, :3].T + to_image[:3, 3]
+    start = np.rint(np.array([low for low, _ in ends]) @ to_image[:3, :3].T + to_image[:3, 3])
+    flips = [bool(to_image[axis, one] < 0) and ends[one][1] > ends[one][0] for axis, one in enumerate(order)]
+    expected = np.empty_like(place)
+    for axis, one in enumerate(order):
+        expected[:, axis] = start[axis] + (corners[:, one] - ends[one][0]) * (-1 if flips[axis] else 1)
+    off = float(np.abs(place - expected).max())
+    if not off <= GRID_TOLERANCE:
         raise ConcordctError(
             f"the mask has another geometry than the image: a voxel lies {off:.2f} voxels off its grid, expected at "
             f"most {GRID_TOLERANCE}, in {path}"
         )
-    outside = int(((index < 0) | (index >= np.array(shape))).any(axis=1).sum())
-    if outside:
-        raise ConcordctError(f"{outside} of {len(index)} voxels of the mask lie outside the image, in {path}")
-    return index
+    corner = [int(start[axis]) - (ends[one][1] - ends[one][0] if flips[axis] else 0) for axis, one in enumerate(order)]
+    return _three(order), (flips[0], flips[1], flips[2]), _three(corner)
 
 
-def _region(number: int, name: str, index: NDArray[np.int64], shape: tuple[int, int, int]) -> Region:
-    low, high = index.min(axis=0), index.max(axis=0) + 1
-    inside = np.zeros(tuple(high - low), bool)
-    inside[tuple((index - low).T)] = True
-    z, y, x = (slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
-    return Region(number, name, (z, y, x), inside, shape)
+def _aligned(axes: Iterable[int], to_image: NDArray[np.float64], ends: list[tuple[int, int]]) -> float:
+    """How far the box extends along the image's axes if the mask's axes are taken in this order."""
+    return float(sum(abs(to_image[axis, one]) * (ends[one][1] - ends[one][0]) for axis, one in enumerate(axes)))
+
+
+def _three(values: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = (int(value) for value in values)
+    return z, y, x

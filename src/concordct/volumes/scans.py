@@ -148,6 +148,11 @@ def scan_path(scan: Scan) -> Path:
     return scan.path if isinstance(scan, VolumeFile) else scan.folder
 
 
+def frame_of_reference(scan: Scan) -> str | None:
+    """The FrameOfReferenceUID of a series; None where there is none, as in a volume file."""
+    return scan.frame_of_reference_uid if isinstance(scan, Series) else None
+
+
 def checked(scan: Scan, allow: Collection[str]) -> tuple[Problem, ...]:
     """Refuse what is wrong with a scan: its geometry, and voxels that cannot be HU (of a series the middle slice).
 

@@ -88,7 +88,9 @@ def _checked(layout: Layout) -> tuple[_Mark, ...]:
     end = layout.skip + layout.voxel_bytes
     room = layout.stamp[2] - layout.start
     if layout.stored_bytes is not None and layout.stored_bytes > room:
-        raise ConcordctError(f"truncated: {room} bytes of deflated voxels, expected {layout.stored_bytes}: {layout.data}")
+        raise ConcordctError(
+            f"truncated: {room} bytes of deflated voxels, expected {layout.stored_bytes}: {layout.data}"
+        )
     if room * MOST_INFLATED < end:
         raise _cut(layout, room * MOST_INFLATED - layout.skip, layout.voxel_bytes)
     marks: list[_Mark] = []

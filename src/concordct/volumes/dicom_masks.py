@@ -1,0 +1,257 @@
+"""ROIs from DICOM Segmentation and RT Structure Set objects, placed on the grid of an image.
+
+Sources: DICOM PS3.3 C.8.20 (Segmentation), C.8.8.5 and C.8.8.6 (Structure Set, ROI Contour). No message quotes a
+header but for a segment's or ROI's own name, and that as one printable line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from concordct.errors import ConcordctError
+from concordct.volumes.decode import number_of_frames, open_dataset, plain, quiet_dicom
+from concordct.volumes.guard import guarded
+from concordct.volumes.masks import GRID_TOLERANCE, Region, region
+
+#: A contour's plane may lie this far from a slice, in slices; further away nobody knows which slice was meant.
+PLANE_TOLERANCE = 0.25
+#: A contour may leave the image by half a voxel: outlines follow the voxels' outer edges.
+EDGE_TOLERANCE = 0.51
+#: Pixels of one frame of a segmentation, as of one slice.
+MAX_FRAME_PIXELS = 4096 * 4096
+
+Shape = tuple[int, int, int]
+
+
+def read_dicom_regions(
+    path: Path, *, affine: NDArray[np.float64], shape: Shape, frame_of_reference_uid: str | None = None
+) -> tuple[Region, ...]:
+    """The ROIs of a SEG or RTSTRUCT; as `masks.read_regions`.
+
+    Raises
+    ------
+    ConcordctError : neither of the two, broken or cut short, of another frame of reference, without a voxel, or not on
+        the image's grid.
+    """
+    try:
+        dataset = open_dataset(path, pixels=True)
+    except ConcordctError as error:
+        if "not a DICOM file" in str(error):
+            raise ConcordctError(f"{path} is neither a volume file nor DICOM") from None
+        raise
+    try:
+        with quiet_dicom():
+            modality = str(dataset.get("Modality", ""))
+            if modality not in ("SEG", "RTSTRUCT"):
+                said = modality if modality.isalnum() and len(modality) <= 16 else "none"
+                raise ConcordctError(f"ROIs come from SEG or RTSTRUCT, found modality {said} in {path}")
+            _refuse_other_frame(dataset, frame_of_reference_uid, path)
+            if modality == "SEG":
+                return _read_seg(dataset, path, affine, shape)
+            return _read_rtstruct(dataset, path, affine, shape)
+    except ConcordctError:
+        raise
+    except Exception as error:
+        # pydicom converts values when they are asked for, and the text of its errors quotes them.
+        raise ConcordctError(f"broken or cut short ({type(error).__name__} in its header): {path}") from None
+
+
+def _refuse_other_frame(dataset: Dataset, expected: str | None, path: Path) -> None:
+    """Positions count within a frame of reference alone (PS3.3 C.7.4.1)."""
+    if expected is None:
+        return
+    found = {str(item.FrameOfReferenceUID) for item in dataset.get("ReferencedFrameOfReferenceSequence") or []
+             if item.get("FrameOfReferenceUID")}  # fmt: skip
+    found |= {str(item.ReferencedFrameOfReferenceUID) for item in dataset.get("StructureSetROISequence") or []
+              if item.get("ReferencedFrameOfReferenceUID")}  # fmt: skip
+    if dataset.get("FrameOfReferenceUID"):
+        found.add(str(dataset.FrameOfReferenceUID))
+    if found and expected not in found:
+        raise ConcordctError(f"ROIs of another frame of reference than the image's, expected the same: {path}")
+
+
+def _read_seg(dataset: FileDataset, path: Path, affine: NDArray[np.float64], shape: Shape) -> tuple[Region, ...]:
+    segments = _sequence(dataset, "SegmentSequence", "segments", path)
+    names = {int(item.SegmentNumber): plain(item.get("SegmentLabel", "")) for item in segments}
+    kind = str(dataset.get("SegmentationType", "BINARY"))
+    if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+        raise ConcordctError(f"segmentation of unknown type, expected BINARY, FRACTIONAL or LABELMAP: {path}")
+    frames = number_of_frames(dataset, path)
+    groups = _sequence(dataset, "PerFrameFunctionalGroupsSequence", "frames", path)
+    if len(groups) != frames:
+        raise ConcordctError(f"{frames} frames with positions for {len(groups)}, expected one each: {path}")
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    full = int(dataset.get("MaximumFractionalValue", 1) or 1) if kind == "FRACTIONAL" else 1
+    found: dict[int, list[NDArray[np.int32]]] = {}
+    for frame, own in zip(_frames(dataset, frames, path), groups, strict=True):
+        position = _floats(_group(own, shared, "PlanePositionSequence", path).ImagePositionPatient, 3)
+        along = _floats(_group(own, shared, "PlaneOrientationSequence", path).ImageOrientationPatient, 6)
+        spacing = _floats(_group(own, shared, "PixelMeasuresSequence", path).PixelSpacing, 2)
+        if kind == "LABELMAP":
+            parts = {int(number): frame == number for number in np.unique(frame) if int(number) in names}
+        else:
+            number = int(_group(own, shared, "SegmentIdentificationSequence", path).ReferencedSegmentNumber)
+            if number not in names:
+                raise ConcordctError(f"a frame of segment {number}, which is not among the segments: {path}")
+            parts = {number: frame > full / 2}
+        for number, inside in parts.items():
+            rows, columns = np.nonzero(inside)
+            if not len(rows):
+                continue
+            # PS3.3 C.7.6.2.1.1: columns run along the first cosine, rows along the second
+            points = position + np.outer(columns * spacing[1], along[:3]) + np.outer(rows * spacing[0], along[3:])
+            found.setdefault(number, []).append(_grid_index(points, affine, shape, path))
+    if not found:
+        raise ConcordctError(f"the segmentation is empty: no pixel set in {path}")
+    return tuple(
+        _region(number, names[number] or str(number), np.concatenate(index), shape)
+        for number, index in sorted(found.items())
+    )
+
+
+def _region(number: int, name: str, index: NDArray[np.int32], shape: Shape) -> Region:
+    low, high = index.min(axis=0), index.max(axis=0)
+    inside = np.zeros(high - low + 1, bool)
+    inside[tuple((index - low).T)] = True
+    return Region(number, name, shape, (int(low[0]), int(low[1]), int(low[2])), inside)
+
+
+def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[Any]]:
+    """Frames [row, column] one after the other."""
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    bits = int(dataset.get("BitsAllocated") or 0)
+    if rows < 1 or columns < 1 or rows * columns > MAX_FRAME_PIXELS:
+        raise ConcordctError(f"{rows} x {columns} pixels, expected 1 to {MAX_FRAME_PIXELS} in all: {path}")
+    if bits not in (1, 8, 16) or int(dataset.get("SamplesPerPixel", 1)) != 1:
+        raise ConcordctError(f"{bits} bits for a pixel of a segmentation, expected 1, 8 or 16: {path}")
+    if "PixelData" not in dataset:
+        raise ConcordctError(f"no pixel data: {path}")
+    syntax, count = UID(dataset.file_meta.get("TransferSyntaxUID", "")), rows * columns
+    if syntax.is_encapsulated:
+        options = {"rows": rows, "columns": columns, "bits": bits, "stored": int(dataset.get("BitsStored", bits))}
+        for index in range(frames):
+            data = get_frame(dataset.PixelData, index, number_of_frames=frames)
+            decoded = guarded(decode_segment_frame, data, path=path, syntax=str(syntax), **options)
+            if decoded.said or decoded.array.shape != (rows, columns):
+                raise ConcordctError(f"cannot decode frame {index} of the segmentation, the decoder complains: {path}")
+            yield decoded.array
+        return
+    data = dataset.PixelData
+    expected = (frames * count * bits + 7) // 8
+    if len(data) < expected:
+        raise ConcordctError(f"truncated: {len(data)} bytes of pixel data, expected {expected}: {path}")
+    order = "<" if syntax.is_little_endian else ">"
+    for index in range(frames):
+        if bits == 1:  # frames follow each other bit by bit, PS3.5 8.1.1
+            first, last = index * count, (index + 1) * count
+            packed = np.frombuffer(data, np.uint8, (last + 7) // 8 - first // 8, first // 8)
+            flat: NDArray[Any] = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + count]
+        else:
+            flat = np.frombuffer(data, f"{order}u{bits // 8}", count, index * count * bits // 8)
+        yield flat.reshape(rows, columns)
+
+
+def decode_segment_frame(data: bytes, *, syntax: str, rows: int, columns: int, bits: int, stored: int) -> NDArray[Any]:
+    """One compressed frame of a segmentation; for the worker process."""
+    from pydicom.encaps import encapsulate
+
+    options: dict[str, Any] = {
+        "rows": rows, "columns": columns, "bits_allocated": bits, "bits_stored": stored, "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2", "pixel_representation": 0, "number_of_frames": 1,
+        "pixel_keyword": "PixelData",
+    }  # fmt: skip
+    array, _ = get_decoder(UID(syntax)).as_array(encapsulate([data]), index=0, raw=True, **options)
+    return np.asarray(array)
+
+
+def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64], shape: Shape) -> tuple[Region, ...]:
+    from skimage.draw import polygon
+
+    known = _sequence(dataset, "StructureSetROISequence", "ROIs", path)
+    names = {int(item.ROINumber): plain(item.get("ROIName", "")) for item in known}
+    back = np.linalg.inv(affine)
+    regions = []
+    for item in _sequence(dataset, "ROIContourSequence", "contours", path):
+        number = int(item.ReferencedROINumber)
+        name = names.get(number) or str(number)
+        mask = np.zeros(shape, bool)
+        for contour in item.get("ContourSequence") or []:
+            if str(contour.get("ContourGeometricType", "CLOSED_PLANAR")) not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
+                continue
+            values = _floats(contour.ContourData, None)
+            count = int(contour.get("NumberOfContourPoints") or len(values) // 3)
+            if len(values) != 3 * count or count < 1:
+                raise ConcordctError(f"a contour of ROI {name} has {len(values)} numbers for {count} points: {path}")
+            index = values.reshape(-1, 3) @ back[:3, :3].T + back[:3, 3]
+            z = round(float(index[:, 0].mean()))
+            off = float(np.abs(index[:, 0] - z).max())
+            if off > PLANE_TOLERANCE:
+                raise ConcordctError(
+                    f"a contour of ROI {name} lies {off:.2f} slices from the nearest slice, "
+                    f"expected at most {PLANE_TOLERANCE}, in {path}"
+                )
+            if not 0 <= z < shape[0]:
+                raise ConcordctError(f"ROI {name} reaches outside the image (slice {z}) in {path}")
+            beyond = float(max(-index[:, 1:].min(), (index[:, 1:] - np.array(shape[1:]) + 1).max()))
+            if beyond > EDGE_TOLERANCE:
+                raise ConcordctError(f"ROI {name} reaches {beyond:.1f} voxels outside the image in {path}")
+            rows, columns = polygon(index[:, 1], index[:, 2], shape[1:])
+            # Contours of one slice that lie in each other are rings: a hole is what an even number of them covers
+            mask[z, rows, columns] ^= True
+        if mask.any():
+            regions.append(region(number, name, mask))
+    if not regions:
+        raise ConcordctError(f"the structure set is empty: no closed contour covers a voxel in {path}")
+    return tuple(regions)
+
+
+def _sequence(dataset: Dataset, keyword: str, what: str, path: Path) -> Any:
+    found = dataset.get(keyword)
+    if not found:
+        raise ConcordctError(f"no {what}, expected {keyword} (is the file cut short?): {path}")
+    return found
+
+
+def _group(own: Dataset, shared: Dataset | None, name: str, path: Path) -> Dataset:
+    """A functional group, the frame's own before the shared one."""
+    for where in (own, shared):
+        if where is not None and where.get(name):
+            item: Dataset = where[name].value[0]
+            return item
+    raise ConcordctError(f"the segmentation has a frame without {name}: {path}")
+
+
+def _floats(values: Any, count: int | None) -> NDArray[np.float64]:
+    """Numbers of a header as an array; ValueError, which `read_dicom_regions` puts in words, where they are not."""
+    found = np.array(values, float).ravel()
+    if count not in (None, len(found)) or not np.isfinite(found).all():
+        raise ValueError
+    return found
+
+
+def _grid_index(
+    points: NDArray[np.float64], affine: NDArray[np.float64], shape: Shape, path: Path
+) -> NDArray[np.int32]:
+    """[point, 3] indices (z, y, x) of points (LPS mm) that lie on the image's grid."""
+    back = np.linalg.inv(affine)
+    place = points @ back[:3, :3].T + back[:3, 3]
+    rounded = np.round(place)
+    off = float(np.abs(place - rounded).max())
+    if not off <= GRID_TOLERANCE:
+        raise ConcordctError(
+            f"the mask has another geometry than the image: a voxel lies {off:.2f} voxels off its grid, expected at "
+            f"most {GRID_TOLERANCE}, in {path}"
+        )
+    outside = int(((rounded < 0) | (rounded >= np.array(shape))).any(axis=1).sum())
+    if outside:
+        raise ConcordctError(f"{outside} of {len(rounded)} voxels of the mask lie outside the image, in {path}")
+    return rounded.astype(np.int32)
