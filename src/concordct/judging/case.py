@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from concordct.errors import ConcordctError
 from concordct.volumes.masks import read_regions, to_labels
 from concordct.volumes.pairing import SAME_POSITION_MM, check_pair
-from concordct.volumes.scans import Scan, one_scan, paired_scans
+from concordct.volumes.scans import Scan, frame_of_reference, one_scan, paired_scans
 from concordct.volumes.volume import Volume
 
 
@@ -89,7 +89,10 @@ def open_pair(case: Case, *, allow: Collection[str] = frozenset(), checked: bool
     same_place(target, source, "target")
     labels = None
     if case.mask is not None:
-        labels = to_labels(read_regions(case.mask, affine=source.affine, shape=source.shape))
+        frame = frame_of_reference(case.source)
+        labels = to_labels(
+            read_regions(case.mask, affine=source.affine, shape=source.shape, frame_of_reference_uid=frame)
+        )
     return Pair(source, target, labels)
 
 

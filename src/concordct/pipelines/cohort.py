@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pydicom
 
 from concordct.errors import ConcordctError
+from concordct.volumes.decode import open_dataset
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.pairing import check_pair, pair_by_kernel
 from concordct.volumes.place import atomic_file
@@ -337,7 +335,7 @@ def _place(series: Series, root: Path) -> str:
 
 def _person(series: Series) -> str:
     """A digest that stands for the patient; it leaves no trace of who that is."""
-    header: Any = pydicom.dcmread(series.slices[0].path, stop_before_pixels=True, specific_tags=["PatientID"])
+    header = open_dataset(series.slices[0].path, tags=["PatientID"])
     return hashlib.sha256(str(header.get("PatientID") or series.frame_of_reference_uid).encode()).hexdigest()
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -27,6 +26,7 @@ from concordct.progression.registration import Registered, pre_register
 from concordct.radiomics.regions.lungs import lung_masks
 from concordct.radiomics.regions.resample import grid
 from concordct.report.registration import write_registration_report
+from concordct.volumes.decode import open_dataset
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.scans import Scan, checked, one_scan
@@ -112,7 +112,7 @@ def patient_of(scan: Scan) -> str | None:
     """Digest of the PatientID of a DICOM series; None of a volume file, or without one. Never shown, only compared."""
     if isinstance(scan, VolumeFile):
         return None
-    header = pydicom.dcmread(scan.slices[0].path, stop_before_pixels=True, specific_tags=["PatientID"])
+    header = open_dataset(scan.slices[0].path, tags=["PatientID"])
     named = str(header.get("PatientID") or "").strip()
     return digest_of(named) if named else None
 

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.radiomics.regions.rois import PAPER_RANGES_HU, grid_rois, random_rois
 from concordct.signal.body import body_mask
-from concordct.volumes.masks import read_regions
-from concordct.volumes.place import atomic_file
-from concordct.volumes.scans import one_scan
+from concordct.volumes.masks import read_regions, write_labels
+from concordct.volumes.scans import frame_of_reference, one_scan
 
 #: Share of an ROI's pixels that must lie in the HU range it is drawn for.
 LEAST_SHARE = 0.5
@@ -62,13 +59,15 @@ def draw_rois(
     """
     if not output.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
         raise ConcordctError(f"labels are written as .nii, .nii.gz, .nrrd or .mha, found {output.name}")
-    volume = one_scan(image).read(allow=allow)
+    scan = one_scan(image)
+    volume = scan.read(allow=allow)
     inside = np.ones(volume.shape, bool) if everywhere else body_mask(volume.hu)
     if volume.padding is not None:
         inside &= ~volume.padding
     if mask is not None:
         inside = np.zeros(volume.shape, bool)
-        for region in read_regions(mask, affine=volume.affine, shape=volume.shape):
+        frame = frame_of_reference(scan)
+        for region in read_regions(mask, affine=volume.affine, shape=volume.shape, frame_of_reference_uid=frame):
             inside[region.box] |= region.inside
     if not inside.any():
         raise ConcordctError(f"{image}: expected a body (a region above -500 HU) or a mask to draw in, found none")
@@ -92,17 +91,5 @@ def draw_rois(
         for count, (low, high) in zip(counts, PAPER_RANGES_HU, strict=False)
         if count < (per_range or 0)
     )
-    with atomic_file(output, overwrite=overwrite) as aside:
-        sitk.WriteImage(_label_image(labels, volume.affine), str(aside), True)
+    write_labels(output, labels, volume.affine, overwrite=overwrite)
     return DrawnRois(int(labels.max()), counts, fewer)
-
-
-def _label_image(labels: NDArray[np.int32], affine: NDArray[np.float64]) -> sitk.Image:
-    """Labels with the geometry of an affine from the index (z, y, x) to LPS mm."""
-    found = sitk.GetImageFromArray(labels.astype(np.uint16) if labels.max() < 2**16 else labels)
-    columns = affine[:3, :3][:, ::-1]
-    spacing = np.linalg.norm(columns, axis=0)
-    found.SetSpacing(spacing.tolist())
-    found.SetDirection((columns / spacing).ravel().tolist())
-    found.SetOrigin(affine[:3, 3].tolist())
-    return found

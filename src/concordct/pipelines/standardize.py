@@ -30,7 +30,7 @@ from concordct.pipelines.records import SELF_CHECK, Job, Record, done, made_from
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD, write_derived_series
-from concordct.volumes.files import VolumeFile, is_volume_file, write_volume_file
+from concordct.volumes.files import VolumeFile, is_volume_file, refuse_uneven, write_volume_file
 from concordct.volumes.find import SetAside
 from concordct.volumes.geometry import Problem
 from concordct.volumes.place import atomic_file
@@ -120,6 +120,8 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
                 raise ConcordctError(
                     f"{output}: expected a volume file such as .nii.gz, since the input is {scan.path.name}"
                 )
+            if is_volume_file(output):
+                refuse_uneven(scan, output)
             job = Job(scan, output, input_path.name, output.name, _beside(scan, found.set_aside))
             return Plan((job,), (), found.set_aside, tree=False)
     if is_volume_file(output):

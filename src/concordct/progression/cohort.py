@@ -14,10 +14,10 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pydicom
 
 from concordct.errors import ConcordctError
 from concordct.progression.lung_function import Visit, check_weeks, read_table
+from concordct.volumes.decode import open_dataset
 from concordct.volumes.find import find_series
 from concordct.volumes.place import atomic_file
 
@@ -250,7 +250,7 @@ def _osic_scans(place: Path) -> tuple[list[Path], float | None]:
 
 
 def _day(path: Path) -> date | None:
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["AcquisitionDate", "StudyDate"])
+    header = open_dataset(path, tags=["AcquisitionDate", "StudyDate"])
     for name in ("AcquisitionDate", "StudyDate"):
         value = str(header.get(name) or "")
         if len(value) == 8 and value.isdigit():

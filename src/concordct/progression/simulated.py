@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
@@ -25,8 +24,8 @@ from concordct.progression.lung_function import LungFunction, Visit, write_table
 from concordct.radiomics.regions.lungs import LUNGS
 from concordct.scanner.ipf import TIMES, IpfSubject, ipf_subject
 from concordct.volumes.files import write_volume_file
+from concordct.volumes.masks import read_labels, write_labels
 from concordct.volumes.place import atomic_directory
-from concordct.volumes.volume import Volume
 
 RECORD = "subject.json"
 COHORT = "cohort.csv"
@@ -114,7 +113,7 @@ def known_mask(scan: Path, kind: str) -> NDArray[np.uint8] | None:
     path = scan.with_name(scan.name.removesuffix(".nii.gz") + f"_{kind}.nii.gz")
     if path == scan or not path.is_file():
         return None
-    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), dtype=np.uint8)
+    return read_labels(path)[0].astype(np.uint8)
 
 
 def _write_subject(
@@ -136,14 +135,7 @@ def _write_subject(
             write_volume_file(aside / f"{time}.nii.gz", volume)
             masks = subject.volume_masks(time, spacing_mm)
             lungs = sum(np.uint8(label) * masks[f"{side} lung"] for side, label in LUNGS.items())
-            _write_labels(aside / f"{time}_lungs.nii.gz", np.asarray(lungs, dtype=np.uint8), volume)
+            write_labels(aside / f"{time}_lungs.nii.gz", np.asarray(lungs, dtype=np.uint8), volume.affine)
             scars = masks["fibrosis"].astype(np.uint8) + masks["honeycombing"]
-            _write_labels(aside / f"{time}_fibrosis.nii.gz", scars.astype(np.uint8), volume)
+            write_labels(aside / f"{time}_fibrosis.nii.gz", scars.astype(np.uint8), volume.affine)
         (aside / RECORD).write_text(text, encoding="utf-8")
-
-
-def _write_labels(path: Path, labels: NDArray[np.uint8], volume: Volume) -> None:
-    image = sitk.GetImageFromArray(labels)
-    image.SetSpacing(volume.spacing_mm[::-1])
-    image.SetOrigin(volume.affine[:3, 3].tolist())
-    sitk.WriteImage(image, str(path), useCompression=True)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from concordct.errors import ConcordctError
 from concordct.scanner.acquisition import Acquisition
@@ -28,6 +27,7 @@ from concordct.scanner.reconstruction import aliases
 from concordct.scanner.scan import scan_slabs
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.manifest import PairRow
+from concordct.volumes.masks import write_labels
 from concordct.volumes.new_series import SimulatedScan, write_slices
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
@@ -200,10 +200,7 @@ def _write_masks(body: Chest, frame: Frame, stack: Stack, place: Path) -> None:
     for name, labels in (("nodules", nodules), ("lungs", lungs)):
         if not labels.any():
             continue
-        image = sitk.GetImageFromArray(labels)
-        image.SetSpacing((frame.pixel_mm, frame.pixel_mm, stack.increment_mm))
-        image.SetOrigin(affine[:3, 3].tolist())
-        sitk.WriteImage(image, str(place / f"{name}.nii.gz"), useCompression=True)
+        write_labels(place / f"{name}.nii.gz", labels, affine)
 
 
 def warnings_of(jobs: Sequence[Job]) -> tuple[str, ...]:

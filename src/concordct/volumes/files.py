@@ -34,7 +34,15 @@ from concordct.volumes.place import refuse_overlap
 from concordct.volumes.series import Series
 from concordct.volumes.volume import AIR_HU, Volume
 
-__all__ = ["ENDINGS", "READ_ENDINGS", "VolumeFile", "is_volume_file", "open_volume_file", "write_volume_file"]
+__all__ = [
+    "ENDINGS",
+    "READ_ENDINGS",
+    "VolumeFile",
+    "is_volume_file",
+    "open_volume_file",
+    "refuse_uneven",
+    "write_volume_file",
+]
 
 #: Pixels are square within this ratio: only then another order of the axes makes axial slices.
 SQUARE = 1e-2

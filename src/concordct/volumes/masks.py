@@ -153,7 +153,7 @@ def write_labels(path: Path, labels: NDArray[Any], affine: NDArray[np.float64], 
 def _regions_of_labels(
     values: NDArray[Any], own: NDArray[np.float64], affine: NDArray[np.float64], shape: tuple[int, int, int], path: Path
 ) -> tuple[Region, ...]:
-    occupied: list[NDArray[np.bool_]] = [values.any(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    occupied = [np.asarray(values.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     if not occupied[0].any():
         raise ConcordctError(f"the mask is empty: no voxel above 0 in {path}")
     ends = [(int(np.argmax(line)), len(line) - int(np.argmax(line[::-1]))) for line in occupied]

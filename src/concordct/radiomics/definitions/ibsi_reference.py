@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from concordct.errors import ConcordctError
 from concordct.radiomics.definitions.ibsi import FAMILIES, Ibsi, extract_ibsi
+from concordct.volumes.files import open_volume_file
+from concordct.volumes.masks import read_labels
 from concordct.volumes.volume import Volume
 
 ALL = tuple(FAMILIES)
@@ -102,11 +103,8 @@ def read_reference(path: Path) -> list[tuple[str, float, float]]:
 
 
 def _read(image: Path, mask: Path) -> tuple[Volume, np.ndarray[tuple[int, int, int], np.dtype[np.int32]]]:
-    try:
-        volume, labels = sitk.ReadImage(str(image)), sitk.ReadImage(str(mask))
-    except RuntimeError as error:
-        raise ConcordctError(f"cannot read IBSI's phantom {image.name} and its mask in {image.parent}") from error
+    volume, (labels, _) = open_volume_file(image), read_labels(mask)
     # NIfTI keeps the spacing as float32; IBSI's is 0.9765625 x 0.9765625 x 3 mm
-    affine = np.diag([*(float(np.float32(mm)) for mm in volume.GetSpacing()[::-1]), 1.0])
-    found = Volume(sitk.GetArrayFromImage(volume).astype(np.float32), affine)
-    return found, (sitk.GetArrayFromImage(labels) > 0).astype(np.int32)
+    affine = np.diag([*(float(np.float32(mm)) for mm in volume.spacing_mm), 1.0])
+    found = Volume(volume.stored_hu(0, volume.shape[0]), affine)
+    return found, (labels > 0).astype(np.int32)

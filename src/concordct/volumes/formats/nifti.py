@@ -81,7 +81,10 @@ def read_nifti(path: Path) -> Layout:
     dimensions = int(header["dim"][0])
     if not 1 <= dimensions <= 7:
         raise ConcordctError(f"{dimensions} dimensions, expected 3: {path}")
-    size = checked_size([int(n) for n in header["dim"][1 : 1 + dimensions]], dtype, path)
+    sizes = [int(n) for n in header["dim"][1 : 1 + dimensions]]
+    if dimensions > 4 and sizes[3] == 1 and sizes[4] > 1:  # nifti1.h: the fifth dimension holds vectors
+        raise ConcordctError(f"{sizes[4]} numbers per voxel, expected one: {path}")
+    size = checked_size(sizes, dtype, path)
     if int(header["xyzt_units"]) & 7 not in (0, _MILLIMETRES):
         raise ConcordctError(f"spatial unit {int(header['xyzt_units']) & 7}, expected 2 (mm): {path}")
     offset = float(header["vox_offset"])

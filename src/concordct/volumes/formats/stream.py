@@ -133,7 +133,9 @@ def _inflated(
         try:
             piece = inflater.decompress(fed, PIECE)
         except zlib.error:
-            raise ConcordctError(f"the deflated voxels are damaged after {at} bytes: {layout.data}") from None
+            raise ConcordctError(
+                f"the deflated voxels are damaged, expected a stream that inflates to its checksum: {layout.data}"
+            ) from None
         rest = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
         file.seek(-len(rest), 1)
         if at + len(piece) > end:
