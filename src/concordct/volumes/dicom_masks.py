@@ -122,7 +122,8 @@ def _region(number: int, name: str, index: NDArray[np.int32], shape: Shape) -> R
     low, high = index.min(axis=0), index.max(axis=0)
     inside = np.zeros(high - low + 1, bool)
     inside[tuple((index - low).T)] = True
-    return Region(number, name, shape, (int(low[0]), int(low[1]), int(low[2])), inside)
+    z, y, x = (slice(int(start), int(last) + 1) for start, last in zip(low, high, strict=True))
+    return Region(number, name, (z, y, x), inside, shape)
 
 
 def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[Any]]:
