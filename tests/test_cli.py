@@ -18,6 +18,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from concordct.cli.common import hinted
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.manifest import PairRow, write_manifest
@@ -434,3 +435,8 @@ def test_a_full_disk_leaves_nothing_half_written(exams: Path, model: Path, tmp_p
         assert not any(small.iterdir())
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_the_command_line_adds_the_option_to_a_refusal() -> None:
+    assert hinted("out: holds another result\n[exists]") == "out: holds another result (--overwrite replaces it)"
+    assert hinted("a gap of 3 mm [gap]") == "a gap of 3 mm [gap]"

@@ -92,6 +92,28 @@ def test_nothing_private_crosses_files(path: Path) -> None:
             assert not re.match(r"_[^_]", node.attr), f"line {node.lineno}: {node.value.id}.{node.attr}"
 
 
+def _docstrings(tree: ast.AST) -> set[int]:
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, holders) and node.body]
+    return {id(body[0].value) for body in bodies if isinstance(body[0], ast.Expr)}
+
+
+#: Options of git, which tells the commit of a result.
+OF_GIT = {"--show-toplevel", "--short"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_libraries_name_no_option_of_the_command_line(path: Path) -> None:
+    if path.relative_to(SOURCE).parts[0] == "cli":
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docs = _docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", node.value)) - OF_GIT
+            assert not named, f"line {node.lineno}: {named}"
+
+
 def test_paths_in_equations_exist() -> None:
     text = (SOURCE.parents[1] / "docs" / "equations.md").read_text(encoding="utf-8")
     for name in sorted(set(re.findall(r"`([a-z0-9_/]+\.py)", text))):

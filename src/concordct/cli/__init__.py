@@ -62,7 +62,7 @@ def main() -> None:
         common.warn("interrupted", "what was finished stands; the same command goes on where it stopped")
         raise
     except ConcordctError as error:
-        line = escape(" ".join(str(error).split()))
-        common.logger.error("error: %s", " ".join(str(error).split()))
-        common.errors.print(f"error: {line}", style="red", soft_wrap=True, highlight=False)
+        line = common.hinted(str(error))
+        common.logger.error("error: %s", line)
+        common.errors.print(f"error: {escape(line)}", style="red", soft_wrap=True, highlight=False)
         sys.exit(common.REFUSED)

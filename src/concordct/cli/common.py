@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -109,6 +110,21 @@ def one_of(values: Sequence[str]) -> Callable[[str | None], str | None]:
     return check
 
 
+#: What a user can do about a refusal, by the code that ends its message.
+HINTS = {
+    "exists": "--overwrite replaces it",
+    "other-kernel": "--any-kernel standardizes it all the same",
+    "self-check": "--check warn standardizes it",
+    "other-subject": "--any-subject accepts it",
+}
+
+
+def hinted(text: str) -> str:
+    """A message on one line, with the option that would let it pass in the place of its code."""
+    line = " ".join(text.split())
+    return re.sub(r"\[([a-z-]+)\]", lambda code: f"({HINTS[code[1]]})" if code[1] in HINTS else code[0], line)
+
+
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -140,7 +156,7 @@ def warn(kind: str, text: str) -> None:
     """One line on standard error, never wrapped off a terminal: "kind: text"; quiet runs hear of failures alone."""
     logger.warning("%s: %s", kind, text)
     if not _quiet or kind.endswith("failed"):
-        errors.print(f"{kind}: {escape(text)}", style="yellow", soft_wrap=True, highlight=False)
+        errors.print(f"{kind}: {escape(hinted(text))}", style="yellow", soft_wrap=True, highlight=False)
 
 
 def echo(text: str) -> None:

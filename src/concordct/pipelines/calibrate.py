@@ -347,7 +347,7 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
         f"- Above {limits.half_lp_cm:.2f} lp/cm less than half of the target's power follows from the source;",
         f"  {lost} of the target's noise power lies there. Above {limits.gone_lp_cm:.2f} lp/cm nothing is passed.",
         f"- Neighbouring slices are {'used' if model.uses_neighbours else 'not used'}.",
-        f"- Noise for `--mode sample`: {'measured' if model.noise else 'not measured, use --mode mean'}.",
+        f"- Noise for mode `sample`: {'measured' if model.noise else 'not measured, use mode `mean`'}.",
         *(f"- Warning: {text}" for text in warnings),
         "",
         "It applies to scans of the source kernel, axial, of any pixel size; iterative strength, focal spot and slice",
@@ -389,7 +389,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         + ("" if share is None else f", {share:.1%} of its noise power lies above")
         + f"; nothing is passed above {limits['gone_lp_cm']:.2f} lp/cm",
         f"neighbouring slices: {'used' if found['uses_neighbours'] else 'not used'}; "
-        f"noise for --mode sample: {'measured' if found['samples_noise'] else 'not measured'}",
+        f"noise for mode sample: {'measured' if found['samples_noise'] else 'not measured'}",
     ]
     if found["transfer_error_median"] is not None:
         lines.append(f"unpaired: standard error of the transfer {found['transfer_error_median']:.1%} (median)")

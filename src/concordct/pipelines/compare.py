@@ -98,7 +98,7 @@ def compare(
     """
     cases = cases_of_manifest(pairs, split=split)
     if output.exists() and not overwrite:
-        raise ConcordctError(f"{output}: expected a new place, found one that exists")
+        raise ConcordctError(f"{output}: expected a new place, found one that exists [exists]")
     loaded = {name: load_model(path) for name, path in models.items()}
     again = {} if ceiling is None else {case.name: case for case in cases_of_manifest(ceiling, split=None)}
     stages = [INPUT, *loaded, *([CEILING] if again else [])]

@@ -302,8 +302,7 @@ def predict(
     scan = one_scan(scan_path)
     if patient_of(scan) not in (None, digest_of(subject)) and not any_subject:
         raise ConcordctError(
-            f"{scan_path}: expected a scan whose PatientID is the subject of the table, found another "
-            "(--any-subject accepts it)"
+            f"{scan_path}: expected a scan whose PatientID is the subject of the table, found another [other-subject]"
         )
     passed = checked(scan, allow)
     say("reading", 0, 5)

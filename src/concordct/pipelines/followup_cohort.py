@@ -41,12 +41,12 @@ def cohort_osic(
         table, folder = folder / OSIC_TABLE, folder / OSIC_SCANS
         if not (table.is_file() and folder.is_dir()):
             raise ConcordctError(
-                f"expected {OSIC_TABLE} and {OSIC_SCANS}/ in {table.parent} (or --table beside the patients' folders), "
+                f"expected {OSIC_TABLE} and {OSIC_SCANS}/ in {table.parent} (or a table beside the patients' folders), "
                 "found no such pair"
             )
     for name in (TESTS, COHORT):
         if (output / name).exists() and not overwrite:
-            raise ConcordctError(f"{output / name}: exists, expected a new place (--overwrite replaces it)")
+            raise ConcordctError(f"{output / name}: expected a new place, found one that exists [exists]")
     found = osic_cohort(folder, table, progressive_decline=progressive_decline, progress=progress)
     if not found.pairs:
         number, reason = found.failures[0]

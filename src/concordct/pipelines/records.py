@@ -103,13 +103,11 @@ def standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
-        raise ConcordctError(
-            f"{job.output}: holds the result of another source, model, setting or version (--overwrite replaces it)"
-        )
+        raise ConcordctError(f"{job.output}: holds the result of another source, model, setting or version [exists]")
     if missing:
         raise ConcordctError(
             f"{job.output}: {len(missing)} of {job.scan.shape[0]} slices of the result are missing or cut short, "
-            f"{missing[0]} first (--overwrite makes it again)"
+            f"{missing[0]} first [exists]"
         )
     return None if digest is None else replace(done(job, clipped, digest, notes, check), stood=True)
 

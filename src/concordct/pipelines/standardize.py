@@ -114,7 +114,7 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
         scan = found.scans[0]
         mismatch = None if settings.any_kernel else kernel_mismatch(model, scan.kernel)
         if mismatch:
-            raise ConcordctError(f"{scan_path(scan)}: {mismatch} (--any-kernel standardizes it all the same)")
+            raise ConcordctError(f"{scan_path(scan)}: {mismatch} [other-kernel]")
         if _is_the_scan(scan, input_path):
             if isinstance(scan, VolumeFile) and not is_volume_file(output):
                 raise ConcordctError(
@@ -310,7 +310,7 @@ def _self_check(
         found = None if measured is None else measured.to_json()
     if settings.check == "refuse" and found is not None and found["failed"]:
         said = "; ".join(found["problems"])
-        raise ConcordctError(f"{scan_path(job.scan)}: self-check failed: {said} (--check warn standardizes it)")
+        raise ConcordctError(f"{scan_path(job.scan)}: self-check failed: {said} [self-check]")
     return found
 
 
@@ -383,7 +383,7 @@ def _write_file(
 
     claimed = record_path(job).exists()
     if job.output.exists() and not (claimed or settings.overwrite):
-        raise ConcordctError(f"{job.output}: exists and was not made by this run (--overwrite replaces it)")
+        raise ConcordctError(f"{job.output}: exists and was not made by this run [exists]")
     write_record(None)
     # A map of deviations is no CT image: it is neither rounded nor held to the range of one.
     image = derivation.window_hu is None

@@ -39,7 +39,7 @@ def place_of_run(output: Path, *, overwrite: bool) -> Path:
     ConcordctError : the output exists already.
     """
     if output.exists() and not overwrite:
-        raise ConcordctError(f"{output}: expected a new place, found one that exists")
+        raise ConcordctError(f"{output}: expected a new place, found one that exists [exists]")
     return output.with_name(output.name + ".run")
 
 
