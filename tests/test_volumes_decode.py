@@ -174,7 +174,7 @@ def test_declared_padding_written_as_unsigned(tmp_path: Path) -> None:
 def test_header_values_cannot_break_the_line(tmp_path: Path) -> None:
     with quiet_dicom():
         line = refusal(write_slice(tmp_path / "a", Modality="C\nT"))
-    assert line == "modality C?T, expected CT"
+    assert line == "modality of no known name, expected CT"
     kernel = find_series(write_slice(tmp_path / "b", ConvolutionKernel="B\n40")).series[0].kernel
     assert kernel == "B?40"
 

@@ -37,7 +37,26 @@ _OF_MULTI_FRAME = (
     "ReferencedImageEvidenceSequence", "SourceImageEvidenceSequence", "ConversionSourceAttributesSequence",
     "FrameOfInterestDescription", "PixelData",
 )
+_CONVERTED = (
+    "ConvolutionKernel", "SliceThickness", "KVP", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTime",
+    "ReconstructionDiameter", "FilterType", "XRayTubeCurrent", "Exposure", "ExposureTime", "GantryDetectorTilt",
+    "DataCollectionDiameter", "PatientPosition", "BodyPartExamined", "ScanOptions",
+)
 # fmt: on
+
+
+def converted_attributes(dataset: Dataset, frame: int) -> Dataset:
+    """What a legacy converted CT could not assign to a functional group, of one frame and shared (C.7.6.16.2.25).
+
+    A dataset of its own for the caller to change: the shared attributes, then those of the frame over them.
+    """
+    found = Dataset()
+    per_frame, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+    for groups in list(shared or [])[:1] + ([per_frame[frame]] if per_frame and frame < len(per_frame) else []):
+        for name in ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence"):
+            if groups.get(name):
+                found.update(groups[name][0])
+    return found
 
 
 def classic_frame(dataset: FileDataset, frame: int, path: Path) -> FileDataset:
@@ -66,6 +85,10 @@ def classic_frame(dataset: FileDataset, frame: int, path: Path) -> FileDataset:
         for name in names:
             if item is not None and item.get(name) is not None:
                 setattr(result, name, item[name].value)
+    converted = converted_attributes(dataset, frame)
+    for name in _CONVERTED:
+        if result.get(name) in (None, "") and converted.get(name) is not None:
+            setattr(result, name, converted[name].value)
     result.SOPClassUID = CTImageStorage
     # Type 2 in classic CT: present, empty when unknown.
     for name in ("KVP", "AcquisitionNumber", "PositionReferenceIndicator", "SliceThickness"):

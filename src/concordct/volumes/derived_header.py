@@ -7,11 +7,11 @@ true of the source's bytes or its creation only. Nothing here reads the clock: o
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
-import numpy as np
 import pydicom
-from pydicom.dataelem import DataElement
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -20,6 +20,7 @@ from concordct import __version__
 from concordct.volumes.classic import MULTI_FRAME
 from concordct.volumes.decode import declared_padding, plain, quiet_dicom
 from concordct.volumes.derivation import Derivation
+from concordct.volumes.rewriting import prepare, text_of
 from concordct.volumes.series import Problem, SliceRef
 from concordct.volumes.uids import uid_of
 
@@ -95,27 +96,26 @@ def derived_dataset(
         kernels = [kernel] if isinstance(kernel, str) else list(kernel or [])
         source_kernel = "\\".join(str(k) for k in kernels) or None
         padding = declared_padding(source)
-        big_endian = source.original_encoding[1] is False
         _drop(source)
+        prepare(source, big_endian=source.original_encoding[1] is False)
         if derivation.synthetic is not None:
             _drop_dates(source)
             if "IrradiationEventUID" in source:
                 del source.IrradiationEventUID
             source.SyntheticData = "YES"
             source.ImageComments = _ascii(f"Synthetic, not for diagnosis: {derivation.synthetic}", _ST_LENGTH)
-        if big_endian:
-            _swap_words(source)
 
         source.SOPInstanceUID, source.SeriesInstanceUID = sop_instance_uid, series_uid
         source.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-        if source.get("InstanceNumber") is None:
+        if not re.fullmatch(r"[+-]?\d{1,11}", text_of(source, "InstanceNumber").strip()):
             source.InstanceNumber = index + 1
-        number = int(source.get("SeriesNumber") or 0)
-        source.SeriesNumber = min(max(number, 0) + SERIES_NUMBER_OFFSET, _IS_MAX)
-        source.SeriesDescription = _series_description(str(source.get("SeriesDescription") or ""), derivation)
+        number = text_of(source, "SeriesNumber").strip()
+        known = int(number) if re.fullmatch(r"\+?\d{1,11}", number) else 0
+        source.SeriesNumber = min(known + SERIES_NUMBER_OFFSET, _IS_MAX)
+        source.SeriesDescription = _series_description(text_of(source, "SeriesDescription"), derivation)
         # SH, 16 characters a value. The name of the model, never that of a vendor's kernel.
         source.ConvolutionKernel = ["CONCORDCT", derivation.model_sha256[:12]]
-        if source.get("FilterType") and str(source.FilterType) in kernels:
+        if text_of(source, "FilterType").strip() in kernels and "FilterType" in source:
             del source.FilterType  # Philips names the kernel here, too
         source.DerivationDescription = _description(source, source_kernel, derivation, allowed)
         codes = list(source.get("DerivationCodeSequence") or [])
@@ -129,12 +129,16 @@ def derived_dataset(
             for name in ("WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence"):
                 if name in source:
                     delattr(source, name)
-        if padding is not None:
+        if padding is not None and all(-(2**15) <= value < 2**16 for value in padding):
             # Some writers store a signed value as unsigned; explicit VR needs what PixelRepresentation says.
             vr = "SS" if source.get("PixelRepresentation", 0) else "US"
             source.add_new("PixelPaddingValue", vr, padding[0])
             if "PixelPaddingRangeLimit" in source:
                 source.add_new("PixelPaddingRangeLimit", vr, padding[1])
+        else:
+            for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+                if name in source:
+                    delattr(source, name)  # no number: it declared nothing
         source.add_new("PixelData", "OW" if source.BitsAllocated > 8 else "OB", pixels + b"\0" * (len(pixels) % 2))
     return source
 
@@ -155,35 +159,21 @@ def save(dataset: FileDataset, path: Path) -> None:
 
 
 def _drop(dataset: Dataset) -> None:
-    dataset.remove_private_tags()
     for name in _DROPPED:
         if name in dataset:
             delattr(dataset, name)
-    for tag in list(dataset.keys()):
-        # Curves (50xx) and overlays (60xx) were drawn for the source; group lengths are retired.
-        if 0x5000 <= tag.group <= 0x501E or 0x6000 <= tag.group <= 0x601E or tag.element == 0:
-            del dataset[tag]
 
 
 def _drop_dates(dataset: Dataset) -> None:
     """No date or time at any depth but the study's and the patient's."""
-
-    def drop(place: Dataset, element: DataElement) -> None:
-        kept = element.keyword in _STUDY_DATES or element.tag.group == _PATIENT_GROUP
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag)
+        if element.VR == "SQ":
+            for item in dataset[tag].value:
+                _drop_dates(item)
+        kept = keyword_for_tag(tag) in _STUDY_DATES or tag.group == _PATIENT_GROUP
         if element.VR in ("DA", "DT", "TM") and not kept:
-            del place[element.tag]
-
-    dataset.walk(drop)
-
-
-def _swap_words(dataset: Dataset) -> None:
-    """Values that pydicom leaves as big-endian bytes (lookup tables and the like), turned to little endian."""
-    width = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
-    for element in dataset.iterall():
-        if element.VR in width and isinstance(element.value, bytes):
-            element.value = np.frombuffer(element.value, f">u{width[element.VR]}").astype("<u8").astype(
-                f"<u{width[element.VR]}"
-            ).tobytes()  # fmt: skip
+            del dataset[tag]
 
 
 def _series_description(source: str, derivation: Derivation) -> str:
@@ -213,7 +203,7 @@ def _description(
         ours += f" Settings: {settings}."
     if allowed:
         ours += f" Let pass: {', '.join(sorted({problem.code for problem in allowed}))}."
-    earlier = str(dataset.get("DerivationDescription") or "").strip()
+    earlier = text_of(dataset, "DerivationDescription").strip()
     ours = _ascii(ours, _ST_LENGTH)
     room = _ST_LENGTH - len(ours) - 2
     return f"{earlier[:room]}; {ours}" if earlier and room > 0 else ours

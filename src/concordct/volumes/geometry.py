@@ -26,6 +26,10 @@ COSINE_TOLERANCE = 1e-3
 GAP_FACTOR = 1.5
 #: Noise takes even a crop of bare muscle below -10 HU; the ends are far beyond metal.
 LEAST_BELOW_HU, RANGE_HU = -10.0, (-32768.0, 65535.0)
+#: A jump over more slices than any scan has is a position that is wrong, not a gap.
+MOST_MISSING = 2000
+#: Neighbouring slices further apart than this stand outside of any scanner.
+STRAY_MM = 5000.0
 #: Positions named in one message; a broken series may have hundreds.
 NAMED_POSITIONS = 6
 
@@ -36,7 +40,8 @@ class Problem:
 
     Attributes
     ----------
-    code : "gap", "spacing", "duplicate", "conflict", "tilt", "shift", "kernel", "mixed", "lossy" or "units".
+    code : "gap", "spacing", "duplicate", "conflict", "tilt", "shift", "stray", "kernel", "energy", "acquisition",
+        "mixed", "lossy", "syntax" or "units".
     message : one line.
     positions_mm : the positions concerned, along the normal.
     """
@@ -78,6 +83,12 @@ def stack_step(
     median = float(np.median(steps))
     problems: list[Problem] = []
 
+    # A position that is far beyond any scan: with it no grid is worth fitting.
+    stray, step = _stray(positions, median)
+    if stray.size:
+        text = f"stray position at {named(stray)} mm, expected slices within {MOST_MISSING} steps of {step:g} mm"
+        return normal * step, (Problem("stray", text, tuple(float(p) for p in stray)),)
+
     # Missing slices: whole multiples of the median step.
     multiples = np.maximum(np.rint(steps / median), 1)
     wide = np.flatnonzero(steps > GAP_FACTOR * median)
@@ -118,6 +129,17 @@ def stack_step(
         text = f"field of view jumps in plane by up to {jumps.max():.3g} mm at {named(shifted)} mm"
         problems.append(Problem("shift", text, tuple(float(p) for p in shifted)))
     return slope * (normal + (drift if tilted else 0.0)), tuple(problems)
+
+
+def _stray(positions: NDArray[np.float64], median: float) -> tuple[NDArray[np.float64], float]:
+    """Positions apart from the largest run without an impossible jump, and the median step of that run."""
+    jumps = np.flatnonzero(np.diff(positions) > min(MOST_MISSING * median, STRAY_MM))
+    if not jumps.size:
+        return np.empty(0), median
+    runs = np.split(positions, jumps + 1)
+    largest = int(np.argmax([len(run) for run in runs]))
+    step = float(np.median(np.diff(runs[largest]))) if len(runs[largest]) > 1 else 1.0
+    return np.concatenate([run for k, run in enumerate(runs) if k != largest]), step
 
 
 def stack_affine(

@@ -1,7 +1,7 @@
 """What one DICOM header says about its CT slices, or why the file holds none.
 
-Classic CT gives one slice, enhanced multi-frame CT one for each frame (DICOM PS3.3 A.38). Everything else is set aside
-with its reason.
+Classic CT gives one slice, enhanced multi-frame CT one for each frame (DICOM PS3.3 A.38), as does its legacy converted
+kin (A.70). Everything else is set aside with its reason; values of broken headers are never quoted.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from pydicom.uid import (
 )
 
 from concordct.errors import ConcordctError
-from concordct.volumes.classic import MULTI_FRAME
-from concordct.volumes.decode import (
+from concordct.volumes.classic import MULTI_FRAME, converted_attributes
+from concordct.volumes.codestreams import decoder_missing
+from concordct.volumes.decode import frame_group, rescale, units_unspecified
+from concordct.volumes.dicom_file import (
+    defined,
     frame_bytes,
-    frame_group,
+    known_uid,
     number_of_frames,
     open_dataset,
     plain,
     quiet_dicom,
-    rescale,
 )
+from concordct.volumes.energies import energy_of, refuse_maps
 from concordct.volumes.geometry import slice_normal
 
 # fmt: off
@@ -39,9 +42,17 @@ _TAGS = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleIntercept", "RescaleSlope",
     "RescaleType", "ModalityLUTSequence", "LossyImageCompression", "LossyImageCompressionRatio",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "Manufacturer",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "VolumetricProperties",
+    "Manufacturer", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase", "TriggerTime", "MultienergyCTProcessingSequence",
+    "MonoenergeticEnergyEquivalent",
 )
+_MODALITIES = frozenset((
+    "AR", "AU", "BI", "CR", "CT", "DG", "DOC", "DX", "ECG", "ES", "FID", "GM", "HC", "IO", "IVUS", "KER", "KO", "LS",
+    "M3D", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPT", "OT", "PR", "PT", "PX", "REG", "RF", "RG", "RTDOSE", "RTIMAGE",
+    "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF", "ST", "TG", "US", "XA", "XC", "none",
+))
+_ALGORITHMS = ("ITERATIVE", "FILTER_BACK_PROJ", "DEEP_LEARNING")
 # fmt: on
 
 #: Names under which vendors sell iterative and network reconstruction; a linear kernel model is less sure there.
@@ -54,7 +65,14 @@ _NON_LINEAR = re.compile(
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """What grouping and geometry need of one slice; names follow DICOM, lengths are mm."""
+    """What grouping and geometry need of one slice; names follow DICOM, lengths are mm.
+
+    Attributes
+    ----------
+    energy : what the voxels show where that is not the plain image of the scan ("40 keV", "material removed").
+    times : values by attribute that tell acquisitions, phases and stacks of one series apart.
+    undecodable : the transfer syntax, where no decoder is here for it.
+    """
 
     path: Path
     frame: int
@@ -63,6 +81,7 @@ class SliceHeader:
     frame_of_reference_uid: str | None
     description: str
     kernel: str | None
+    energy: str | None
     orientation: tuple[float, ...]
     origin: tuple[float, float, float]
     pixel_spacing: tuple[float, float]
@@ -72,7 +91,22 @@ class SliceHeader:
     nominal_spacing: float | None
     lossy: bool
     lossy_ratio: float | None
+    times: tuple[tuple[str, str], ...]
+    undecodable: str | None
     notes: tuple[str, ...]
+
+
+#: Attributes that part a series, first the surest. The times come last: scanners may write one for each slice.
+_TIMES = (
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "StackID",
+    "NominalPercentageOfCardiacPhase",
+    "TriggerTime",
+    "AcquisitionDateTime",
+    "AcquisitionTime",
+)
 
 
 def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
@@ -83,8 +117,6 @@ def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
     ConcordctError : the file holds none; the message is the reason why it is set aside.
     """
     dataset = open_dataset(path, tags=_TAGS)
-    if len(dataset) == 0:
-        raise ConcordctError(f"truncated or empty DICOM header: {path}")
     with quiet_dicom():
         try:
             return _headers(dataset, path)
@@ -98,13 +130,17 @@ def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
 def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
     sop_class = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
     if sop_class == MediaStorageDirectoryStorage:
-        raise ConcordctError(f"DICOMDIR, not an image: {path}")
+        raise ConcordctError(f"DICOMDIR, a directory of files and not an image: {path}")
+    if len(dataset) == 0:
+        raise ConcordctError(f"truncated or empty DICOM header: {path}")
     if "SOPClassUID" not in dataset:
         raise ConcordctError(f"no SOP class UID: {path}")
     if sop_class not in (CTImageStorage, *MULTI_FRAME):
         raise ConcordctError(f"{_kind(sop_class)}, not a CT image: {path}")
-    if dataset.get("Modality") != "CT":
-        raise ConcordctError(f"modality {plain(dataset.get('Modality') or 'absent', 16)}, expected CT: {path}")
+    modality = defined(dataset.get("Modality") or "none", _MODALITIES)
+    if modality != "CT":
+        said = "of no known name" if modality == "another" else modality
+        raise ConcordctError(f"modality {said}, expected CT: {path}")
     if not dataset.get("SeriesInstanceUID") or not dataset.get("SOPInstanceUID"):
         raise ConcordctError(f"no series or SOP instance UID: {path}")
     if dataset.get("ModalityLUTSequence"):
@@ -118,25 +154,35 @@ def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
     return tuple(_enhanced(dataset, frame, path) for frame in range(count))
 
 
+#: Functional groups whose attributes a classic header holds itself.
+_GROUPS = (
+    "FrameContentSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+    "CTReconstructionSequence",
+    "CTImageFrameTypeSequence",
+    "CardiacSynchronizationSequence",
+    "TemporalPositionSequence",
+    "MultienergyCTProcessingSequence",
+)
+
+
 def _enhanced(dataset: Dataset, frame: int, path: Path) -> SliceHeader:
     """One frame of an enhanced CT: its functional groups, laid out as a classic header (PS3.3 C.7.6.16)."""
-    flat = Dataset()
-    for group in (
-        "PlanePositionSequence",
-        "PlaneOrientationSequence",
-        "PixelMeasuresSequence",
-        "CTReconstructionSequence",
-        "CTImageFrameTypeSequence",
-    ):
+    flat = converted_attributes(dataset, frame)
+    for group in _GROUPS:
         item = frame_group(dataset, frame, group)
         if item is not None:
             flat.update(item)
+    for name in ("ConvolutionKernel", "SliceThickness", "AcquisitionNumber", "AcquisitionDateTime"):
+        if flat.get(name) in (None, "") and name in dataset:
+            flat[name] = dataset[name]
+    if flat.get("FrameAcquisitionNumber") is not None:
+        flat.AcquisitionNumber = str(flat.FrameAcquisitionNumber)
     frame_type = flat.get("FrameType") or dataset.get("ImageType")
-    kind = plain(frame_type[3]) if frame_type and len(frame_type) > 3 else "NONE"
     if flat.get("VolumetricProperties", dataset.get("VolumetricProperties", "VOLUME")) not in ("VOLUME", "SAMPLED"):
         raise ConcordctError(f"frames of a projection or a mixture, expected a volume: {path}")
-    if "PERFUSION" in (frame_type or ()) or kind not in ("NONE", "ENERGY_PROP_WT", "VIRTUAL_MONOENERGETIC", ""):
-        raise ConcordctError(f"frames of a derived map ({kind}), expected HU: {path}")
     return _slice(dataset, flat, frame, frame_type, path)
 
 
@@ -144,6 +190,7 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
     kinds = [str(value).strip().upper() for value in (image_type or ())]  # type: ignore[attr-defined]
     if "LOCALIZER" in kinds:
         raise ConcordctError(f"localizer: {path}")
+    refuse_maps(kinds, path, enhanced=flat is not dataset)
     position, orientation = flat.get("ImagePositionPatient"), flat.get("ImageOrientationPatient")
     spacing = flat.get("PixelSpacing")
     for name, value, length in (
@@ -160,7 +207,8 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         raise ConcordctError(f"{error}: {path}") from None
     x, y, z = (float(v) for v in position)
     between_rows, between_columns = (float(v) for v in spacing)
-    if not (between_rows > 0 and between_columns > 0 and abs(x) + abs(y) + abs(z) < float("inf")):
+    finite = abs(x) + abs(y) + abs(z) + between_rows + between_columns < float("inf")
+    if not (between_rows > 0 and between_columns > 0 and finite):
         raise ConcordctError(f"impossible position or pixel spacing {between_rows:g} x {between_columns:g} mm: {path}")
     rescale(dataset, frame, path)
     return SliceHeader(
@@ -171,6 +219,7 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or "") or None,
         description=plain(dataset.get("SeriesDescription") or ""),
         kernel=_joined(flat.get("ConvolutionKernel")),
+        energy=energy_of(kinds, flat, str(dataset.get("SeriesDescription") or "")),
         orientation=cosines,
         origin=(x, y, z),
         pixel_spacing=(between_rows, between_columns),
@@ -180,29 +229,48 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         nominal_spacing=_positive(flat.get("SpacingBetweenSlices")),
         lossy=str(dataset.get("LossyImageCompression") or "00") == "01",
         lossy_ratio=_greatest(dataset.get("LossyImageCompressionRatio")),
-        notes=_notes(dataset, flat),
+        times=tuple((name, str(flat[name].value)) for name in _TIMES if flat.get(name) not in (None, "")),
+        undecodable=_undecodable(dataset),
+        notes=_notes(dataset, flat, frame),
     )
 
 
-def _notes(dataset: Dataset, flat: Dataset) -> tuple[str, ...]:
-    """Signs of iterative or network reconstruction."""
+def _undecodable(dataset: Dataset) -> str | None:
+    """The transfer syntax by name and UID, where its pixels cannot be decoded here."""
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
+    if not syntax.is_transfer_syntax:
+        return f"unknown transfer syntax {known_uid(syntax)}"
+    if not syntax.is_encapsulated or not decoder_missing(syntax, int(dataset.BitsStored)):
+        return None
+    return f"{syntax.name} ({syntax})"
+
+
+def _notes(dataset: Dataset, flat: Dataset, frame: int) -> tuple[str, ...]:
+    """Signs of iterative or network reconstruction, and what the header leaves unsaid."""
+    notes = []
     kernel = _joined(flat.get("ConvolutionKernel")) or ""
     said = " ".join(str(dataset.get(name) or "") for name in ("SeriesDescription", "ProtocolName")) + " " + kernel
     words = sorted({found.group(0).lower() for found in _NON_LINEAR.finditer(said)})
-    algorithm = plain(flat.get("ReconstructionAlgorithm") or "")
-    if "ITERATIVE" in algorithm.upper():
-        words.append(algorithm)
+    algorithm = str(flat.get("ReconstructionAlgorithm") or "").strip().upper()
+    if "ITERATIVE" in algorithm:
+        words.append(defined(algorithm, _ALGORITHMS))
     # Siemens: a leading I (I31f) or a second value (Br40f\3) is the strength of SAFIRE or ADMIRE.
     if re.match(r"(I\d\d|[A-Z][a-z]\d\d[a-z]?\\[1-5])", kernel):
         words.append(f"kernel {kernel}")
-    return (f"iterative or network reconstruction ({', '.join(words)})",) if words else ()
+    if words:
+        notes.append(f"iterative or network reconstruction ({', '.join(words)})")
+    if units_unspecified(dataset, frame):
+        notes.append("RescaleType US (unspecified), read as HU")
+    if getattr(dataset, "preamble", b"") is None:
+        notes.append("no DICOM file header, read as the bare dataset that it is")
+    return tuple(notes)
 
 
 def _kind(sop_class: UID) -> str:
     name = plain(sop_class.name) if sop_class else "no SOP class"
     if "Secondary Capture" in name:
         return f"secondary capture ({name})"
-    if "Dose" in name:
+    if "Dose SR" in name:
         return f"dose report ({name})"
     if name != sop_class:
         return name

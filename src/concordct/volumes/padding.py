@@ -1,7 +1,8 @@
 """Which voxels the scanner left blank, decided slice by slice so that slabs change nothing.
 
-Three kinds exist in the field. A declared padding value far below air (GE: -2000 stored, -3024 HU) is padding wherever
-it stands. Values far below air that nobody declared (or that the header declares wrongly) are padding where they
+Four kinds exist in the field. A declared padding value far below air (GE: -2000 stored, -3024 HU), or beyond what any
+CT holds, is padding wherever it stands. A declared value among tissue or above it (PS3.3 C.7.5.1.1.2 sets no bound) is
+padding in solid regions that touch the image border, so that clipped metal inside stays image. Values far below air that nobody declared (or that the header declares wrongly) are padding where they
 touch the image border. A constant at about air, declared (Siemens, Philips: 0 stored, -1024 HU) or not, is also what
 clipped air looks like; it is padding only where it is solid and touches the border, so that the scattered clipped
 voxels of noisy air inside the field of view stay image.
@@ -17,6 +18,8 @@ from scipy import ndimage
 
 #: Below this no reconstruction goes over a whole region: air is -1000 HU and even sharp kernels undershoot it by less.
 FAR_BELOW_AIR_HU = -1500.0
+#: The extended CT scale ends at 30,710 HU; beyond it stands no image.
+FAR_ABOVE_CT_HU = 31000.0
 #: A constant above this is tissue, a table or a phantom, never blank border.
 CONSTANT_BELOW_HU = -900.0
 #: Side of the square (voxels) that must be constant throughout; clipped noise in air does not fill it.
@@ -44,15 +47,27 @@ def find_padding(hu: NDArray[np.floating[Any]], *, declared_hu: tuple[float, flo
     low, high = (float(hu.min()),) * 2
     if declared_hu is not None:
         declared = (hu >= declared_hu[0]) & (hu <= declared_hu[1])
-        if declared_hu[1] < FAR_BELOW_AIR_HU:
+        if declared_hu[1] < FAR_BELOW_AIR_HU or declared_hu[0] > FAR_ABOVE_CT_HU:
             padding |= declared
-        else:
+        elif declared_hu[0] > CONSTANT_BELOW_HU:
+            padding |= _with_solid_part(declared)
+        elif declared_hu[1] <= CONSTANT_BELOW_HU:
             low, high = declared_hu
     if low < FAR_BELOW_AIR_HU and not far.all():
         low = high = float(hu[~far].min())
     if FAR_BELOW_AIR_HU <= high <= CONSTANT_BELOW_HU:
         padding |= _solid_at_border((hu >= low) & (hu <= high))
     return padding
+
+
+def _with_solid_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whole parts of `mask` that reach the border and are solid somewhere: unlike clipped air, a declared value above
+    air does not scatter into the image, so nothing of a part is held back."""
+    solid = _solid_at_border(mask)
+    if not solid.any():
+        return solid
+    labels, _ = ndimage.label(mask)
+    return np.isin(labels, np.unique(labels[solid]))
 
 
 def _solid_at_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

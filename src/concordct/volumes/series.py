@@ -21,8 +21,11 @@ from concordct.volumes.volume import Volume
 __all__ = ["ALLOWABLE", "Problem", "Series", "SliceRef"]
 
 #: What a caller may let pass ("units" is found from voxels, by those who read them, "frames" from a pair). A "conflict"
-#: (one position, two contents) and a "shift" have no right answer.
-ALLOWABLE = frozenset({"gap", "spacing", "duplicate", "tilt", "kernel", "mixed", "lossy", "units", "frames"})
+#: (one position, two contents), a "shift" and a "stray" position have no right answer, a "syntax" without decoder no
+#: voxels.
+ALLOWABLE = frozenset(
+    {"gap", "spacing", "duplicate", "tilt", "kernel", "energy", "acquisition", "mixed", "lossy", "units", "frames"}
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Series:
     affine : [4, 4] index (z, y, x, 1) to LPS mm.
     slice_thickness_mm : nominal; None when the header does not say.
     frame_of_reference_uid : None when the header does not say.
+    energy : "40 keV", "material removed" or the like; None for the plain image of a scan.
     problems : what `check` refuses.
     notes : what a reader should know (iterative reconstruction, a spacing that nobody states).
     """
@@ -74,6 +78,7 @@ class Series:
     affine: NDArray[np.float64]
     slice_thickness_mm: float | None
     frame_of_reference_uid: str | None = None
+    energy: str | None = None
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -1,0 +1,98 @@
+"""Compressed pixels of one frame: JPEG, JPEG-LS, JPEG 2000, RLE, decoded where a crash harms nobody.
+
+Native C and C++ libraries decode; damaged data make them abort, run away, or warn and go on with what they have. They run
+in the guarded worker process (`guard`), and a word from a decoder counts as an error. Sizes and end markers are looked at
+before (ITU-T T.81 B.1.1, ISO 15444-1 A.5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
+
+from concordct.errors import ConcordctError
+from concordct.volumes.guard import guarded
+
+
+def decoder_missing(syntax: UID, bits_stored: int) -> bool:
+    """Whether no decoder is here for a compressed transfer syntax.
+
+    JPEG Extended of 12 bits and HTJ2K, JPEG XL and video are such.
+    """
+    if syntax == JPEGExtended12Bit and bits_stored > 8:
+        return True
+    try:
+        return not get_decoder(syntax).is_available
+    except NotImplementedError:
+        return True
+
+
+def decode_codestream(data: bytes, *, syntax: UID, options: Mapping[str, Any], path: Path) -> NDArray[Any]:
+    """[y, x] stored values of one frame.
+
+    Parameters
+    ----------
+    data : the frame's codestream, fragments joined.
+    syntax : its transfer syntax.
+    options : rows, columns, bits and the like, as `pydicom.pixels.Decoder.as_array` takes them.
+    path : named in messages.
+
+    Raises
+    ------
+    ConcordctError : cut short, of another size than the header's, not decodable, or decoded with a complaint.
+    """
+    rows, columns = options["rows"], options["columns"]
+    found = codestream_size(data)
+    # Decoders fill what is missing with whatever they like; T.81 and 15444-1 end with the same marker.
+    if found is not None and not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+        raise ConcordctError(f"compressed pixels are cut short, no end marker: {path}")
+    if found is not None and found != (rows, columns):
+        raise ConcordctError(f"compressed pixels of {found[0]} x {found[1]}, header {rows} x {columns}: {path}")
+    failed = f"cannot decode pixels in {syntax.name} ({syntax})"
+    if syntax == RLELossless:
+        # pydicom's own decoder: Python, bounded by the header's sizes.
+        return decoded(data, syntax=str(syntax), options=dict(options))
+    try:
+        result = guarded(decoded, data, path=path, syntax=str(syntax), options=dict(options))
+    except ConcordctError as error:
+        raise ConcordctError(f"{failed}, {error}") from None
+    if result.said:
+        raise ConcordctError(f"{failed}, the decoder complains: {path}")
+    return result.array
+
+
+def decoded(data: bytes, *, syntax: str, options: dict[str, Any]) -> NDArray[Any]:
+    """One frame through pydicom's decoders; run by the worker process."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        array, _ = get_decoder(UID(syntax)).as_array(encapsulate([data]), index=0, raw=True, **options)
+    return np.asarray(array)
+
+
+def codestream_size(data: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None for anything else."""
+    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 24:  # JPEG 2000 part 1, A.5.1: SOC, SIZ
+        xsiz, ysiz, xosiz, yosiz = (int.from_bytes(data[8 + 4 * i : 12 + 4 * i], "big") for i in range(4))
+        return ysiz - yosiz, xsiz - xosiz
+    if data[:2] != b"\xff\xd8":
+        return None
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:  # ITU-T T.81 B.1.1: marker segments
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
+            return rows, columns
+        position += 2 + length
+    return None
