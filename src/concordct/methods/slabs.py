@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from concordct.methods.standardizer import Standardizer
+from concordct.volumes.padding import continued
 from concordct.volumes.scans import Scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
 #: Slices handled at once: 16 of 512 x 512 are 16 MB of HU, whatever the length of the series.
 SLAB_SLICES = 16
+
+
+def for_filters(volume: Volume) -> Volume:
+    """The volume as a standardizer may see it: tissue goes on where padding cuts it off (`padding.continued`)."""
+    hu = continued(volume.hu, volume.padding)
+    return volume if hu is volume.hu else replace(volume, hu=hu)
 
 
 def standardized_slabs(
@@ -39,6 +47,6 @@ def standardized_slabs(
         stop = min(start + SLAB_SLICES, depth)
         low, high = max(0, start - context), min(depth, stop + context)
         volume = scan.read(low, high, allow=allow)
-        yield standardizer(volume, generator=generator).slab(start - low, stop - low)
+        yield standardizer(for_filters(volume), generator=generator).slab(start - low, stop - low)
         if progress is not None:
             progress(stop)

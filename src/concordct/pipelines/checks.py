@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from concordct.methods.slabs import for_filters
 from concordct.methods.spectral.self_check import SelfCheck, check_return, check_series
 from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.standardizer import Standardizer
@@ -68,7 +69,7 @@ def check_scan(
         context = max(standardizer.context_slices, int(model.uses_neighbours))
         low, high = max(0, index - context), min(depth, index + context + 1)
         source = scan.read(low, high, allow=allow)
-        output = standardizer(source, generator=SliceSeeds(seed, scan.key))
+        output = standardizer(for_filters(source), generator=SliceSeeds(seed, scan.key))
         returned.append(
             check_return(
                 model,

@@ -16,7 +16,7 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from concordct.methods.slabs import SLAB_SLICES
+from concordct.methods.slabs import SLAB_SLICES, for_filters
 from concordct.methods.standardizer import Standardizer
 from concordct.volumes.files import ENDINGS
 from concordct.volumes.place import writing
@@ -108,7 +108,7 @@ def sampled_slabs(
     for start in range(0, depth, SLAB_SLICES):
         stop = min(start + SLAB_SLICES, depth)
         low, high = max(0, start - context), min(depth, stop + context)
-        volume = scan.read(low, high, allow=allow)
+        volume = for_filters(scan.read(low, high, allow=allow))
         first: Volume | None = None
         for count in range(1, samples + 1):
             sample = standardizer(volume, generator=SliceSeeds(seed + count - 1, scan.key)).slab(

@@ -230,7 +230,9 @@ def _around(
 
 
 def _patches(image: NDArray[np.float32], body: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
-    """[patch, y, x]: squares wholly inside the body, half overlapping."""
+    """[patch, y, x]: squares wholly inside the body, half overlapping; none where the image is smaller than one."""
+    if min(image.shape) < size:
+        return np.zeros((0, size, size), np.float32)
     windows, inside = (np.lib.stride_tricks.sliding_window_view(array, (size, size)) for array in (image, body))
     step = size // 2
     whole = inside[::step, ::step].all(axis=(2, 3))

@@ -1,8 +1,8 @@
 """Compressed pixels of one frame: JPEG, JPEG-LS, JPEG 2000, RLE, decoded where a crash harms nobody.
 
-Native C and C++ libraries decode; damaged data make them abort, run away, or warn and go on with what they have. They run
-in the guarded worker process (`guard`), and a word from a decoder counts as an error. Sizes and end markers are looked at
-before (ITU-T T.81 B.1.1, ISO 15444-1 A.5.1).
+Native C and C++ libraries decode; damaged data make them abort, run away, or warn and go on with what they have. They
+run in the guarded worker process (`guard`), and a word from a decoder counts as an error. Sizes and end markers are
+looked at before (ITU-T T.81 B.1.1, ISO 15444-1 A.5.1).
 """
 
 from __future__ import annotations

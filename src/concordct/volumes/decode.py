@@ -152,11 +152,6 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
         raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
     hu_range = None
     if declared is not None:
-        if declared[0] == declared[1] and not bounds[0] <= declared[0] <= bounds[1]:
-            # A value that BitsStored cannot hold marks padding in all the bits that are allocated.
-            marked = raw.astype(dtype) == np.array(declared[0]).astype(dtype)
-            values = np.where(marked, raw.astype(dtype), values).astype(np.int64)
-            declared = (int(np.array(declared[0]).astype(dtype)),) * 2
         half = slope / 2
         hu_range = (declared[0] * slope + intercept - half, declared[1] * slope + intercept + half)
     if dtype.itemsize < 4:
@@ -210,17 +205,17 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
 def declared_padding(dataset: Dataset) -> tuple[int, int] | None:
     """Least and greatest stored value that the header declares as padding.
 
-    The value may stand in the other VR than PixelRepresentation asks for: -2000 as an unsigned 63536, or the other way
-    round. It comes back as the number that pixels hold, outside of `stored_range` where BitsStored is too narrow for it.
+    The value may stand in the other VR than PixelRepresentation asks for, -2000 as an unsigned 63536 or the other way
+    round, and in more bits than are stored: it comes back as the number that pixels hold.
     """
-    signed, allocated = bool(dataset.get("PixelRepresentation", 0)), int(dataset.BitsAllocated)
+    signed, bits = bool(dataset.get("PixelRepresentation", 0)), int(dataset.BitsStored)
     values = []
     for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         value = _number(dataset, name)
         if value is None:
             break
-        wrapped = value % 2**allocated
-        values.append(wrapped - 2**allocated if signed and wrapped >= 2 ** (allocated - 1) else wrapped)
+        wrapped = value % 2**bits
+        values.append(wrapped - 2**bits if signed and wrapped >= 2 ** (bits - 1) else wrapped)
     return (min(values), max(values)) if values else None
 
 

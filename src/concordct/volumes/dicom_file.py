@@ -37,10 +37,12 @@ MAX_HEADER_BYTES = 16 * 2**20
 _META_BYTES = 4096  # the meta header of a Part 10 file fits
 _WHOLE_BYTES = 2**26  # files up to this are searched as bytes, larger ones walked
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_PHOTOMETRIC = frozenset(
-    ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT")
-    + ("YBR_RCT", "XYB", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422")
-)
+# fmt: off
+_PHOTOMETRIC = frozenset((
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
+    "YBR_PARTIAL_422", "YBR_RCT", "XYB", "HSV", "ARGB", "CMYK",
+))
+# fmt: on
 #: (offset, first bytes, what it is); the extension promised something else.
 _KINDS = (
     (0, b"NRRD", "NRRD data"),

@@ -48,16 +48,14 @@ def refuse_maps(kinds: Sequence[str], path: Path, *, enhanced: bool) -> None:
     named = next((_MAPS[kind] for kind in kinds[2:] if kind in _MAPS), None)
     if enhanced and fourth in _ENHANCED_MAPS:
         named = fourth
-    elif enhanced and named is None and not (
-        fourth in _PLAIN or _MONO.fullmatch(fourth) or _REMOVED.fullmatch(fourth)
-    ):
+    elif enhanced and named is None and not (fourth in _PLAIN or _MONO.fullmatch(fourth) or _REMOVED.fullmatch(fourth)):
         named = "another"
     if named is not None:
         raise ConcordctError(f"frames of a derived map ({named}), expected HU: {path}")
 
 
 def energy_of(kinds: Sequence[str], flat: Dataset, description: str) -> str | None:
-    """"40 keV", "monoenergetic", "material removed" or their like; None for the plain image of a scan.
+    """ "40 keV", "monoenergetic", "material removed" or their like; None for the plain image of a scan.
 
     Parameters
     ----------

@@ -52,6 +52,12 @@ _MODALITIES = frozenset((
     "M3D", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPT", "OT", "PR", "PT", "PX", "REG", "RF", "RG", "RTDOSE", "RTIMAGE",
     "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF", "ST", "TG", "US", "XA", "XC", "none",
 ))
+#: Of the standard, and unknown to pydicom.
+_NEWER_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+}
 _ALGORITHMS = ("ITERATIVE", "FILTER_BACK_PROJ", "DEEP_LEARNING")
 # fmt: on
 
@@ -239,7 +245,7 @@ def _undecodable(dataset: Dataset) -> str | None:
     """The transfer syntax by name and UID, where its pixels cannot be decoded here."""
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
     if not syntax.is_transfer_syntax:
-        return f"unknown transfer syntax {known_uid(syntax)}"
+        return f"{_NEWER_SYNTAXES.get(str(syntax), 'unknown transfer syntax')} {known_uid(syntax)}"
     if not syntax.is_encapsulated or not decoder_missing(syntax, int(dataset.BitsStored)):
         return None
     return f"{syntax.name} ({syntax})"

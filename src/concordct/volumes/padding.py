@@ -2,10 +2,11 @@
 
 Four kinds exist in the field. A declared padding value far below air (GE: -2000 stored, -3024 HU), or beyond what any
 CT holds, is padding wherever it stands. A declared value among tissue or above it (PS3.3 C.7.5.1.1.2 sets no bound) is
-padding in solid regions that touch the image border, so that clipped metal inside stays image. Values far below air that nobody declared (or that the header declares wrongly) are padding where they
-touch the image border. A constant at about air, declared (Siemens, Philips: 0 stored, -1024 HU) or not, is also what
-clipped air looks like; it is padding only where it is solid and touches the border, so that the scattered clipped
-voxels of noisy air inside the field of view stay image.
+padding in solid regions that touch the image border, so that clipped metal inside stays image. Values far below air
+that nobody declared (or that the header declares wrongly) are padding where they touch the image border. A constant at
+about air, declared (Siemens, Philips: 0 stored, -1024 HU) or not, is also what clipped air looks like; it is padding
+only where it is solid and touches the border, so that the scattered clipped voxels of noisy air inside the field of
+view stay image.
 """
 
 from __future__ import annotations
@@ -16,12 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from concordct.volumes.volume import AIR_HU
+
 #: Below this no reconstruction goes over a whole region: air is -1000 HU and even sharp kernels undershoot it by less.
 FAR_BELOW_AIR_HU = -1500.0
 #: The extended CT scale ends at 30,710 HU; beyond it stands no image.
 FAR_ABOVE_CT_HU = 31000.0
 #: A constant above this is tissue, a table or a phantom, never blank border.
 CONSTANT_BELOW_HU = -900.0
+#: Tissue beside padding: body that the field of view cuts off, neither air nor a blanket.
+TISSUE_HU = -500.0
+#: So many voxels of it, or there is nothing to go on with.
+FEWEST_CUT = 9
+#: Width (voxels) of the mean that goes on: noise is not drawn out into stripes.
+CONTINUED_SIGMA = 1.5
 #: Side of the square (voxels) that must be constant throughout; clipped noise in air does not fill it.
 SOLID_SIDE = 9
 #: Voxels that a solid region is grown back by, so that the thin tips between circle and border are kept.
@@ -58,6 +67,38 @@ def find_padding(hu: NDArray[np.floating[Any]], *, declared_hu: tuple[float, flo
     if FAR_BELOW_AIR_HU <= high <= CONSTANT_BELOW_HU:
         padding |= _solid_at_border((hu >= low) & (hu <= high))
     return padding
+
+
+def continued(hu: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """HU for a filter: tissue that padding cuts off goes on beyond the cut, else the step to air would ring inside.
+
+    Parameters
+    ----------
+    hu : [z, y, x], HU, air where there is padding.
+    padding : [z, y, x]; None for none.
+
+    Returns
+    -------
+    [z, y, x]: the same array, or one in which padding beside tissue holds the mean of the image nearest to it.
+    """
+    if padding is None:
+        return hu
+    result = hu
+    for index in range(len(hu)):
+        beyond = padding[index]
+        if not beyond.any() or beyond.all():
+            continue
+        beside = ndimage.binary_dilation(beyond) & ~beyond
+        if np.count_nonzero(hu[index][beside] > TISSUE_HU) < FEWEST_CUT:
+            continue
+        weight = ndimage.gaussian_filter((~beyond).astype(np.float32), CONTINUED_SIGMA, mode="nearest")
+        mean = ndimage.gaussian_filter(np.where(beyond, np.float32(0), hu[index]), CONTINUED_SIGMA, mode="nearest")
+        mean /= np.maximum(weight, np.float32(1e-3))
+        nearest = ndimage.distance_transform_edt(beyond, return_distances=False, return_indices=True)
+        reached = mean[tuple(nearest)]
+        result = hu.copy() if result is hu else result
+        result[index][beyond] = np.where(reached > CONSTANT_BELOW_HU, reached, np.float32(AIR_HU))[beyond]
+    return result
 
 
 def _with_solid_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -20,9 +20,7 @@ from pydicom.tag import BaseTag
 from concordct.volumes.dicom_file import quiet_dicom
 
 #: Values that are text (PS3.5 6.2): the same bytes in every transfer syntax. UIDs have no character set and are read.
-_TEXT = frozenset(
-    ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT")
-)
+_TEXT = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"))
 _CHARACTER_SET = 0x00080005
 _WIDTH = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8, "OB or OW": 2, "US or OW": 2, "US or SS or OW": 2}
 

@@ -92,9 +92,7 @@ def _one_geometry(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
             and _together(twin, header, same_spacing=SAME_SPACING_TWICE)
             and np.abs(np.subtract(twin.origin, header.origin)).max() <= 2 * POSITION_TOLERANCE_MM
         ):
-            header = replace(
-                header, origin=twin.origin, orientation=twin.orientation, pixel_spacing=twin.pixel_spacing
-            )
+            header = replace(header, origin=twin.origin, orientation=twin.orientation, pixel_spacing=twin.pixel_spacing)
         found.append(header)
     return found
 
