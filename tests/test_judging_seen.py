@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.judging.case import Case, Pair
+from concordct.judging.regions import body_grid, roi_edge
 from concordct.judging.seen import CALIBRATED_ON, check_kernels, check_roles, is_result, seen_in_calibration
 from concordct.methods.models import Model, load_model
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
+from concordct.pipelines.compare import compare
+from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.standardize import Settings, plan, run
+from concordct.training.bundle import save_bundle
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.identity import Identity, identity
+from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.scans import one_scan
 from synthetic import pair, volume
@@ -91,3 +99,41 @@ def test_scans_of_other_kernels_are_refused(exams: Path, model: Model) -> None:
         check_kernels(model, sharp)
     with pytest.raises(ConcordctError, match="kernel Br40, while the model converts to Bl64"):
         check_kernels(model, soft, soft)
+
+
+def test_a_report_says_that_it_judges_the_calibration(exams: Path, model: Model, tmp_path: Path) -> None:
+    def judged(name: str):  # type: ignore[no-untyped-def]
+        source, target = (one_scan(exams / name / kernel) for kernel in ("Br40", "Bl64"))
+        return evaluate([Case("one", source, None, target)], tmp_path / name, model=model)
+
+    own, other = judged("first"), judged("beta")
+    assert own["in_sample"]["closeness"] == "slices"
+    assert own["warnings"][0].startswith("in-sample: the model was calibrated on 12 of the 12 judged slices")
+    assert "Judged on scans of the calibration" in (tmp_path / "first" / "report.html").read_text()
+    assert other["in_sample"] is None
+    assert "Judged" not in (tmp_path / "beta" / "report.html").read_text()
+    assert re.match(r"\d+ ROIs: 28 x 28 pixels; 2D, bin width 25 HU", other["agreement"]["settings"])
+    assert "8 slices of 1 subject<" in (tmp_path / "beta" / "report.html").read_text()
+
+
+def test_other_kernels_are_judged_only_when_asked(exams: Path, model: Model, tmp_path: Path) -> None:
+    sharp, soft = one_scan(exams / "beta" / "Bl64"), one_scan(exams / "beta" / "Br40")
+    with pytest.raises(ConcordctError, match="while the model converts from Br40"):
+        evaluate([Case("one", sharp, None, soft)], tmp_path / "out", model=model)
+    found = evaluate([Case("one", sharp, None, soft)], tmp_path / "out", model=model, any_kernel=True)
+    assert "kernel Bl64, while the model converts from Br40" in found["warnings"]
+    row = PairRow(pair="p", subject="s", split="test", source=exams / "beta/Bl64", target=exams / "beta/Br40")
+    manifest = write_manifest(tmp_path / "pairs.csv", [row])
+    save_bundle(model.bundle, tmp_path / "m", card="")
+    with pytest.raises(ConcordctError, match=r"model mine: .*while the model converts from Br40"):
+        compare(manifest, {"mine": tmp_path / "m"}, tmp_path / "table")
+
+
+def test_small_bodies_get_smaller_rois_and_a_note() -> None:
+    hu = np.full((2, 64, 64), -1000.0, np.float32)
+    hu[:, 20:40, 20:40] = 40.0
+    scan = volume(hu)
+    _, rois, notes = body_grid(Pair(scan, scan, None))
+    assert rois is not None
+    assert (roi_edge(rois), int(rois.max())) == (20, 2)
+    assert notes == ["ROIs are 20 x 20 pixels, since none of 28 x 28 fits into the body"]

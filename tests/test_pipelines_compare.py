@@ -77,7 +77,8 @@ def test_the_page_is_whole_and_offline(made: Path) -> None:
     page = (made / "out" / "report.html").read_text()
     assert "histogram matching" in page
     assert page.count("data:image/png;base64") == 2
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert "<b>" in page
 
 

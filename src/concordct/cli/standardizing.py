@@ -270,6 +270,9 @@ def evaluate(
         typer.Option(help="Features to compare: a preset or a PyRadiomics parameter file; 2D textures without."),
     ] = None,
     origin: Annotated[str, typer.Option(help="What was simulated and what was real, for the report.")] = "",
+    any_kernel: Annotated[
+        bool, typer.Option("--any-kernel", help="Standardize sources of other kernels than the model's, too.")
+    ] = False,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -301,6 +304,7 @@ def evaluate(
             seed=seed,
             preset=preset,
             origin=origin,
+            any_kernel=any_kernel,
             allow=frozenset(allow or ()),
             overwrite=overwrite,
             progress=lambda done, total: report("evaluating", done, total),
@@ -308,10 +312,15 @@ def evaluate(
     if as_json:
         print_json(results)
         return
+    if results["in_sample"]:
+        warn("in-sample", results["in_sample"]["said"].split(": ", 1)[1])
     table = Table("against the target", "before", "after")
     for row in summary_rows(results):
         table.add_row(*row)
     tables().print(table)
+    inputs, agreement = results["inputs"], results.get("agreement")
+    rois = f", {agreement['settings']}" if agreement else ""
+    echo(f"{inputs['slices']} slices of {inputs['subjects']} subject(s){rois}")
     for warning in results["warnings"]:
         warn("warning", warning)
     echo(f"report: {output / 'report.html'}")

@@ -130,6 +130,9 @@ def compare(
     ] = None,
     preset: Annotated[str, typer.Option(help="Features: a preset or a PyRadiomics file.")] = "ibex-1401",
     seed: SeedOption = 0,
+    any_kernel: Annotated[
+        bool, typer.Option("--any-kernel", help="Judge models on scans of other kernels than theirs, too.")
+    ] = False,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -149,6 +152,7 @@ def compare(
             ceiling=ceiling,
             preset=preset,
             seed=seed,
+            any_kernel=any_kernel,
             allow=frozenset(allow or ()),
             overwrite=overwrite,
             progress=report,

@@ -15,6 +15,8 @@ from concordct.volumes.volume import Volume
 
 #: ROIs without a mask: squares of this many pixels, at most so many in each pair, on evenly spread slices.
 ROI_PIXELS, MOST_ROIS = 28, 600
+#: Smaller squares, tried in turn where the body holds none of that size.
+SMALLER_ROIS = (24, 20, 16, 12, 8)
 #: The papers' random ROIs: squares of this many pixels, at least this share inside the range of HU. The papers print
 #: neither size nor number.
 RANDOM_PIXELS, LEAST_SHARE = 16, 0.5
@@ -38,17 +40,34 @@ def body_grid(pair: Pair) -> tuple[NDArray[np.bool_], NDArray[np.int32] | None, 
         region &= ~source.padding
     if not region.any():
         raise ConcordctError("expected a body (a region above -500 HU) to compare in, found none; give a mask")
-    try:
-        rois = grid_rois(region, size=ROI_PIXELS)
-    except ConcordctError as error:
-        return region, None, [f"features were not compared: {error}"]
+    rois, size, notes = _fitting_grid(region)
+    if rois is None:
+        return region, None, [f"features were not compared: not even {size} x {size} pixels fit into the body"]
     count = int(rois.max())
     if count > MOST_ROIS:
         keep = np.linspace(0, source.shape[0] - 1, max(1, source.shape[0] * MOST_ROIS // count)).round().astype(int)
         thinned = np.zeros_like(rois)
         thinned[keep] = rois[keep]
         rois = thinned
-    return region, rois, []
+    return region, rois, notes
+
+
+def _fitting_grid(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32] | None, int, list[str]]:
+    """The grid of the largest squares that fit, their edge in pixels, and a note where they are smaller than usual."""
+    for size in (ROI_PIXELS, *SMALLER_ROIS):
+        try:
+            rois = grid_rois(region, size=size)
+        except ConcordctError:
+            continue
+        smaller = f"ROIs are {size} x {size} pixels, since none of {ROI_PIXELS} x {ROI_PIXELS} fits into the body"
+        return rois, size, [smaller] if size != ROI_PIXELS else []
+    return None, size, []
+
+
+def roi_edge(labels: NDArray[np.int32]) -> int:
+    """Edge of the square that label 1 of a grid covers, pixels."""
+    first = next(plane for plane in labels if plane.any())
+    return round(float(np.sqrt(np.count_nonzero(first == first[first > 0][0]))))
 
 
 def paper_regions(pair: Pair, *, rois_per_range: int, seed: Sequence[int]) -> dict[str, NDArray[np.int32]]:

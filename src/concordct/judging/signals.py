@@ -16,6 +16,7 @@ from concordct.judging.stages import STAGES, TARGET
 from concordct.radiomics.extract import Settings, extract
 from concordct.signal.body import body_mask
 from concordct.signal.quality import Quality, bias_by_range, compare_images
+from concordct.signal.signature import ANATOMY_LP_CM
 from concordct.signal.spectra import NoisePower, Rings, cosine_frequencies, noise_power, power_ratio, to_cosines
 from concordct.volumes.volume import Volume
 
@@ -213,7 +214,12 @@ def nps_results(found: Gathered) -> tuple[dict[str, Any], list[str]]:
         )
         if abs(ratio[i] - 1) > NPS_TOLERANCE:
             warnings.append(f"noise power is {ratio[i]:.2f} of the target's at {low:.2f} to {high:.2f} cycles/pixel")
-    results = {"unit": "cycles/pixel", "patches": len(by_stage["target"].nps_hu2_mm2), "bands": bands}
+    results = {
+        "unit": "cycles/pixel",
+        "patches": len(by_stage["target"].nps_hu2_mm2),
+        "anatomy_below_lp_cm": ANATOMY_LP_CM,
+        "bands": bands,
+    }
     return results, warnings
 
 

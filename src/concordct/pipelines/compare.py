@@ -33,6 +33,7 @@ from concordct.judging.regions import (
     middle_slice,
     paper_regions,
 )
+from concordct.judging.seen import check_kernels, check_roles, seen_in_calibration
 from concordct.judging.stages import TARGET, standardized, standardizer_for
 from concordct.judging.table import curves_of_methods, table_of_methods
 from concordct.methods.models import Model, load_model
@@ -74,6 +75,7 @@ def compare(
     preset: str = "ibex-1401",
     rois_per_range: int = ROIS_PER_RANGE,
     seed: int = 0,
+    any_kernel: bool = False,
     allow: frozenset[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -86,6 +88,7 @@ def compare(
     ceiling : a manifest with the same pair names, scanned a second time: its targets against these.
     preset : features, see `radiomics.presets`.
     rois_per_range : random ROIs in each of the papers' HU ranges, in each pair.
+    any_kernel : judge models on scans of other kernels than theirs, too.
     allow : geometry problems that may pass.
 
     Returns
@@ -94,12 +97,21 @@ def compare(
 
     Raises
     ------
-    ConcordctError : no pair, pairs that are not two reconstructions of one scan, a model that is none.
+    ConcordctError : no pair, pairs that are not two reconstructions of one scan, a model that is none or of other
+        kernels, a result in the place of a source or target.
     """
     cases = cases_of_manifest(pairs, split=split)
     if output.exists() and not overwrite:
         raise ConcordctError(f"{output}: expected a new place, found one that exists [exists]")
     loaded = {name: load_model(path) for name, path in models.items()}
+    for case in cases:
+        check_roles(case.source, case.target)
+        for name, model in loaded.items():
+            if not any_kernel:
+                try:
+                    check_kernels(model, case.source, case.target)
+                except ConcordctError as error:
+                    raise ConcordctError(f"model {name}: {error}") from None
     again = {} if ceiling is None else {case.name: case for case in cases_of_manifest(ceiling, split=None)}
     stages = [INPUT, *loaded, *([CEILING] if again else [])]
     place = output.with_name(output.name + ".run")
@@ -193,6 +205,11 @@ def _results(
             values, target, of, subjects, baseline=INPUT, not_competing=(INPUT, CEILING), seed=seed
         )
         curves[region] = curves_of_methods(values, target, THRESHOLDS)
+    scans = [scan for case in cases for scan in (case.source, case.target)]
+    for name, model in models.items():
+        seen = seen_in_calibration(model.bundle.metadata["info"], scans)
+        if seen is not None:
+            warnings.insert(0, f"{name}: {seen.said}")
     people = len({case.subject for case in cases})
     if people < FEW_SUBJECTS:
         warnings.append(f"{people} subjects: intervals over subjects say little")

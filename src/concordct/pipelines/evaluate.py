@@ -15,7 +15,8 @@ import numpy as np
 from concordct.errors import ConcordctError
 from concordct.judging.case import Case, Pair, open_pair, same_place
 from concordct.judging.provenance import provenance
-from concordct.judging.regions import ROI_PIXELS, body_grid
+from concordct.judging.regions import body_grid, roi_edge
+from concordct.judging.seen import check_kernels, check_roles, seen_in_calibration
 from concordct.judging.signals import (
     Gathered,
     bias_results,
@@ -27,7 +28,7 @@ from concordct.judging.signals import (
     signal_results,
 )
 from concordct.judging.stages import STAGES, TARGET, standardized, standardizer_for
-from concordct.methods.models import Model
+from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.records import recorded_check
 from concordct.radiomics.definitions.pyradiomics import PyRadiomics
@@ -58,6 +59,7 @@ def evaluate(
     seed: int = 0,
     preset: str | None = None,
     origin: str = "",
+    any_kernel: bool = False,
     allow: frozenset[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -70,6 +72,7 @@ def evaluate(
     mode, seed : how such a case is standardized.
     preset : features to compare, a name of `features.presets` or a PyRadiomics parameter file; None for 2D textures.
     origin : what was simulated and what was real, in words, for the report.
+    any_kernel : standardize sources of other kernels than the model's, too.
     allow : geometry problems that may pass.
 
     Returns
@@ -78,12 +81,17 @@ def evaluate(
 
     Raises
     ------
-    ConcordctError : no case, volumes that do not match, a mask that does not fit, an output that exists.
+    ConcordctError : no case, volumes that do not match, a mask that does not fit, an output that exists, a result in
+        the place of a source or target, a scan of another kernel than the model's.
     """
     if not cases:
         raise ConcordctError("expected at least one case to evaluate, found none")
+    for case in cases:
+        check_roles(case.source, case.target)
+        if model is not None and case.standardized is None and not any_kernel:
+            check_kernels(model, case.source, case.target)
     settings = FEATURES if preset is None else settings_for(preset)
-    gathered, warnings = Gathered(), list[str]()
+    gathered, warnings, edges = Gathered(), list[str](), set[int]()
     shown: dict[str, Volume] = {}
     for index, case in enumerate(cases):
         pair = open_pair(case, allow=allow, checked=False)
@@ -94,11 +102,17 @@ def evaluate(
         }
         region, rois, notes = body_grid(pair)
         warnings += notes
+        if rois is not None and pair.labels is None:
+            edges.add(roi_edge(rois))
         warnings += gather(gathered, stages, subject=case.subject, region=region, rois=rois, settings=settings)
         shown = shown or stages
         if progress is not None:
             progress(index + 1, len(cases))
-    results = _results(gathered, cases, warnings, model=model, mode=mode, seed=seed, preset=preset, origin=origin)
+    grid = " or ".join(f"{edge} x {edge}" for edge in sorted(edges, reverse=True))
+    warnings = [*_about_model(cases, model), *warnings]
+    results = _results(
+        gathered, cases, warnings, model=model, mode=mode, seed=seed, preset=preset, origin=origin, grid=grid
+    )
     first = shown["source"]
     with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -113,6 +127,20 @@ def evaluate(
             affine=first.affine,
         )
     return results
+
+
+def _about_model(cases: Sequence[Case], model: Model | None) -> list[str]:
+    """What the reader should know of the model, most of all whether it was calibrated on what is judged."""
+    if model is None:
+        return []
+    info = model.bundle.metadata["info"]
+    seen = seen_in_calibration(info, [scan for case in cases for scan in (case.source, case.target)])
+    said = [] if seen is None else [seen.said]
+    for case in cases:
+        mismatch = kernel_mismatch(model, case.source.kernel)
+        if mismatch is not None and mismatch not in said:
+            said.append(mismatch)
+    return [*said, *(f"calibration: {text}" for text in info.get("warnings", ()))]
 
 
 def _title(case: Case) -> str:
@@ -141,8 +169,11 @@ def _results(
     seed: int,
     preset: str | None,
     origin: str,
+    grid: str,
 ) -> dict[str, Any]:
     region = "inside the given masks" if all(case.mask for case in cases) else "inside the body"
+    scans = [scan for case in cases for scan in (case.source, case.target)]
+    seen = None if model is None else seen_in_calibration(model.bundle.metadata["info"], scans)
     results: dict[str, Any] = {
         "schema": 1,
         "inputs": {
@@ -153,6 +184,7 @@ def _results(
             "slices": sum(case.source.shape[0] for case in cases),
         },
         "model": None if model is None else {"method": model.bundle.method, "sha256": model.sha256, "mode": mode},
+        "in_sample": None if seen is None else seen.to_json(),
         "provenance": {**provenance(), "seed": seed, "simulated_or_real": origin},
         "image_quality": quality_results(found, region),
         "cases": case_results(found, [case.subject for case in cases]),
@@ -160,9 +192,11 @@ def _results(
     }
     results["signal"] = signal_results(found)
     if found.features:
-        rois = "the mask's labels" if all(case.mask for case in cases) else f"{ROI_PIXELS} x {ROI_PIXELS} pixels"
+        masked = "the mask's labels" if any(case.mask for case in cases) else ""
+        rois = " and ".join(filter(None, (masked, grid and f"{grid} pixels")))
+        count = sum(len(one) for one in found.features["source"])
         what = "2D, bin width 25 HU, original image" if preset is None else Path(preset).name
-        results["agreement"] = features_results(found, settings=f"ROIs: {rois}; {what}")
+        results["agreement"] = features_results(found, settings=f"{count} ROIs: {rois}; {what}")
     if found.noise:
         results["nps"], notes = nps_results(found)
         warnings = [*warnings, *notes]

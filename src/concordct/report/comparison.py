@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 #: The papers' display window, HU.
@@ -55,7 +56,9 @@ def write_comparison(
                 low, high = cell["difference_to_input"]
                 cell["tied"] = low is not None and high is not None and low <= 0 <= high and row is not rows[0]
     rows_px = next((cost["rows"] for cost in results["cost"].values()), "?")
+    style = (resources.files(__package__) / "assets" / "report.css").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
+        style=Markup(style),
         r=results,
         row_png=_row(panels, centre, below),
         curve_png=_curve(results["thresholds"], results["curves"][region]),

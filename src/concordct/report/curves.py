@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,15 @@ from concordct.agreement import concordance
 from concordct.judging.signals import Gathered, matched, pooled
 from concordct.methods.models import Model
 from concordct.report.charts import Curve
+from concordct.signal.signature import ANATOMY_LP_CM
 from concordct.signal.spectra import MM_PER_CM
 
 Array = NDArray[np.float64]
+#: What patches of a patient hold besides noise.
+ANATOMY_NOTE = (
+    f"Measured in patches of the body: below about {ANATOMY_LP_CM:g} lp/cm it is more anatomy than noise. All curves "
+    "show the same anatomy, so they can be compared with each other all the same."
+)
 
 #: Thresholds of relative error that the curve of DiffusionCT's Fig. 4 is drawn at.
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
@@ -50,7 +57,7 @@ def curves(found: Gathered, model: Model | None) -> list[Curve]:
     spectral = None if model is None else model.calibration()
     if spectral is not None:
         f = spectral.frequency_lp_cm
-        markers = [(spectral.limits.half_lp_cm, "half known"), (spectral.limits.gone_lp_cm, "gone")]
+        markers = [(spectral.limits.half_lp_cm, "coherence 0.5"), (spectral.limits.gone_lp_cm, "cut-off")]
         drawn.append(chart("Transfer H(f)", "target / source", [("transfer", f, spectral.single)]))
         coherence = [("coherence", f, spectral.coherence)]
         drawn.append(chart("Coherence in the calibration", "coherence", coherence, y_range=(0.0, 1.0)))
@@ -59,7 +66,7 @@ def curves(found: Gathered, model: Model | None) -> list[Curve]:
         edges = by_stage["target"].edges_cycles_per_pixel
         middle = 0.5 * (edges[1:] + edges[:-1]) * MM_PER_CM / found.pixel_mm
         lines = [(stage, middle, power.mean) for stage, power in by_stage.items()]
-        drawn.append(chart("Noise power spectrum", "HU² mm²", lines, log_y=True))
+        drawn.append(replace(chart("Noise power spectrum", "HU² mm²", lines, log_y=True), note=ANATOMY_NOTE))
     f, sums = rings.centres_lp_cm, found.spectra
     tiny = 1e-9 * sums["tt"].max()
     passed = [

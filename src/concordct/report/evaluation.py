@@ -176,6 +176,9 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
         "title": title,
         "warnings": [str(w) for w in results.get("warnings") or []],
         "origin": str(provenance.get("simulated_or_real") or ""),
+        "basis": _basis(results),
+        "in_sample": results.get("in_sample"),
+        "settings": str((results.get("agreement") or {}).get("settings") or ""),
         "headline": results.get("cards") or headline(results),
         "charts": charts,
         "quality": results.get("image_quality") or {},
@@ -200,6 +203,15 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
             if (rows := flatten(results.get(key)))
         ],
     }
+
+
+def _basis(results: Mapping[str, Any]) -> str:
+    """How many slices of how many subjects everything on the page is over."""
+    inputs = results.get("inputs") or {}
+    slices, subjects = inputs.get("slices"), inputs.get("subjects")
+    if not slices or not subjects:
+        return ""
+    return f"{slices} slice{'s' * (slices != 1)} of {subjects} subject{'s' * (subjects != 1)}"
 
 
 def _sides(affine: NDArray[np.float64]) -> dict[str, str]:
