@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from concordct.errors import ConcordctError
-from concordct.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from concordct.training.checkpoint import checkpoints
 from concordct.training.data import Batch, Batches
-from concordct.training.muon import Muon
+from concordct.training.players import ALONE, Table, resume, save, seat
 
 METRICS = "metrics.jsonl"
 
@@ -41,7 +41,8 @@ class Phase:
     epochs : visits of every slice; steps follow from it. One of this and `steps` is 0.
     steps : optimizer steps.
     batch : patches in the global batch.
-    learning_rate : after the warm-up; `final_rate` is what it falls to (cosine), as a share.
+    learning_rate : after the warm-up; `final_rate` is what it falls to, as a share.
+    falls : along half a cosine, or "linear"; hold : share of the steps before it begins to fall.
     warmup : steps in which the rate grows from 0.
     clip : largest norm of the gradient.
     ema : decay of the moving average of the weights, which is what remains of the phase; it starts faster.
@@ -59,6 +60,8 @@ class Phase:
     ema: float = 0.999
     every: int = 500
     optimizer: Literal["adam", "muon"] = "adam"
+    falls: Literal["cosine", "linear"] = "cosine"
+    hold: float = 0.0
 
     def length(self, slices: int) -> int:
         """Optimizer steps over so many slices an epoch."""
@@ -134,7 +137,8 @@ def train_phase(
 
     Parameters
     ----------
-    task : its forward takes (source, target [b, c, ...] HU, seeds [b]) and gives {"loss": scalar, ...}.
+    task : its forward takes (source, target [b, c, ...] HU, seeds [b]) and gives {"loss": scalar, ...}; with `players`
+        it takes the name of the one who moves as well.
     run : a phase goes on from its last checkpoint in the run's folder.
     picture : called at each checkpoint on the first process.
 
@@ -150,11 +154,8 @@ def train_phase(
     total = phase.length(patches.slices)
     place = folder / "checkpoints" / name
     task.to(team.device)
-    parameters = {key: one for key, one in task.named_parameters() if one.requires_grad}
-    optimizers: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "muon": Muon}
-    optimizer = optimizers[phase.optimizer](parameters.values(), lr=phase.learning_rate)  # type: ignore[call-arg]
-    average = {key: one.detach().clone() for key, one in parameters.items()}
-    start = _resume(place, parameters, optimizer, average)
+    table = seat(task, phase.learning_rate, phase.optimizer)
+    start = resume(place, table)
     if start < total:
         if team.rank == 0:
             _trim_metrics(folder / METRICS, name, start)
@@ -170,41 +171,46 @@ def train_phase(
             for step in range(start, total):
                 batch = waiting.result()
                 waiting = reader.submit(patches.batch, step + 1, own)
-
-                # Forward and backward
                 source, target = (torch.from_numpy(one).to(team.device) for one in (batch.source, batch.target))
-                with mixed:
-                    losses: dict[str, Tensor] = forward(source, target, batch.seeds)
-                values = _gathered(losses, team)
-                if not math.isfinite(values["loss"]):
-                    raise ConcordctError(_not_finite(name, step, values["loss"], batch, place))
-                optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                norm = float(nn.utils.clip_grad_norm_(parameters.values(), phase.clip))
-                if not math.isfinite(norm):
-                    raise ConcordctError(_not_finite(name, step, norm, batch, place, what="gradient"))
-
-                # Update, and the moving average
                 rate = _rate(phase, step, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                decay = min(phase.ema, (1 + step) / (10 + step))
-                with torch.no_grad():
-                    for key, one in parameters.items():
-                        average[key].lerp_(one, 1 - decay)
+                values: dict[str, float] = {}
+
+                # Every player's move: forward, backward, update
+                for mover in table.movers:
+                    game = mover.player is not ALONE
+                    with table.turn(mover):
+                        with mixed:
+                            turn = (mover.player.name,) if game else ()
+                            losses: dict[str, Tensor] = forward(source, target, batch.seeds, *turn)
+                        if not losses:
+                            continue
+                        found = _gathered(losses, team)
+                        if not math.isfinite(found["loss"]):
+                            raise ConcordctError(_not_finite(name, step, found["loss"], batch, place))
+                        mover.optimizer.zero_grad(set_to_none=True)
+                        losses["loss"].backward()
+                    norm = float(nn.utils.clip_grad_norm_(mover.parameters.values(), phase.clip))
+                    if not math.isfinite(norm):
+                        raise ConcordctError(_not_finite(name, step, norm, batch, place, what="gradient"))
+                    for group in mover.optimizer.param_groups:
+                        group["lr"] = rate * mover.player.rate
+                    mover.optimizer.step()
+                    mover.moves += 1
+                    prefix = "" if mover is table.movers[0] else f"{mover.player.name} "
+                    values |= {f"{prefix}gradient": norm, **{f"{prefix}{key}": one for key, one in found.items()}}
+                table.update_average(min(phase.ema, (1 + step) / (10 + step)))
 
                 # What a run leaves behind
                 done = step + 1
                 if team.rank == 0:
-                    line = {"phase": name, "step": done, "rate": rate, "gradient": norm, **values}
+                    line = {"phase": name, "step": done, "rate": rate, **values}
                     line["seconds"] = round(time.monotonic() - began, 3)
                     _log(folder / METRICS, line, board)
                 pausing = run.stop is not None and _any(run.stop(), team)
                 if team.rank == 0 and (pausing or done % phase.every == 0 or done == total):
-                    _save(place, done, parameters, optimizer, average)
+                    save(place, done, table)
                     if picture is not None:
-                        _picture(folder / "pictures" / f"{name}-{done:08d}.png", parameters, average, picture)
+                        _picture(folder / "pictures" / f"{name}-{done:08d}.png", table, picture)
                 if run.progress is not None:
                     run.progress(name, done, total)
                 if pausing and done < total:
@@ -213,14 +219,13 @@ def train_phase(
             board.close()
         if team.size > 1:
             distributed.barrier()
-    with torch.no_grad():
-        for key, one in parameters.items():
-            one.copy_(average[key])
+    table.take_average()
 
 
 def _rate(phase: Phase, step: int, total: int) -> float:
     warm = min(1.0, (step + 1) / max(phase.warmup, 1))
-    falling = 0.5 * (1 + math.cos(math.pi * step / max(total, 1)))
+    gone = max(0.0, step / max(total, 1) - phase.hold) / (1 - phase.hold)
+    falling = 0.5 * (1 + math.cos(math.pi * gone)) if phase.falls == "cosine" else 1 - gone
     return phase.learning_rate * warm * (phase.final_rate + (1 - phase.final_rate) * falling)
 
 
@@ -252,53 +257,6 @@ def _not_finite(name: str, step: int, value: float, batch: Batch, place: Path, *
         f"{name}, step {step + 1}: expected a finite {what}, found {value}; batch: {'; '.join(batch.places)}; "
         f"last good checkpoint: {where}"
     )
-
-
-def _save(
-    place: Path,
-    step: int,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-) -> None:
-    tensors: dict[str, Tensor] = {}
-    for key, one in parameters.items():
-        tensors[f"weight/{key}"] = one
-        tensors[f"average/{key}"] = average[key]
-        # A parameter that no loss reaches has no moments.
-        state = optimizer.state.get(one) or {"exp_avg": torch.zeros_like(one), "exp_avg_sq": torch.zeros_like(one)}
-        tensors[f"first/{key}"], tensors[f"second/{key}"] = state["exp_avg"], state["exp_avg_sq"]
-    save_checkpoint(place, step, tensors, {"torch": torch.__version__})
-
-
-def _resume(
-    place: Path,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-) -> int:
-    """Take the last checkpoint; the number of steps done."""
-    found = checkpoints(place)
-    if not found:
-        return 0
-    tensors, info = load_checkpoint(found[-1])
-    wanted = {f"{kind}/{key}" for key in parameters for kind in ("weight", "average", "first", "second")}
-    shapes = all(
-        tensors[f"weight/{key}"].shape == one.shape for key, one in parameters.items() if wanted <= set(tensors)
-    )
-    if set(tensors) != wanted or not shapes:
-        raise ConcordctError(f"{found[-1]}: expected a checkpoint of this network, found another's; name a new output")
-    step = int(info["step"])
-    with torch.no_grad():
-        for key, one in parameters.items():
-            one.copy_(tensors[f"weight/{key}"])
-            average[key].copy_(tensors[f"average/{key}"])
-            optimizer.state[one] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"first/{key}"].to(one.device),
-                "exp_avg_sq": tensors[f"second/{key}"].to(one.device),
-            }
-    return step
 
 
 def _trim_metrics(path: Path, name: str, start: int) -> None:
@@ -335,15 +293,10 @@ def _tensorboard(folder: Path) -> Any:
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def _picture(path: Path, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], draw: Picture) -> None:
+def _picture(path: Path, table: Table, draw: Picture) -> None:
     """A picture of what the averaged weights make."""
     import matplotlib.image
 
-    kept = {key: one.detach().clone() for key, one in parameters.items()}
-    with torch.no_grad():
-        for key, one in parameters.items():
-            one.copy_(average[key])
+    with table.averaged():
         path.parent.mkdir(parents=True, exist_ok=True)
         matplotlib.image.imsave(path, np.clip(draw(), 0, 1), cmap="gray", vmin=0.0, vmax=1.0)
-        for key, one in parameters.items():
-            one.copy_(kept[key])
