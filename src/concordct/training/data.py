@@ -184,3 +184,59 @@ class Patches:
             return np.ascontiguousarray(patch[:, ::-1] if flip else patch, dtype=np.float32)
 
         return cut(source), cut(target), int(generator.integers(2**62)), f"{one.name} slice {z} at ({y}, {x})"
+
+
+@dataclass(frozen=True, eq=False)
+class Unpaired:
+    """Sources of some scans beside targets of others.
+
+    Attributes
+    ----------
+    sources : their sources are handed out. targets : their targets are, from places drawn by another seed.
+    """
+
+    sources: Patches
+    targets: Patches
+
+    @property
+    def slices(self) -> int:
+        """Slices of the larger side."""
+        return max(self.sources.slices, self.targets.slices)
+
+    def batch(self, step: int, places: Sequence[int]) -> Batch:
+        """A source and a stranger's target at each place."""
+        one, other = self.sources.batch(step, places), self.targets.batch(step, places)
+        names = tuple(" | ".join(pair) for pair in zip(one.places, other.places, strict=True))
+        return Batch(one.source, other.target, one.seeds, names)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """A pair in the first channel and strangers in the second, [b, 2, y, x] on either side."""
+
+    pairs: Patches
+    strangers: Unpaired
+
+    @property
+    def slices(self) -> int:
+        """Slices of the pairs."""
+        return self.pairs.slices
+
+    def batch(self, step: int, places: Sequence[int]) -> Batch:
+        """Both batches of the step."""
+        one, other = self.pairs.batch(step, places), self.strangers.batch(step, places)
+        names = tuple(" & ".join(pair) for pair in zip(one.places, other.places, strict=True))
+        images = [np.concatenate(two, axis=1) for two in ((one.source, other.source), (one.target, other.target))]
+        return Batch(images[0], images[1], one.seeds, names)
+
+
+def strangers(pairs: Sequence[Images], size: int, seed: int, *, others: Sequence[Images] = ()) -> Unpaired:
+    """Sources of every second pair (and other images) beside targets of the rest: no pair is seen from both sides.
+
+    Raises
+    ------
+    ConcordctError : fewer than two pairs.
+    """
+    if len(pairs) < 2:
+        raise ConcordctError(f"expected at least two pairs to take strangers from, found {len(pairs)}")
+    return Unpaired(Patches([*pairs[::2], *others], size, seed), Patches(pairs[1::2], size, seed + 1))
