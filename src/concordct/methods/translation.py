@@ -78,14 +78,14 @@ class Translation(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """[b, 1, y, x] in [-1, 1] to the same."""
-        return self.generator(image)  # type: ignore[no-any-return]
+        return self.generator(image)
 
     def translate(self, image: Tensor, sampling: Any, draw: Draw, *, mean: bool) -> Tensor:
         """The standardized slices; nothing is drawn."""
         training = self.generator.training
         made = self.generator.eval()(image)
         self.generator.train(training)
-        return made  # type: ignore[no-any-return]
+        return made
 
 
 def play(

@@ -116,7 +116,7 @@ class UNet(nn.Module):
     @property
     def last(self) -> nn.Module:
         """The layer that makes the image."""
-        return self.up[-1][-1]  # type: ignore[index,no-any-return]
+        return self.up[-1][-1]
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """The states on the way down, the deepest last."""
@@ -193,7 +193,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, inputs, y, x] to [b, outputs, y, x]."""
-        return self.decode(self.encode(x))  # type: ignore[no-any-return]
+        return self.decode(self.encode(x))
 
 
 class Generator(nn.Module):
@@ -206,13 +206,13 @@ class Generator(nn.Module):
         self.net = published_start((UNet if given.kind == "unet" else ResNet)(channels, channels, given))
         self.divisor = given.fold * self.net.divisor  # type: ignore[operator]
         if given.residual:
-            for one in self.net.last.parameters():  # type: ignore[union-attr,operator]
+            for one in self.net.last.parameters():
                 nn.init.zeros_(one)
 
     def encode(self, image: Tensor) -> Tensor:
         """[b, 1, y, x] to the deepest state of a U-Net, or the state after the residual blocks."""
         found = self.net.encode(functional.pixel_unshuffle(image, self.fold))  # type: ignore[operator]
-        return found[-1] if isinstance(found, list) else found  # type: ignore[no-any-return]
+        return found[-1] if isinstance(found, list) else found
 
     def forward(self, image: Tensor) -> Tensor:
         """[b, 1, y, x] to the same shape."""

@@ -78,4 +78,4 @@ class Copies(nn.Module):
         """What the copy makes; -1 is the newest, and no more than `held` lie behind it."""
         chosen = place % self.count
         weights = {name: self._buffer(chosen, name).clone() for name in self._net[0].state_dict()}
-        return functional_call(self._net[0], weights, arguments)  # type: ignore[no-any-return]
+        return functional_call(self._net[0], weights, arguments)

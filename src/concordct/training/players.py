@@ -159,7 +159,7 @@ def resume(place: Path, table: Table) -> int:
     tensors, info = load_checkpoint(found[-1])
     wanted = {f"{kind}/{key}" for key in table.parameters for kind in ("weight", "average", "first", "second")}
     kept = {key for key in tensors if not key.startswith("buffer/")}
-    pairs = [(f"weight/{key}", one) for key, one in table.parameters.items()]
+    pairs: list[tuple[str, Tensor]] = [(f"weight/{key}", one) for key, one in table.parameters.items()]
     # A run of a version that kept no buffers has none to check.
     pairs += [(f"buffer/{key}", one) for key, one in table.buffers.items() if f"buffer/{key}" in tensors]
     if kept != wanted or any(tensors[key].shape != one.shape for key, one in pairs):

@@ -85,7 +85,7 @@ class Twofold(nn.Module):
         self.up = block(2 * second + 2 * second, second)
         self.out = nn.Sequential(block(second + 2 * first, first), nn.Conv2d(first, 1, 3, padding=1))
         if config.residual:
-            for one in self.out[-1].parameters():  # type: ignore[union-attr]
+            for one in self.out[-1].parameters():
                 nn.init.zeros_(one)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Game(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     @property
-    def half(self) -> float:
+    def reach(self) -> float:
         """Half of the window at this step."""
         return NARROW + (WHOLE - NARROW) * min(1.0, int(self.step) / self.growing)
 
@@ -121,7 +121,7 @@ class Game(nn.Module):
         """Patches in HU to the losses of whoever moves."""
         a, b = to_unit(source), to_unit(target)
         middle = b.median()
-        a, b = windowed(a, middle, self.half), windowed(b, middle, self.half)
+        a, b = windowed(a, middle, self.reach), windowed(b, middle, self.reach)
         with seeded_by(seeds):
             made = self.system(a)
         if player == "judge":

@@ -2,8 +2,8 @@
 
 Krishnan et al. 2025, arXiv:2505.22568 (7 kernels, 42 conversions, one model). An image goes in by its kernel's encoder
 and out by any kernel's decoder; a judge for each kernel. Pairs teach directly (mean absolute error both ways),
-strangers through the cycle. Here two kernels are trained, source and target of the manifest; the system holds as many as its
-configuration names. What its residual blocks share, and the loss that makes latents of a pair agree, is ours.
+strangers through the cycle. Here two kernels are trained, source and target of the manifest; the system holds as many
+as its configuration names. The loss that makes latents of a pair agree is ours.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Paths(nn.Module):
 
     def encode(self, kernel: str, image: Tensor) -> Tensor:
         """[b, 1, y, x] of a kernel to the common latent."""
-        return self.encoders[kernel](functional.pixel_unshuffle(image, self.fold))  # type: ignore[no-any-return]
+        return self.encoders[kernel](functional.pixel_unshuffle(image, self.fold))
 
     def decode(self, kernel: str, latent: Tensor, image: Tensor) -> Tensor:
         """The latent to an image of a kernel; the image that it came from is added where the recipe says so."""
