@@ -50,7 +50,7 @@ from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
 #: Processor minutes of a final run; the four settings of the search together get as much.
-MINUTES = 3.0
+MINUTES = 1.5
 #: Steps that the speed is measured on, after a few to warm up.
 WARM, MEASURED = 5, 25
 PRESET = "ibex-1401"
