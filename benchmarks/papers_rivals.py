@@ -5,12 +5,13 @@ python -m benchmarks.papers_rivals --minutes 9        # one piece; run it again 
 python -m benchmarks.papers_rivals --only pix2pix     # one of them
 python -m benchmarks.papers_rivals --method FILE.py   # a stranger's
 
-A method is one Python file with
-1. `METHOD`, its name;
-2. `RECIPES`, a dictionary that holds a `Recipe` "small" (its configuration, patch size and phases);
-3. `fit(data, recipe, run) -> Bundle`, which trains on `data.pairs` and resumes from `run.folder`;
-4. `load(bundle, mode) -> Standardizer`, which never sees a target;
-5. if it likes, `GRID`, four settings: each maps fields of the configuration, or "learning_rate", to values.
+A method is one Python file. What it must hold:
+1. `ENTRY = Method(title, load, fit, recipes)` (`concordct.methods.method`), as every method of the catalogue does;
+2. `fit(data, recipe, run) -> Bundle` trains on `data.pairs`, resumes from `run.folder`, and names the bundle's method;
+3. `load(bundle, mode) -> Standardizer` turns that bundle into what standardizes a volume; it never sees a target;
+4. `recipes["small"]`, a `Recipe`: a frozen dataclass of settings, the patch size, and the phases of training;
+5. `GRID`, if it likes: four settings, each from fields of that dataclass, or "learning_rate", to values.
+The row carries the file's name.
 
 Budget: a setting of the search gets a quarter of the final run's steps, and the final run as many steps as fit into
 `MINUTES` of one core's processor time, by its own measured speed. A setting is judged by the mean of the classes' CCC
@@ -22,13 +23,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import importlib
 import importlib.util
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ import torch
 
 from benchmarks.papers_cohort import ROIS_PER_RANGE, SEED, cohort, runs
 from concordct.agreement import concordance as agreement
+from concordct.methods import catalogue
+from concordct.methods.method import Method
 from concordct.methods.network import Recipe, TrainingData
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
@@ -60,30 +62,30 @@ STORED_HU = (-1024, 3071)
 
 Setting = Mapping[str, Any]
 
-#: Rows of the table, where each lies below concordct.methods, and its four settings. The order is that of training.
+#: Rows of the table, names in the catalogue, and four settings each. The order is that of training.
 RIVALS: dict[str, tuple[str, tuple[Setting, ...]]] = {
     "Choe 2019": (
-        "paired.choe",
+        "choe",
         tuple({"learning_rate": rate, "square": square} for rate in (5e-4, 2e-3) for square in (True, False)),
     ),
-    "Pix2Pix": ("paired.pix2pix", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
+    "Pix2Pix": ("pix2pix", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
     "CycleGAN": (
-        "unpaired.cyclegan",
+        "cyclegan",
         tuple({"learning_rate": r, "cycle": w} for r in (2e-4, 1e-3) for w in (1.0, 10.0)),
     ),
-    "GANai": ("paired.ganai", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
-    "STAN-CT": ("paired.stan_ct", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
+    "GANai": ("ganai", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
+    "STAN-CT": ("stan-ct", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
     "RadiomicGAN, random VGG": (
-        "paired.radiomicgan",
+        "radiomicgan",
         tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0)),
     ),
     "CVH-CT, random VGG": (
-        "unpaired.cvh_ct",
+        "cvh-ct",
         tuple({"learning_rate": r, "domain": w} for r in (2e-4, 1e-3) for w in (1.0, 10.0)),
     ),
-    "uda": ("unpaired.uda", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
+    "uda": ("uda", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
     "Multipath cycleGAN": (
-        "unpaired.multipath",
+        "multipath",
         tuple({"learning_rate": r, "l1": w} for r in (2e-4, 1e-3) for w in (10.0, 100.0)),
     ),
 }
@@ -91,17 +93,18 @@ RIVALS: dict[str, tuple[str, tuple[Setting, ...]]] = {
 RATES: tuple[Setting, ...] = tuple({"learning_rate": rate} for rate in (2e-4, 5e-4, 1e-3, 2e-3))
 
 
-def module_of(file: Path) -> ModuleType:
-    """A stranger's method from its file."""
+def stranger(file: Path) -> tuple[Method, tuple[Setting, ...]]:
+    """A method and its settings from a file."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or not file.exists():
         raise SystemExit(f"{file}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    missing = [name for name in ("METHOD", "RECIPES", "fit", "load") if not hasattr(module, name)]
-    if missing:
-        raise SystemExit(f"{file}: expected {', '.join(missing)} in it, found none")
-    return module
+    entry = getattr(module, "ENTRY", None)
+    if not isinstance(entry, Method) or entry.fit is None or "small" not in entry.recipes:
+        raise SystemExit(f"{file}: expected ENTRY, a Method with fit and a recipe small, found {entry!r:.60}")
+    return entry, tuple(getattr(module, "GRID", RATES))
 
 
 def place(name: str) -> Path:
@@ -132,11 +135,11 @@ def set_recipe(recipe: Recipe, setting: Setting, steps: int) -> Recipe:
     return dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, **fields), phases=phases)
 
 
-def seconds_a_step(module: ModuleType, recipe: Recipe, data: TrainingData, folder: Path) -> float:
+def seconds_a_step(method: Method, recipe: Recipe, data: TrainingData, folder: Path) -> float:
     """Processor seconds of one step, by `MEASURED` of them."""
     clock: list[float] = []
     short = set_recipe(recipe, {}, WARM + MEASURED)
-    module.fit(data, short, Run(folder, progress=lambda *_: clock.append(time.process_time())))
+    method.fit(data, short, Run(folder, progress=lambda *_: clock.append(time.process_time())))
     return (clock[WARM + MEASURED - 1] - clock[WARM - 1]) / MEASURED
 
 
@@ -181,13 +184,13 @@ def score(by_class: Mapping[str, float]) -> float:
     return float(np.mean(list(by_class.values())))
 
 
-def search(name: str, module: ModuleType, grid: tuple[Setting, ...], manifest: Path, run: Run) -> dict[str, Any]:
+def search(name: str, method: Method, grid: tuple[Setting, ...], manifest: Path, run: Run) -> dict[str, Any]:
     """Speed, score of each setting, and the one to train: `search/NAME/search.json`, written after each part."""
     folder = runs() / "search" / place(name).name
     path = folder / "search.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": []}
     data = TrainingData(pairs(manifest, "train"), [], {})
-    recipe = module.RECIPES["small"]
+    recipe = method.recipes["small"]
     if "seconds_a_step" not in found:
         found["seconds_a_step"] = round(seconds_a_step(module, recipe, data, folder / "speed"), 5)
         found["steps"] = int(60 * MINUTES / found["seconds_a_step"] / len(recipe.phases))
@@ -196,8 +199,8 @@ def search(name: str, module: ModuleType, grid: tuple[Setting, ...], manifest: P
         if index < len(found["settings"]):
             continue
         chosen = set_recipe(recipe, setting, found["steps"] // 4)
-        bundle = module.fit(data, chosen, dataclasses.replace(run, folder=folder / str(index)))
-        by_class = agreement_of(module.load(bundle, "sample"), manifest)
+        bundle = method.fit(data, chosen, dataclasses.replace(run, folder=folder / str(index)))
+        by_class = agreement_of(method.open(bundle, "sample", use_neighbours=False, sampling={}), manifest)
         found["settings"].append({**setting, "score": round(score(by_class), 4), "classes": by_class})
         _write(path, found)
         print(name, found["settings"][-1], flush=True)
@@ -206,14 +209,14 @@ def search(name: str, module: ModuleType, grid: tuple[Setting, ...], manifest: P
     return found
 
 
-def train(name: str, module: ModuleType, grid: tuple[Setting, ...], manifest: Path, run: Run) -> Path:
+def train(name: str, method: Method, grid: tuple[Setting, ...], manifest: Path, run: Run) -> Path:
     """The model of a row, searched and trained where it is not there yet."""
     model = place(name)
     if model.exists():
         return model
     began = time.process_time()
-    found = search(name, module, grid, manifest, run)
-    recipe = set_recipe(module.RECIPES["small"], grid[found["best"]], found["steps"])
+    found = search(name, method, grid, manifest, run)
+    recipe = set_recipe(method.recipes["small"], grid[found["best"]], found["steps"])
     images = pairs(manifest, "train")
     info = {
         "recipe": "small",
@@ -227,13 +230,15 @@ def train(name: str, module: ModuleType, grid: tuple[Setting, ...], manifest: Pa
         "processor_minutes": MINUTES,
         "chosen_on": "validation",
     }
-    bundle: Bundle = module.fit(
+    bundle: Bundle = method.fit(
         TrainingData(images, [], info), recipe, dataclasses.replace(run, folder=Path(f"{model}.run"))
     )
-    found["final"] = {"classes": agreement_of(module.load(bundle, "sample"), manifest)}
+    found["final"] = {
+        "classes": agreement_of(method.open(bundle, "sample", use_neighbours=False, sampling={}), manifest)
+    }
     found["final"]["score"] = round(score(found["final"]["classes"]), 4)
     _write(runs() / "search" / model.name / "search.json", found)
-    card = f"# {name}\n\nThe rival `{module.METHOD}` of the papers' table. Research use; not a medical device.\n"
+    card = f"# {name}\n\n{method.title}; a row of the papers' table. Research use; not a medical device.\n"
     save_bundle(bundle, model, card=card)
     print(f"{name}: {found['final']}, {time.process_time() - began:.0f} processor s in this piece", flush=True)
     return model
@@ -263,12 +268,11 @@ def main() -> None:
             by_class = agreement_of(None, manifest)
             _write(input_path, {"score": round(score(by_class), 4), "classes": by_class})
         if given.method is not None:
-            module = module_of(given.method)
-            train(module.METHOD, module, tuple(getattr(module, "GRID", RATES)), manifest, run)
+            train(given.method.stem, *stranger(given.method), manifest, run)
             return
         for name in given.only or RIVALS:
-            where, grid = RIVALS[name]
-            train(name, importlib.import_module(f"concordct.methods.{where}"), grid, manifest, run)
+            known, grid = RIVALS[name]
+            train(name, catalogue.method(known), grid, manifest, run)
     except Paused:
         raise SystemExit("paused; run it again to go on") from None
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from concordct.methods.method import Method
 from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
 from concordct.methods.standardizer import Mode
 from concordct.methods.translation import NO_CLIP, Translation, play, recipe
@@ -91,3 +92,6 @@ def build(config: Mapping[str, Any]) -> Translation:
 def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build)
+
+
+ENTRY = Method("Choe 2019, a convolutional network of six layers", load, fit, RECIPES)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from concordct.methods.method import Method
 from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
 from concordct.methods.standardizer import Mode
 from concordct.methods.translation import JUDGES, UNET, Translation, phase, play, players, recipe, translator
@@ -158,3 +159,6 @@ def build(config: Mapping[str, Any]) -> Translation:
 def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build)
+
+
+ENTRY = Method("GANai, a conditional GAN in alternating phases", load, fit, RECIPES)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from concordct.methods.method import Method
 from concordct.methods.network import (
     HIGH_HU,
     LOW_HU,
@@ -172,3 +173,12 @@ def build(config: Mapping[str, Any]) -> Translation:
 def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build)
+
+
+ENTRY = Method(
+    "RadiomicGAN, a conditional GAN beside frozen VGG features",
+    load,
+    fit,
+    RECIPES,
+    pretrained="VGG-16 or VGG-19, ImageNet, safetensors",
+)

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from concordct.methods.method import Method
 from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
 from concordct.methods.standardizer import Mode
 from concordct.methods.translation import JUDGES, UNET, Translation, phase, play, players, recipe, translator
@@ -100,3 +101,6 @@ def build(config: Mapping[str, Any]) -> Translation:
 def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build)
+
+
+ENTRY = Method("STAN-CT, a conditional GAN with losses on features", load, fit, RECIPES)

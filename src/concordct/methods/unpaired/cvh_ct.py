@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from concordct.methods.method import Method
 from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer
 from concordct.methods.standardizer import Mode
 from concordct.methods.translation import JUDGES, PATCH, RESNET, Translation, phase, play, recipe, translator
@@ -106,3 +107,12 @@ def build(config: Mapping[str, Any]) -> Translation:
 def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
     """A stored model as a Standardizer."""
     return standardizer(METHOD, bundle, mode, build)
+
+
+ENTRY = Method(
+    "CVH-CT, CycleGAN with self-attention and a loss on textures",
+    load,
+    fit,
+    RECIPES,
+    pretrained="VGG-16 or VGG-19, ImageNet, safetensors",
+)
