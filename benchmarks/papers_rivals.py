@@ -192,7 +192,7 @@ def search(name: str, method: Method, grid: tuple[Setting, ...], manifest: Path,
     data = TrainingData(pairs(manifest, "train"), [], {})
     recipe = method.recipes["small"]
     if "seconds_a_step" not in found:
-        found["seconds_a_step"] = round(seconds_a_step(module, recipe, data, folder / "speed"), 5)
+        found["seconds_a_step"] = round(seconds_a_step(method, recipe, data, folder / "speed"), 5)
         found["steps"] = int(60 * MINUTES / found["seconds_a_step"] / len(recipe.phases))
         _write(path, found)
     for index, setting in enumerate(grid):
@@ -233,9 +233,8 @@ def train(name: str, method: Method, grid: tuple[Setting, ...], manifest: Path, 
     bundle: Bundle = method.fit(
         TrainingData(images, [], info), recipe, dataclasses.replace(run, folder=Path(f"{model}.run"))
     )
-    found["final"] = {
-        "classes": agreement_of(method.open(bundle, "sample", use_neighbours=False, sampling={}), manifest)
-    }
+    standardizer = method.open(bundle, "sample", use_neighbours=False, sampling={})
+    found["final"] = {"classes": agreement_of(standardizer, manifest)}
     found["final"]["score"] = round(score(found["final"]["classes"]), 4)
     _write(runs() / "search" / model.name / "search.json", found)
     card = f"# {name}\n\n{method.title}; a row of the papers' table. Research use; not a medical device.\n"

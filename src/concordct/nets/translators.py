@@ -116,7 +116,7 @@ class UNet(nn.Module):
     @property
     def last(self) -> nn.Module:
         """The layer that makes the image."""
-        return self.up[-1][-1]
+        return self.up[-1][-1]  # type: ignore[index]
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """The states on the way down, the deepest last."""
@@ -206,7 +206,7 @@ class Generator(nn.Module):
         self.net = published_start((UNet if given.kind == "unet" else ResNet)(channels, channels, given))
         self.divisor = given.fold * self.net.divisor  # type: ignore[operator]
         if given.residual:
-            for one in self.net.last.parameters():
+            for one in self.net.last.parameters():  # type: ignore[union-attr]
                 nn.init.zeros_(one)
 
     def encode(self, image: Tensor) -> Tensor:

@@ -105,5 +105,6 @@ def last_losses(folder: Path) -> dict[str, tuple[int, float]]:
     last = {}
     for line in metrics.read_text().splitlines() if metrics.exists() else ():
         step = json.loads(line)
-        last[step["phase"]] = (step["step"], step["loss"])
+        if "loss" in step:  # a player who sits a step out has none
+            last[step["phase"]] = (step["step"], step["loss"])
     return last

@@ -2,7 +2,8 @@
 
 Ours, after the abstract of UDA-CT (Selim et al., IEEE BIBM 2022): its networks and weights could not be found in
 public, so this row is the idea and not that system. One generator: on pairs a conditional GAN with L1; on sources
-without a partner it has to fool a judge that has seen the standard domain alone, and to leave what is standard already as it is.
+without a partner it has to fool a judge that has seen the standard domain alone, and to leave what is standard as it
+is.
 """
 
 from __future__ import annotations
