@@ -38,7 +38,7 @@ CONFIGS: dict[ModuleType, Any] = {
     pix2pix: pix2pix.Config(UNET, JUDGE),
     ganai: ganai.Config(UNET, JUDGE, longest=2),
     stan_ct: stan_ct.Config(UNET, JUDGE),
-    radiomicgan: radiomicgan.Config((4, 4), "pixel", JUDGE, residual=True),
+    radiomicgan: radiomicgan.Config((4, 4), "none", JUDGE, residual=True),
     cyclegan: cyclegan.Config(RESNET, JUDGE),
     cvh_ct: cvh_ct.Config(dataclasses.replace(RESNET, attention=True), JUDGE, 32, vgg=(4, 4)),
     uda: uda.Config(RESNET, JUDGE),
@@ -313,12 +313,13 @@ def test_it_stands_for_itself_on_any_slice_and_sees_no_target(method: ModuleType
 def test_it_overfits_two_pairs(method: ModuleType, tmp_path: Path) -> None:
     """Below half of the input's error; methods without pairs: the cycle and identity that were spoiled halve."""
     stored = data_of(tmp_path / "v")
-    recipe = recipe_of(method, steps=120, learning_rate=5e-3, every=120, ema=0.9)
+    recipe = recipe_of(method, steps=240 if method in (ganai, stan_ct) else 120, learning_rate=3e-3, every=120, ema=0.9)
     config = recipe.config
     if method in UNPAIRED:
         config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, residual=False))
-    recipe = dataclasses.replace(recipe, config=config)
-    bundle = method.fit(stored, recipe, Run(tmp_path / "r"))
+    if method is multipath:
+        config = dataclasses.replace(config, l1=100.0)
+    bundle = method.fit(stored, dataclasses.replace(recipe, config=config), Run(tmp_path / "r"))
     if method in UNPAIRED:
         lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
         first, last = (np.mean([one["cycle"] + one["identity"] for one in part]) for part in (lines[:5], lines[-5:]))

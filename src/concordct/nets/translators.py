@@ -2,7 +2,9 @@
 
 Isola et al. 2017, arXiv:1611.07004; Zhu et al. 2017, arXiv:1703.10593; self-attention as in Zhang et al. 2019,
 arXiv:1805.08318. `norm` says what a channel is divided by: "batch" and "instance" are the published ones. Statistics of
-an instance are those of a patch in training and of a slice at work, which are not the same; "pixel" has none.
+an instance are those of a patch in training and of a slice at work, which are not the same; "pixel" and
+"none" have none. A pixel divided by its own size has lost how strong its texture was, so with "pixel" the stem is
+spared.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from concordct.nets.blocks import ChannelNorm
 
-Norm = Literal["batch", "instance", "pixel"]
+Norm = Literal["batch", "instance", "pixel", "none"]
 #: Deviation of published initial weights.
 SPREAD = 0.02
 #: Slope of LeakyReLU in encoders and discriminators.
@@ -55,6 +57,8 @@ class Translator:
 
 def normalization(kind: Norm, channels: int) -> nn.Module:
     """The norm of a layer of two dimensions."""
+    if kind == "none":
+        return nn.Identity()
     if kind == "pixel":
         return ChannelNorm(channels)
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.InstanceNorm2d(channels)
@@ -177,7 +181,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.divisor = 2**given.halvings
         widths = [given.width * 2**level for level in range(given.halvings + 1)]
-        steps: list[nn.Module] = [wide(inputs, widths[0], given.outer), normalization(given.norm, widths[0]), nn.ReLU()]
+        stem: Norm = "none" if given.norm == "pixel" else given.norm
+        steps: list[nn.Module] = [wide(inputs, widths[0], given.outer), normalization(stem, widths[0]), nn.ReLU()]
         steps += [halving(a, b, given.norm) for a, b in pairwise(widths)]
         blocks: list[nn.Module] = [Residual(widths[-1], given.norm) for _ in range(given.depth)]
         if given.attention:
@@ -203,7 +208,8 @@ class Generator(nn.Module):
         super().__init__()
         self.fold, self.residual = given.fold, given.residual
         channels = given.fold**2
-        self.net = published_start((UNet if given.kind == "unet" else ResNet)(channels, channels, given))
+        net = (UNet if given.kind == "unet" else ResNet)(channels, channels, given)
+        self.net = net if given.norm == "pixel" and given.kind == "resnet" else published_start(net)
         self.divisor = given.fold * self.net.divisor  # type: ignore[operator]
         if given.residual:
             for one in self.net.last.parameters():  # type: ignore[union-attr]

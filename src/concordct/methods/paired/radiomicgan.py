@@ -59,8 +59,8 @@ class Config:
 
 RECIPES: dict[str, Recipe] = {
     "paper": recipe("paper", Config(WIDTHS, "batch", JUDGES["paper"], False), phase("paper")),
-    "gpu": recipe("gpu", Config(WIDTHS, "pixel", JUDGES["gpu"], True), phase("gpu")),
-    "small": recipe("small", Config((8, 16), "pixel", JUDGES["small"], True), phase("small")),
+    "gpu": recipe("gpu", Config(WIDTHS, "none", JUDGES["gpu"], True), phase("gpu")),
+    "small": recipe("small", Config((8, 16), "none", JUDGES["small"], True), phase("small")),
 }
 
 

@@ -36,7 +36,7 @@ class Config:
 
     generator: Translator
     judge: Judge
-    latent: float = 10.0
+    latent: float = 1.0
     l1: float = 100.0
     feature: float = 1.0
 

@@ -53,7 +53,12 @@ RECIPES: dict[str, Recipe] = {
 
 
 class Paths(nn.Module):
-    """Encoders and decoders by kernel; called, it goes from source to target."""
+    """Encoders and decoders by kernel; called, it goes from source to target.
+
+    Published ones make the whole image from the latent. With `residual` (ours) the latent also holds the image itself,
+    corrected by its encoder, and a decoder adds to that: a common latent and the image of one kernel beside it would
+    contradict each other, since what a decoder adds would have to be nothing for its own kernel and not for the other.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -62,26 +67,40 @@ class Paths(nn.Module):
         nets = {
             kernel: ResNet(given.fold**2, given.fold**2, given) for kernel in config.kernels
         }  # each a whole way in and out of its kernel
-        self.encoders = nn.ModuleDict({kernel: published_start(net.encode) for kernel, net in nets.items()})
-        self.decoders = nn.ModuleDict({kernel: published_start(net.decode) for kernel, net in nets.items()})
-        self.divisor = given.fold * nets[config.kernels[0]].divisor
-        if given.residual:
+        if not given.residual:
             for net in nets.values():
-                for one in net.last.parameters():
+                published_start(net)
+        self.encoders = nn.ModuleDict({kernel: net.encode for kernel, net in nets.items()})
+        self.decoders = nn.ModuleDict({kernel: net.decode for kernel, net in nets.items()})
+        self.divisor = given.fold * nets[config.kernels[0]].divisor
+        self.corrections = nn.ModuleDict()
+        if given.residual:
+            width = given.width * 2**given.halvings
+            for kernel, net in nets.items():
+                correction = nn.Conv2d(width, (given.fold * 2**given.halvings) ** 2, 1)
+                self.corrections[kernel] = correction
+                for one in (*net.last.parameters(), *correction.parameters()):
                     nn.init.zeros_(one)
 
     def encode(self, kernel: str, image: Tensor) -> Tensor:
-        """[b, 1, y, x] of a kernel to the common latent."""
-        return self.encoders[kernel](functional.pixel_unshuffle(image, self.fold))
+        """[b, 1, y, x] of a kernel to the common latent [b, c, y / divisor, x / divisor]."""
+        features = self.encoders[kernel](functional.pixel_unshuffle(image, self.fold))
+        if not self.residual:
+            return features  # type: ignore[no-any-return]
+        folded = functional.pixel_unshuffle(image, self.divisor) + self.corrections[kernel](features)
+        return torch.cat([features, folded], dim=1)
 
-    def decode(self, kernel: str, latent: Tensor, image: Tensor) -> Tensor:
-        """The latent to an image of a kernel; the image that it came from is added where the recipe says so."""
-        made = functional.pixel_shuffle(self.decoders[kernel](latent), self.fold)
-        return image + made if self.residual else torch.tanh(made)
+    def decode(self, kernel: str, latent: Tensor) -> Tensor:
+        """The latent to an image of a kernel."""
+        if not self.residual:
+            return torch.tanh(functional.pixel_shuffle(self.decoders[kernel](latent), self.fold))
+        features, folded = latent.split([latent.shape[1] - self.divisor**2, self.divisor**2], dim=1)
+        made = functional.pixel_shuffle(self.decoders[kernel](features), self.fold)
+        return functional.pixel_shuffle(folded, self.divisor) + made
 
     def forward(self, image: Tensor) -> Tensor:
         """[b, 1, y, x] from source to target."""
-        return self.decode(TARGET, self.encode(SOURCE, image), image)
+        return self.decode(TARGET, self.encode(SOURCE, image))
 
 
 class Game(nn.Module):
@@ -101,7 +120,7 @@ class Game(nn.Module):
         a, b = torch.cat([source[:, :1], source[:, 1:]]), torch.cat([target[:, :1], target[:, 1:]])
         paths: Paths = self.system.generator  # type: ignore[assignment]
         z_a, z_b = paths.encode(SOURCE, a), paths.encode(TARGET, b)
-        made_b, made_a = paths.decode(TARGET, z_a, a), paths.decode(SOURCE, z_b, b)
+        made_b, made_a = paths.decode(TARGET, z_a), paths.decode(SOURCE, z_b)
         if player == "judges":
             with seeded_by(seeds) as random:
                 shown_a = self.replay[SOURCE].exchange(made_a, random)  # type: ignore[operator]
@@ -116,11 +135,11 @@ class Game(nn.Module):
         fooled = fooled + verdict_loss(self.judges[TARGET](made_b), True, "squares")
         distance = functional.l1_loss(made_b[:half], b[:half]) + functional.l1_loss(made_a[:half], a[:half])
         agree = functional.l1_loss(z_a[:half], z_b[:half])
-        again_a = paths.decode(SOURCE, paths.encode(TARGET, made_b[half:]), made_b[half:])
-        again_b = paths.decode(TARGET, paths.encode(SOURCE, made_a[half:]), made_a[half:])
+        again_a = paths.decode(SOURCE, paths.encode(TARGET, made_b[half:]))
+        again_b = paths.decode(TARGET, paths.encode(SOURCE, made_a[half:]))
         cycle = functional.l1_loss(again_a, a[half:]) + functional.l1_loss(again_b, b[half:])
-        identity = functional.l1_loss(paths.decode(SOURCE, z_a, a), a)
-        identity = identity + functional.l1_loss(paths.decode(TARGET, z_b, b), b)
+        identity = functional.l1_loss(paths.decode(SOURCE, z_a), a)
+        identity = identity + functional.l1_loss(paths.decode(TARGET, z_b), b)
         given = self.config
         total = fooled + given.l1 * distance + given.latent * agree + given.cycle * cycle + given.identity * identity
         parts = {"fooled": fooled, "l1": distance, "latent": agree, "cycle": cycle, "identity": identity}
