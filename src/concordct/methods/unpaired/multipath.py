@@ -86,7 +86,7 @@ class Paths(nn.Module):
         """[b, 1, y, x] of a kernel to the common latent [b, c, y / divisor, x / divisor]."""
         features = self.encoders[kernel](functional.pixel_unshuffle(image, self.fold))
         if not self.residual:
-            return features  # type: ignore[no-any-return]
+            return features
         folded = functional.pixel_unshuffle(image, self.divisor) + self.corrections[kernel](features)
         return torch.cat([features, folded], dim=1)
 
