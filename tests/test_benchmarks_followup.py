@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_methods_ciresdiff import TINY, subject
+from test_progression_ciresdiff import TINY, subject
 
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression import ciresdiff
