@@ -61,6 +61,25 @@ def test_imports_point_down(path: Path) -> None:
             assert ROOMS.index(other) <= ROOMS.index(room), f"{path}, line {node.lineno}: {room} imports {other}"
 
 
+#: What reads or writes images; registration's transforms are none.
+IMAGE_LIBRARIES = ("pydicom", "gdcm", "jpeg_ls", "nibabel", "nrrd", "itk")
+IMAGE_CALLS = ("ReadImage", "WriteImage", "ImageFileReader", "ImageFileWriter", "ImageSeriesReader", "dcmread")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_images_are_read_and_written_by_volumes_alone(path: Path) -> None:
+    room = path.relative_to(SOURCE).parts[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in IMAGE_CALLS or (room == "volumes" and node.attr == "dcmread"), f"{path}: {node.attr}"
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            # The node speaks DICOM's network protocol and hands what it receives to `volumes`.
+            allowed = room == "volumes" or (room == "serving" and name.split(".")[0] == "pydicom")
+            assert allowed or name.split(".")[0] not in IMAGE_LIBRARIES, f"{path}: imports {name}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_stay_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 500

@@ -4,7 +4,6 @@ results in the place of a target.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from concordct.errors import ConcordctError
 from concordct.methods.models import OWN_KERNEL, Model, kernel_mismatch
 from concordct.volumes.derived import RECORD
+from concordct.volumes.given import read_json
 from concordct.volumes.identity import Identity, identity
 from concordct.volumes.scans import Scan, scan_path
 from concordct.volumes.series import Series
@@ -93,8 +93,8 @@ def is_result(scan: Scan) -> bool:
         return True
     path = scan.folder / RECORD if isinstance(scan, Series) else scan.path.with_name(scan.path.name + ".json")
     try:
-        return "derivation" in json.loads(path.read_text())
-    except (OSError, ValueError, TypeError):
+        return "derivation" in read_json(path)
+    except (OSError, ConcordctError, TypeError):
         return False
 
 

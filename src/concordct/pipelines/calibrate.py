@@ -24,6 +24,7 @@ from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
 from concordct.pipelines.checks import check_scan
 from concordct.training.bundle import Bundle, save_bundle
+from concordct.volumes.given import open_text
 from concordct.volumes.identity import identity, together
 from concordct.volumes.pairing import check_pair, pair_by_kernel, pair_series
 from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
@@ -291,7 +292,7 @@ def _identity(scans: Sequence[Scan]) -> dict[str, list[str]]:
 
 def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             rows = list(csv.DictReader(file))
         names = [name for name in ("f_lp_cm", "mtf", "nps_hu2_mm2") if rows and rows[0].get(name) is not None]
         table = {name: np.array([float(row[name]) for row in rows]) for name in names}

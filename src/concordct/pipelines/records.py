@@ -12,6 +12,7 @@ from concordct.errors import ConcordctError
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD
 from concordct.volumes.files import is_volume_file
+from concordct.volumes.given import read_json
 from concordct.volumes.scans import Scan
 from concordct.volumes.series import Series
 
@@ -91,7 +92,7 @@ def standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record
     if not path.exists() or not job.output.exists():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if isinstance(job.scan, Series) and not is_volume_file(job.output):
             slices = [one["source_sop_instance_uid"] for one in found["instances"]]
             missing = [one["file"] for one in found["instances"] if not _whole(job.output / one["file"], job.scan)]
@@ -100,7 +101,7 @@ def standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record
         digest = found["pixels_sha256"]
         clipped = found.get("clipped_low", 0) + found.get("clipped_high", 0)
         check = found.get(SELF_CHECK)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ConcordctError, ValueError, KeyError, TypeError, AttributeError):
         same = False
     if not same:
         raise ConcordctError(f"{job.output}: holds the result of another source, model, setting or version [exists]")
@@ -121,7 +122,7 @@ def recorded_check(scan: Scan) -> dict[str, Any] | None:
     """The self-check beside a result of ours; None for every other scan."""
     path = scan.folder / RECORD if isinstance(scan, Series) else scan.path.with_name(scan.path.name + ".json")
     try:
-        found = json.loads(path.read_text())[SELF_CHECK]
+        found = read_json(path)[SELF_CHECK]
         return {"failed": bool(found["failed"]), "lines": [str(line) for line in found["lines"]]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ConcordctError, ValueError, KeyError, TypeError):
         return None

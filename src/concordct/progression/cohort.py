@@ -19,6 +19,7 @@ from concordct.errors import ConcordctError
 from concordct.progression.lung_function import Visit, check_weeks, read_table
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.find import find_series
+from concordct.volumes.given import open_text
 from concordct.volumes.place import atomic_file
 
 LABELS = ("stable", "progressive")
@@ -66,7 +67,7 @@ def read_cohort(path: str | Path, *, lung_function: str | Path | None = None) ->
     """
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             table = csv.reader(file, strict=True)
             header = [cell.strip() for cell in next(table, [])]
             if sorted(header) != sorted(COLUMNS):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from concordct.errors import ConcordctError
+from concordct.volumes.given import open_text
 from concordct.volumes.place import atomic_file
 
 #: Beyond these an adult's test was mistyped or is in another unit. OSIC's own table spans 827 to 6399 ml FVC and 29 to
@@ -122,7 +123,7 @@ def read_table(path: str | Path) -> dict[str, tuple[Visit, ...]]:
     """
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             table = csv.reader(file, strict=True)
             columns = _columns(next(table, []), path)
             rows = [(n, *_row(cells, n, columns, path)) for n, cells in enumerate(table, start=2) if cells]

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from concordct.errors import ConcordctError
 from concordct.radiomics.definitions.pyradiomics import CLASSES, PyRadiomics
+from concordct.volumes.given import read_yaml
 
 #: Keys of a parameter file -> attributes of `PyRadiomics`.
 SETTINGS = {
@@ -70,11 +69,9 @@ def read_parameters(path: Path) -> PyRadiomics:
     ConcordctError : unreadable file, unknown section, key, class, feature or image type, or a value of the wrong kind.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConcordctError(f"cannot read parameters from {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConcordctError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        found = read_yaml(path)
+    except OSError as error:
+        raise ConcordctError(f"cannot read parameters from {path}: {error.strerror}") from None
     return from_parameters(found or {}, origin=str(path))
 
 

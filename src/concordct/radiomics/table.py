@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.volumes.given import open_text
 from concordct.volumes.place import atomic_file
 
 
@@ -108,7 +109,7 @@ def read_rows(path: Path) -> FeatureRows:
     ConcordctError : when the file is missing, has other key columns, a ragged row, or a value that is not a number.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with open_text(path, encoding="utf-8") as stream:
             lines = list(csv.reader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConcordctError(f"cannot read features from {path}: {error}") from error

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from concordct.errors import ConcordctError
+from concordct.volumes.given import read_json
 from concordct.volumes.place import atomic_directory
 
 #: Raised by one whenever the meaning of a stored field changes.
@@ -101,15 +102,11 @@ def load_bundle(path: Path) -> Bundle:
     ConcordctError : no bundle there, a newer schema, damaged JSON or tensors, or tensors that were changed.
     """
     try:
-        metadata = json.loads((path / _METADATA).read_text(), parse_constant=lambda name: name)
+        metadata = read_json(path / _METADATA, parse_constant=lambda name: name)
         raw = (path / _TENSORS).read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConcordctError(
             f"{path}: expected a model folder with {_METADATA} and {_TENSORS}, found none ({type(error).__name__})"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise ConcordctError(
-            f"{path / _METADATA}: expected JSON, found a syntax error at line {error.lineno}"
         ) from error
     if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
         found = metadata.get("schema") if isinstance(metadata, dict) else type(metadata).__name__

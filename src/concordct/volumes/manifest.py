@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from concordct.errors import ConcordctError
+from concordct.volumes.given import open_text
 from concordct.volumes.place import atomic_file
 
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
@@ -67,7 +68,7 @@ def read_manifest(path: str | Path) -> tuple[PairRow, ...]:
     """
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             table = csv.DictReader(file, strict=True)
             found = tuple(table.fieldnames or ())
             _check_columns(found, path)

@@ -52,10 +52,12 @@ def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
     ------
     ConcordctError : the path does not exist or cannot be read.
     """
-    if path.is_file() and is_volume_file(path):
+    if is_volume_file(path) and path.exists() and not path.is_dir():
         return Scans((open_volume_file(path).axial(),), ())
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConcordctError(f"{path}: expected a file or folder, found a pipe or a device")
     found = find_series(path, progress=progress)
-    volumes: list[Scan] = []
+    volumes: list[VolumeFile] = []
     set_aside: list[SetAside] = []
     for item in found.set_aside:
         if not is_volume_file(item.path):
@@ -68,8 +70,10 @@ def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
             volumes.append(open_volume_file(item.path).axial())
         except ConcordctError as error:
             set_aside.append(SetAside(item.path, str(error)))
+    # Voxels beside a header that was read belong to that scan.
+    parts = {one.layout.data for one in volumes}
     series = sorted(found.series, key=lambda one: (str(one.slices[0].path), one.key))
-    return Scans((*series, *volumes), tuple(set_aside))
+    return Scans((*series, *volumes), tuple(item for item in set_aside if item.path not in parts))
 
 
 def one_scan(path: Path, *, series_uid: str | None = None) -> Scan:

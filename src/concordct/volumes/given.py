@@ -1,0 +1,100 @@
+"""Text files that people hand in: tables, JSON, YAML. A pipe is refused, and what would take memory or time for ever.
+
+Loading never builds more than the file holds: no YAML aliases (nine lines of them make gigabytes), no nesting that a
+later recursion could not follow, no integers of a million digits.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from concordct.errors import ConcordctError
+
+#: A card of a model with its spectra is 100 kB, a parameter file 5 kB; the YAML reader takes 1 s for 100 kB.
+MOST_JSON_BYTES, MOST_YAML_BYTES = 2**26, 2**18
+#: Nesting of real ones is below ten.
+MOST_DEPTH = 64
+
+
+def open_text(path: str | Path, *, newline: str | None = "", encoding: str = "utf-8-sig") -> TextIO:
+    """Open a text file for reading; as `open`, but a pipe or device, which would hang, is an OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "expected a regular file, found a folder, a pipe or a device")
+    return open(handle, newline=newline, encoding=encoding)
+
+
+def read_json(path: Path, *, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """What a JSON file holds.
+
+    Raises
+    ------
+    OSError : missing or unreadable.
+    ConcordctError : no JSON in UTF-8, larger than `MOST_JSON_BYTES`, or nested deeper than `MOST_DEPTH`.
+    """
+    text = _text(path, MOST_JSON_BYTES)
+    try:
+        found = json.loads(text, parse_constant=parse_constant)
+    except json.JSONDecodeError as error:
+        raise ConcordctError(f"{path}: expected JSON, found a syntax error at line {error.lineno}") from None
+    except (ValueError, RecursionError):  # integers of thousands of digits, thousands of brackets
+        raise ConcordctError(f"{path}: expected JSON, found numbers or nesting that no program writes") from None
+    _check_depth(found, path)
+    return found
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, of plain types.
+
+    Raises
+    ------
+    OSError : missing or unreadable.
+    ConcordctError : no YAML in UTF-8, larger than `MOST_YAML_BYTES`, nested deeper than `MOST_DEPTH`, or with aliases.
+    """
+    text = _text(path, MOST_YAML_BYTES)
+    try:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ConcordctError(
+                    f"{path}: expected YAML without aliases, found one in line {event.start_mark.line + 1}"
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise ConcordctError(f"{path}: expected nesting of at most {MOST_DEPTH}, found more")
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConcordctError(f"{path} is no YAML: {error.problem} in line {mark.line + 1 if mark else 1}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
+        raise ConcordctError(f"{path} is no YAML ({type(error).__name__})") from None
+
+
+def _text(path: Path, most: int) -> str:
+    with open_text(path, newline=None) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ConcordctError(f"{path}: expected at most {most} bytes, found {size}")
+        try:
+            return file.read()
+        except UnicodeDecodeError:
+            raise ConcordctError(f"{path}: expected text in UTF-8, found other bytes") from None
+
+
+def _check_depth(found: Any, path: Path) -> None:
+    level = [found]
+    for _ in range(MOST_DEPTH):
+        level = [inner for one in level if isinstance(one, (dict, list))
+                 for inner in (one.values() if isinstance(one, dict) else one)]  # fmt: skip
+        if not level:
+            return
+    raise ConcordctError(f"{path}: expected nesting of at most {MOST_DEPTH}, found more")
