@@ -71,7 +71,9 @@ def test_images_are_read_and_written_by_volumes_alone(path: Path) -> None:
     room = path.relative_to(SOURCE).parts[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute):
-            assert node.attr not in IMAGE_CALLS or (room == "volumes" and node.attr == "dcmread"), f"{path}: {node.attr}"
+            assert node.attr not in IMAGE_CALLS or (room == "volumes" and node.attr == "dcmread"), (
+                f"{path}: {node.attr}"
+            )
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in names:

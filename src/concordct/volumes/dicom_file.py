@@ -7,6 +7,7 @@ declares, and a file of another kind is named by its first bytes. Source: DICOM 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import stat
 import warnings
@@ -113,7 +114,7 @@ def open_dataset(path: Path, *, tags: Sequence[str] | None = None, pixels: bool 
     ConcordctError : the file is not DICOM, cannot be read, nests too deep, or inflates beyond what it declares.
     """
     try:
-        with quiet_dicom(), open(path, "rb") as file:
+        with quiet_dicom(), open(path, "rb", opener=_no_wait) as file:
             return _open(file, path, None if tags is None else list(tags), pixels)
     except ConcordctError:
         raise
@@ -123,6 +124,11 @@ def open_dataset(path: Path, *, tags: Sequence[str] | None = None, pixels: bool 
         raise ConcordctError(f"cannot read {path}: {error.strerror or 'input/output error'}") from None
     except Exception as error:
         raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
+
+
+def _no_wait(path: str, flags: int) -> int:
+    """A named pipe that nobody writes into would keep `open` waiting for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _open(file: BinaryIO, path: Path, tags: list[str] | None, pixels: bool) -> FileDataset:

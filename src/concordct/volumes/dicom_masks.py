@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
-from concordct.volumes.decode import number_of_frames, open_dataset, plain, quiet_dicom
-from concordct.volumes.guard import guarded
+from concordct.volumes.codestreams import decode_codestream
+from concordct.volumes.dicom_file import number_of_frames, open_dataset, plain, quiet_dicom
+from concordct.volumes.elements import start_of_dataset, structure_fault
+from concordct.volumes.formats.layout import open_regular
 from concordct.volumes.masks import GRID_TOLERANCE, Region, region
 
 #: A contour's plane may lie this far from a slice, in slices; further away nobody knows which slice was meant.
@@ -54,6 +55,7 @@ def read_dicom_regions(
             if modality not in ("SEG", "RTSTRUCT"):
                 said = modality if modality.isalnum() and len(modality) <= 16 else "none"
                 raise ConcordctError(f"ROIs come from SEG or RTSTRUCT, found modality {said} in {path}")
+            _refuse_cut(path)
             _refuse_other_frame(dataset, frame_of_reference_uid, path)
             if modality == "SEG":
                 return _read_seg(dataset, path, affine, shape)
@@ -63,6 +65,18 @@ def read_dicom_regions(
     except Exception as error:
         # pydicom converts values when they are asked for, and the text of its errors quotes them.
         raise ConcordctError(f"broken or cut short ({type(error).__name__} in its header): {path}") from None
+
+
+def _refuse_cut(path: Path) -> None:
+    """A parser takes a file that ends inside an element as one that holds less: fewer contours, a smaller ROI."""
+    with open_regular(path) as (file, stamp):
+        start, syntax = start_of_dataset(file.read(4096))
+        if UID(syntax).is_private or not syntax or UID(syntax).is_deflated:
+            return  # deflated data have an end of their own
+        file.seek(start)
+        fault = structure_fault(file, stamp[2], big_endian=not UID(syntax).is_little_endian, whole=True)
+    if fault is not None:
+        raise ConcordctError(f"{fault}: {path}")
 
 
 def _refuse_other_frame(dataset: Dataset, expected: str | None, path: Path) -> None:
@@ -138,13 +152,17 @@ def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[A
         raise ConcordctError(f"no pixel data: {path}")
     syntax, count = UID(dataset.file_meta.get("TransferSyntaxUID", "")), rows * columns
     if syntax.is_encapsulated:
-        options = {"rows": rows, "columns": columns, "bits": bits, "stored": int(dataset.get("BitsStored", bits))}
+        options: dict[str, Any] = {
+            "rows": rows, "columns": columns, "bits_allocated": bits, "number_of_frames": 1, "samples_per_pixel": 1,
+            "bits_stored": int(dataset.get("BitsStored", bits)), "photometric_interpretation": "MONOCHROME2",
+            "pixel_representation": 0, "pixel_keyword": "PixelData",
+        }  # fmt: skip
         for index in range(frames):
-            data = get_frame(dataset.PixelData, index, number_of_frames=frames)
-            decoded = guarded(decode_segment_frame, data, path=path, syntax=str(syntax), **options)
-            if decoded.said or decoded.array.shape != (rows, columns):
-                raise ConcordctError(f"cannot decode frame {index} of the segmentation, the decoder complains: {path}")
-            yield decoded.array
+            coded = get_frame(dataset.PixelData, index, number_of_frames=frames)
+            array = decode_codestream(coded, syntax=syntax, options=options, path=path)
+            if array.shape != (rows, columns):
+                raise ConcordctError(f"frame {index} decodes to another size than {rows} x {columns}: {path}")
+            yield array
         return
     data = dataset.PixelData
     expected = (frames * count * bits + 7) // 8
@@ -159,19 +177,6 @@ def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[A
         else:
             flat = np.frombuffer(data, f"{order}u{bits // 8}", count, index * count * bits // 8)
         yield flat.reshape(rows, columns)
-
-
-def decode_segment_frame(data: bytes, *, syntax: str, rows: int, columns: int, bits: int, stored: int) -> NDArray[Any]:
-    """One compressed frame of a segmentation; for the worker process."""
-    from pydicom.encaps import encapsulate
-
-    options: dict[str, Any] = {
-        "rows": rows, "columns": columns, "bits_allocated": bits, "bits_stored": stored, "samples_per_pixel": 1,
-        "photometric_interpretation": "MONOCHROME2", "pixel_representation": 0, "number_of_frames": 1,
-        "pixel_keyword": "PixelData",
-    }  # fmt: skip
-    array, _ = get_decoder(UID(syntax)).as_array(encapsulate([data]), index=0, raw=True, **options)
-    return np.asarray(array)
 
 
 def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64], shape: Shape) -> tuple[Region, ...]:

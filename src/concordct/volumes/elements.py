@@ -46,7 +46,7 @@ def item_tags(data: bytes) -> int:
     return data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00")
 
 
-def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False) -> str | None:
+def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False, whole: bool = False) -> str | None:
     """What is wrong with the structure of a dataset, in words; None when a parser may have it.
 
     Parameters
@@ -54,7 +54,9 @@ def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False) -> s
     file : stands at the first element.
     size : bytes of the file in all; elements that claim to be longer end the walk.
     big_endian : of the whole dataset.
+    whole : whether a file that ends inside an element is a fault too; parsers take it as complete.
     """
+    cut = "the file is cut short, it ends inside an element" if whole else None
     order = ">" if big_endian else "<"
     tag_of, long_of = struct.Struct(f"{order}HH").unpack_from, struct.Struct(f"{order}L").unpack_from
     short_of = struct.Struct(f"{order}H").unpack_from
@@ -69,7 +71,7 @@ def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False) -> s
             depth -= stack.pop()[0]
         head = file.read(8)
         if len(head) < 8:
-            return None
+            return cut if head or stack else None
         group, element = tag_of(head)
         position += 8
         if group == 0xFFFE:
@@ -108,7 +110,7 @@ def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False) -> s
             return None  # fragments elsewhere than in the pixel data: they hold no elements
         else:
             if position + length > size:
-                return None if length < size else f"an element of {length} bytes in a file of {size}"
+                return cut if length < size else f"an element of {length} bytes in a file of {size}"
             position += length
             file.seek(position)
     return f"more than {MAX_ELEMENTS} elements in one header"

@@ -65,9 +65,7 @@ def read_yaml(path: Path) -> Any:
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise ConcordctError(
-                    f"{path}: expected YAML without aliases, found one in line {event.start_mark.line + 1}"
-                )
+                raise ConcordctError(f"{path}: expected YAML without aliases, found '*{event.anchor}'")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MOST_DEPTH:
                 raise ConcordctError(f"{path}: expected nesting of at most {MOST_DEPTH}, found more")
