@@ -10,7 +10,7 @@ PACKAGES := chromium dicom3tools
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed packages clean
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed paper-weights mutants packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -43,9 +43,17 @@ bench-features: .venv/installed reference
 bench-physics: .venv/installed
 	$(BIN)/python -m benchmarks.physics
 
-# An hour on two cores; stops and resumes where it was. `--minutes 9` makes pieces of it.
+# Two hours of one core; stops and resumes where it was. `--minutes 9` makes pieces of it, `--page` writes what stands.
 bench-papers: .venv/installed
 	$(BIN)/python -m benchmarks.papers
+
+# What training left of LTDiff++ and DiffusionCT goes into the package.
+paper-weights: .venv/installed
+	$(BIN)/python -m benchmarks.papers_weights
+
+# Hours of one core; `--minutes 9` makes pieces of it.
+mutants: .venv/installed
+	$(BIN)/python -m benchmarks.mutants
 
 # About an hour on two cores; its parts resume. Rows of the papers' methods appear when bench-papers has trained them.
 bench-flagship: .venv/installed

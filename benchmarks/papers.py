@@ -1,343 +1,263 @@
-"""The whole table of the two papers on the virtual scanner's small cohort, Br40 to Bl64, in pieces that resume.
+"""The papers' table on the virtual scanner, Br40 to Bl64, in pieces that resume; writes docs/results/papers.md.
 
-python -m benchmarks.papers                       # cohort, second scans, every row, comparison; writes docs/results.md
+python -m benchmarks.papers                       # cohort, trainings, features, tables
 python -m benchmarks.papers --minutes 9           # one piece; run it again to go on
-python -m benchmarks.papers --most-steps 200      # a rehearsal
-python -m benchmarks.papers --study diffusionct   # latent size, T and schedule of DiffusionCT
+python -m benchmarks.papers --page                # the page from what has been trained and measured so far
+python -m benchmarks.papers --rows "LTDiff++"     # train these rows alone
+python -m benchmarks.papers --most-steps 3        # a rehearsal
 
-Everything goes to `runs/papers` (not kept in the repository): the cohort, the models with their runs, the comparison.
-
-What `small` spends, seconds of one core: cohort and second scans 400; encoder-decoder 80, UNet++ 100, DDPM 130, each
-2,000 steps of 8 patches of 64 pixels; LTDiff++ the same 2,000 for its diffusion (150) beside 100 for an autoencoder
-that starts as the identity and 200 for the integration (20); without skips 90, without supervision 170; without phase 3
-nothing, since its first two phases are LTDiff++'s to the bit and are taken over; DiffusionCT 2,000 + 2,000 steps, as
-many pixels in each (260); comparison 400, curve, speed and leak 200. Half an hour of one core in all.
+Everything lies below `runs/papers`, or where CONCORDCT_RUNS says: the cohort (`benchmarks.papers_cohort`), the models
+with their runs (`benchmarks.papers_rows`), the features of each subject and row (`benchmarks.papers_measure`).
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import multiprocessing
-import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks import papers_diffusionct
-from benchmarks.results import ROOT, table, write_section
-from concordct.agreement import concordance as agreement
-from concordct.judging.regions import RANDOM
-from concordct.methods.models import load_model
-from concordct.methods.network import TrainingData, seeded, to_unit
-from concordct.methods.paired import ltdiffpp
-from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
-from concordct.pipelines.compare import CEILING, INPUT, compare, peak_mb
-from concordct.pipelines.simulate import plan_recipe, simulate
-from concordct.pipelines.train import train
-from concordct.radiomics.extract import extract
-from concordct.radiomics.presets import settings_for
-from concordct.radiomics.regions.rois import PAPER_RANGES_HU, random_rois
-from concordct.scanner.cohorts import Job
-from concordct.training.data import Images, Patches, store
-from concordct.training.engine import Run, train_phase
-from concordct.volumes.manifest import read_manifest, write_manifest
-from concordct.volumes.scans import one_scan
-from concordct.volumes.seeds import SliceSeeds
+from benchmarks import papers_codec, papers_rivals
+from benchmarks.papers_cohort import SEED, cohort, runs
+from benchmarks.papers_measure import (
+    INPUT,
+    PRESET,
+    REDRAWN,
+    SECOND,
+    Measured,
+    fixed_stage,
+    judged,
+    measured,
+    model_of,
+    repeat_of_phantom,
+    row_stage,
+)
+from benchmarks.papers_rows import ROWS, spent, train_rows
+from benchmarks.results import ROOT, data_folder, table
+from concordct.judging.provenance import provenance
+from concordct.judging.table import table_of_methods
+from concordct.training.data import Images, store
+from concordct.training.engine import Paused
+from concordct.volumes.scans import paired_scans
 
-SEED = 7
-#: Rows of the table: name -> method and what is left out. The order is that of the papers.
-ROWS: dict[str, tuple[str, str | None]] = {
-    "histogram matching": ("histogram", None),
-    "spectral": ("spectral", None),
-    "encoder-decoder": ("encoder-decoder", None),
-    "UNet++": ("unetpp", None),
-    "DDPM (image)": ("ddpm", None),
-    "DiffusionCT": ("diffusionct", None),
-    "LTDiff++": ("ltdiffpp", None),
-    "LTDiff++ without skips": ("ltdiffpp", "skips"),
-    "LTDiff++ without deep supervision": ("ltdiffpp", "supervision"),
-    "LTDiff++ without phase 3": ("ltdiffpp", "integration"),
-}
-#: Sampling steps of the curve.
-STEPS = (1, 2, 4, 6, 10, 20)
-#: Steps of the two autoencoders that the leak is measured on.
-LEAK_STEPS = 200
-#: LTDiff++ without phase 3 is LTDiff++ before phase 3.
-WHOLE, CUT_SHORT = "LTDiff++", "LTDiff++ without phase 3"
-#: A slice is standardized this often; the fastest counts.
-SPEED_REPEATS = 5
-#: Slices of each validation pair that the curve is measured on.
-CURVE_SLICES = 1
+PAGE = ROOT / "docs" / "results" / "papers.md"
+#: Rows that are no methods and compete with none.
+BESIDE = (INPUT, SECOND, REDRAWN)
+#: What the page says after its tables; kept in a file of its own, since it is an opinion and not a figure.
+VERDICT = ROOT / "benchmarks" / "papers_verdict.md"
 
 
-def jobs_of_cohort() -> tuple[Job, ...]:
-    """The small cohort without the subjects of other kernels that it holds back."""
-    return tuple(job for job in plan_recipe("small", seed=SEED) if job.split != "held-out")
-
-
-def second_scans(folder: Path, cohort: Path) -> Path:
-    """The test subjects scanned again with other noise: a manifest with the names of the first scans' pairs."""
-    jobs = [dataclasses.replace(job, scan=1) for job in jobs_of_cohort() if job.split == "test"]
-    made = simulate(jobs, folder, file_format="nifti")
-    rows = [
-        row.model_copy(update={"pair": row.pair.replace("scan-1", "scan-0")}) for row in read_manifest(made.manifest)
-    ]
-    known = {row.pair for row in read_manifest(cohort)}
-    if not {row.pair for row in rows} <= known:
-        raise SystemExit(f"{folder}: its pairs are not those of {cohort}")
-    return write_manifest(folder / "ceiling.csv", rows, overwrite=True)
-
-
-def take_over(whole: Path, cut_short: Path) -> None:
-    """Give the ablation the finished phases that it shares with the whole."""
-    for phase in ("autoencoder", "diffusion"):
-        place = cut_short / "checkpoints" / phase
-        if not place.exists() and (whole / "checkpoints" / phase).exists():
-            shutil.copytree(whole / "checkpoints" / phase, place)
-
-
-def stored(pairs: Path, folder: Path, split: str) -> list[Images]:
+def stored_pairs(manifest: Path, split: str) -> list[Images]:
     """The pairs of a split, memory-mapped."""
-    rows = [row for row in read_manifest(pairs) if row.split == split and row.target is not None]
-    return [store(folder, row.pair, one_scan(row.source), one_scan(row.target)) for row in rows]  # type: ignore[arg-type]
+    folder = runs() / "voxels"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [store(folder, pair.pair, pair.source, pair.target) for pair in paired_scans(manifest, split=split)]
 
 
-def steps_against_quality(model: Path, pairs: Path) -> list[list[str]]:
-    """Sampling steps, RMSE, CCC of GLCM and GLRLM in random ROIs of the validation pairs, processor seconds a slice."""
-    settings = settings_for("ibex-1401")
-    loaded = load_model(model)
-    judged = []
-    for row in read_manifest(pairs):
-        if row.split != "validation" or row.target is None:
-            continue
-        source, target = one_scan(row.source), one_scan(row.target)
-        middle = source.shape[0] // 2
-        volume, wanted = (scan.read(middle, middle + CURVE_SLICES) for scan in (source, target))
-        random = np.random.default_rng(SEED)
-        rois = random_rois(
-            wanted, ranges_hu=PAPER_RANGES_HU, count=12, size=16, least_share=0.5, generator=random
-        ).labels
-        judged.append((SliceSeeds(SEED, source.key), volume, wanted, rois, extract(wanted, rois, settings)))
-    classes = judged[0][-1].classes
-    targets = np.concatenate([of_target.values for *_, of_target in judged])
-    ways = [*(("dpmpp", n, 0) for n in STEPS), *(("ddim", n, 0) for n in STEPS[3:4]), ("ddpm", STEPS[-1], 0)]
-    ways.append(("dpmpp", loaded.bundle.metadata["sampling"]["steps"], 1))
-    found = []
-    for sampler, steps, depth in ways:
-        sampling = {"steps": steps, "sampler": sampler, "depth": depth}
-        standardizer = loaded.standardizer(mode="sample", sampling=sampling)
-        values, seconds, squares = [], [], []
-        for seeds, volume, wanted, rois, _ in judged:
-            began = time.process_time()
-            made = standardizer(volume, generator=seeds)
-            seconds.append((time.process_time() - began) / CURVE_SLICES)
-            squares.append(float(((made.hu - wanted.hu) ** 2).mean()))
-            values.append(extract(made.with_hu(np.clip(np.rint(made.hu), -1024, 3071)), rois, settings).values)
-        ccc = agreement.mean_by_class(agreement.ccc_per_feature(np.concatenate(values), targets), classes)
-        found.append(
-            [
-                sampler + (f", pruned to depth {depth}" if depth else ""),
-                str(steps),
-                f"{np.sqrt(np.mean(squares)):.1f}",
-                f"{ccc['GLCM'].mean:.3f}",
-                f"{ccc['GLRLM'].mean:.3f}",
-                f"{np.median(seconds):.2f}",
-            ]
-        )
-    return found
-
-
-def speed(models: dict[str, Path], pairs: Path) -> list[list[str]]:
-    """Seconds, memory and parameters for a slice of 512 x 512: each model, as it comes and pruned, by itself."""
-    (row, *_) = [row for row in read_manifest(pairs) if row.split == "validation"]
+def table_rows(
+    values: Mapping[str, Measured], target: Measured, *, beside: Sequence[str] = BESIDE, marks: bool = True
+) -> list[list[str]]:
+    """Lin's CCC by class with its interval over subjects, share of features with RE below 0.15, seconds a slice."""
+    found = table_of_methods(
+        {name: one.values for name, one in values.items()},
+        target.values,
+        target.classes,
+        target.subjects,
+        baseline=next(iter(values)),
+        not_competing=tuple(beside),
+        seed=SEED,
+    )
     rows = []
-    for name, path in models.items():
-        for depth in range(2 if name in (WHOLE, "UNet++") else 1):
-            if name.startswith(f"{WHOLE} "):
-                continue
-            # Spawned, so that the peak of memory is its own.
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found = pool.submit(_speed_of_one, path, row.source, depth).result()
-            rows.append([name + (f", pruned to depth {depth}" if depth else ""), *found])
+    for row in found:
+        cells = [_cell(cell, marks) for cell in row["classes"].values()]
+        one = values[row["name"]]
+        share = np.mean(np.nan_to_num(_within(one.values, target.values)))
+        rows.append([row["name"], *cells, f"{share:.2f}", f"{one.seconds:.2f}" if one.seconds else ""])
     return rows
 
 
-def _speed_of_one(path: Path, source: Path, depth: int) -> list[str]:
-    scan, model = one_scan(source), load_model(path)
-    volume = scan.read(0, 1)
-    standardizer = model.standardizer(mode="sample", sampling={"depth": depth} if depth else None)
-    found = {}
-    for threads, clock in ((1, time.process_time), (2, time.perf_counter)):
-        torch.set_num_threads(threads)
-        found[threads] = []
-        for _ in range(SPEED_REPEATS):
-            began = clock()
-            standardizer(volume, generator=SliceSeeds(SEED, scan.key))
-            found[threads].append(clock() - began)
-    steps = standardizer.settings.get("sampling", {}).get("steps", 1)
-    parameters = model.bundle.metadata.get("parameters", sum(one.size for one in model.bundle.tensors.values()))
-    times = [f"{min(found[2]):.2f}", f"{min(found[1]):.2f}"]
-    return [str(steps), *times, str(peak_mb() or "?"), f"{parameters / 1e6:.2f} M"]
+def _cell(cell: Mapping[str, Any], marks: bool) -> str:
+    if cell["ccc"] is None:
+        return "?"
+    text = f"**{cell['ccc']:.2f}**" if cell["best"] and marks else f"{cell['ccc']:.2f}"
+    low, high = cell["interval"]
+    return text if low is None else f"{text} ({low:.2f}, {high:.2f})"
 
 
-def leak(folder: Path, pairs: Path, steps: int) -> list[list[str]]:
-    """How far the output moves toward B when A's latents are replaced by B's: raw skips against latents at every scale.
+def _within(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Whether each feature's median relative error over ROIs is below 0.15."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.abs(values - target) / np.abs(target)
+    return np.asarray(np.nanmedian(np.where(np.isfinite(errors), errors, np.nan), axis=0) < 0.15)
 
-    The share is 1 - |D(Z_B; skips of A) - D(E(B))|^2 / |D(E(A)) - D(E(B))|^2: 1 when the latents carry everything, 0
-    when the skips do.
-    """
-    images = {split: stored(pairs, folder / "voxels", split) for split in ("train", "validation")}
-    recipe = ltdiffpp.RECIPES["small"]
-    variants = {
-        "raw skips, latent at the deepest scale (as printed)": dataclasses.replace(
-            recipe.config, latents=(0, 0, recipe.config.latents[-1]), leak=True
-        ),
-        "latents at every scale (ours)": recipe.config,
-    }
-    found = []
-    phase = dataclasses.replace(recipe.phase("autoencoder"), steps=steps)
-    for index, (name, config) in enumerate(variants.items()):
-        system = seeded(lambda config=config: ltdiffpp.LTDiffPlusPlus(config), 0)  # type: ignore[misc]
-        assert isinstance(system, ltdiffpp.LTDiffPlusPlus)
-        system.requires_grad_(False)
-        system.codec.requires_grad_(True)
-        data = TrainingData(images["train"], [], {})
-        patches = Patches(data.pairs, recipe.patch, 0, either=True)
-        task = ltdiffpp.AutoencoderTask(system)
-        train_phase("autoencoder", task, patches, phase, Run(folder / str(index)))
-        batch = Patches(images["validation"], 128, 1).batch(0, range(32))
-        with torch.no_grad():
-            a, b = (to_unit(torch.from_numpy(image)) for image in (batch.source, batch.target))
-            (za, skips_a), (zb, skips_b) = system.codec.encode(a), system.codec.encode(b)
-            d = [system.codec.decode(*given)[-1] for given in ((za, skips_a), (zb, skips_b), (zb, skips_a))]
-            share = 1 - float((d[2] - d[1]).square().mean() / (d[0] - d[1]).square().mean())
-            error = float((d[1] - b).square().mean().sqrt()) * 1350
-        found.append([name, f"{share:.2f}", f"{error:.1f}"])
+
+def measure_rows(manifest: Path, repeats: Path, names: Sequence[str]) -> dict[str, Measured]:
+    """Features of every row whose model stands, of the input and of the ceilings."""
+    subjects = judged(manifest, repeats, "test")
+    found = {INPUT: measured(subjects, fixed_stage(INPUT), label=INPUT)}
+    for name in (*names, *papers_rivals.RIVALS):
+        if model_of(name).exists():
+            found[name] = measured(subjects, row_stage(name), label=name)
+    for name in (SECOND, REDRAWN):
+        found[name] = measured(subjects, fixed_stage(name), label=name)
     return found
+
+
+def _header(classes: Sequence[str], first: str = "") -> list[str]:
+    return [first, *dict.fromkeys(classes), "RE < 0.15", "processor s a slice"]
+
+
+def _two_samples(manifest: Path, repeats: Path, names: Sequence[str]) -> list[list[str]]:
+    """Agreement of two samples of one model: what a target would have with them, were the model calibrated."""
+    subjects = judged(manifest, repeats, "test")
+    rows = []
+    for name in names:
+        if not (ROWS[name].samples and model_of(name).exists()):
+            continue
+        first = measured(subjects, row_stage(name), label=name)
+        second = measured(subjects, row_stage(name, SEED + 1), label=f"{name}, second sample")
+        rows += table_rows({name: first}, second, beside=(name,), marks=False)
+    return rows
+
+
+def _phantom() -> list[list[str]]:
+    data = data_folder()
+    if data is None or not (data / "canon_lung_phantom").is_dir():
+        return []
+    found = repeat_of_phantom(data / "canon_lung_phantom")
+    rows = []
+    for kind in ("IR", "DLR"):
+        first, second = found[f"{kind}_2"], found[f"{kind}_3"]
+        rows += table_rows({f"{kind}, scan 2 against scan 3": first}, second, beside=(), marks=False)
+    return rows
+
+
+def _cost(names: Sequence[str]) -> list[list[str]]:
+    rows = []
+    for name in names:
+        phases = spent(name)
+        if phases:
+            steps = ", ".join(f"{phase} {count}" for phase, (count, _) in phases.items())
+            rows.append([name, steps, f"{sum(seconds for _, seconds in phases.values()) / 60:.1f}"])
+    return rows
+
+
+def page(manifest: Path, repeats: Path, names: Sequence[str], most_steps: int | None) -> None:
+    """Write the page from what stands."""
+    found = measure_rows(manifest, repeats, names)
+    subjects = judged(manifest, repeats, "test")
+    target = measured(subjects, fixed_stage("target"), label="target")
+    classes = tuple(dict.fromkeys(target.classes))
+    validation = judged(manifest, None, "validation")
+    train, other = stored_pairs(manifest, "train"), stored_pairs(manifest, "validation")
+    pruned = [name for name in found if name in ROWS and ROWS[name].of]
+    main_rows = {name: one for name, one in found.items() if name not in pruned}
+    body = [
+        "# The papers' table on the virtual scanner",
+        "",
+        f"Br40 to Bl64, simulated: {len(train)} subjects trained on, {len(validation)} for choices, "
+        f"{len(subjects)} judged, {len(target.subjects)} random ROIs of 16 x 16 pixels in the papers' four HU "
+        f"ranges, preset {PRESET}. Lin's CCC of each feature across ROIs, mean of a class (95 % interval over "
+        "subjects); the best method of each class in bold; share of all features with a median relative error "
+        "below 0.15; processor seconds of one thread for a slice of 512 x 512."
+        + (f" A rehearsal: every phase cut to {most_steps} steps." if most_steps else ""),
+        "",
+        table(_header(classes), table_rows(main_rows, target)),
+        "",
+        f'"{SECOND}" has all its noise anew, the part that the source knows included: it is no bound, and the input '
+        f'may beat it. "{REDRAWN}" keeps what the source says through the spectral transfer and takes the rest from '
+        "the second scan; anatomy beyond the source's limit stays, so it lies a little above what a method can reach.",
+        "",
+        "## The same models pruned, started elsewhere, in other steps",
+        "",
+        table(_header(classes), table_rows({INPUT: found[INPUT], **{name: found[name] for name in pruned}}, target)),
+        "",
+        "## Two samples of one model against each other",
+        "",
+        "What target and sample would have, were the model the target's conditional distribution; a model that agrees",
+        "with itself more than with the target draws too little.",
+        "",
+        table(_header(classes), _two_samples(manifest, repeats, names)),
+        "",
+        "## A real repeat",
+        "",
+        "Two scans of one printed lung phantom, one protocol (Canon, iterative and deep-learning reconstruction): a",
+        "repeat, all noise independent; real, no patient.",
+        "",
+        table(_header(classes), _phantom()),
+        "",
+        "## What a latent can carry: compression against texture",
+        "",
+        "D(E(B)) on the validation subjects: RMSE in the body, CCC of texture classes. The linear code is the best of",
+        "its kind (principal components of blocks); the networks were trained briefly and alike.",
+        "",
+        table(["", "RMSE, HU", *papers_codec.SHOWN], papers_codec.curve(train, validation)),
+    ]
+    if model_of("LTDiff++").exists():
+        body += [
+            "",
+            "## Each scale's share in the shipped LTDiff++",
+            "",
+            "D(E(B)) again; pruned to each depth, and with one scale's latent replaced by its mean.",
+            "",
+            table(["", "RMSE, HU", *papers_codec.SHOWN], papers_codec.scales(validation)),
+        ]
+    body += [
+        "",
+        "## The leak",
+        "",
+        "How far the output moves toward B when A's latents are replaced by B's while A's skips stay: 1 when the",
+        "latents carry everything, 0 when the skips do; validation patches.",
+        "",
+        table(["", "moved"], papers_codec.leak(train, other)),
+        "",
+        "## Learning curves",
+        "",
+        "Loss after a tenth, a quarter, a half and all of the steps of a phase.",
+        "",
+        table(["", "phase", "steps", "10 %", "25 %", "50 %", "100 %"], papers_codec.learning(names)),
+        "",
+        "## What training cost",
+        "",
+        "Steps of each phase, processor minutes of one thread.",
+        "",
+        table(["", "steps", "processor min"], _cost(names)),
+    ]
+    if VERDICT.exists():
+        body += ["", "## What it is worth", "", VERDICT.read_text(encoding="utf-8").strip()]
+    made = provenance()
+    command = "make bench-papers" + (f" (--most-steps {most_steps})" if most_steps else "")
+    body += [
+        "",
+        f"*`{command}`, {made['software']}, commit {made['commit']}, seed {SEED}, {made['machine']}.*",
+    ]
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text("\n".join(body) + "\n", encoding="utf-8")
+    print(PAGE)
 
 
 def main() -> None:
     """Run what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "papers")
-    parser.add_argument("--recipe", default="small", choices=("small", "gpu", "paper"))
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
     parser.add_argument("--most-steps", type=int)
-    parser.add_argument("--study", choices=("diffusionct",))
-    parser.add_argument("--workers", type=int, default=1, help="processes that simulate the cohort")
-    parser.add_argument("--models", action="store_true", help="train only, compare nothing")
+    parser.add_argument("--page", action="store_true", help="train nothing")
+    parser.add_argument("--models", action="store_true", help="train only")
     given = parser.parse_args()
     began = time.monotonic()
-    folder: Path = given.folder
-    cohort = simulate(jobs_of_cohort(), folder / "cohort", file_format="nifti", workers=given.workers).manifest
-    if given.study:
-        steps = min(papers_diffusionct.STEPS, given.most_steps or papers_diffusionct.STEPS)
-        images = [stored(cohort, folder / "study" / "voxels", split) for split in ("train", "validation")]
-        rows, given_text = papers_diffusionct.study(*images, folder / "study", steps)
-        body = [
-            "## DiffusionCT: what the paper does not print",
-            "",
-            f"Small cohort, {steps} + {steps} steps each, validation patches, 10 sampling steps. {given_text}",
-            "",
-            table(papers_diffusionct.HEADER, rows),
-        ]
-        write_section("diffusionct", "python -m benchmarks.papers --study diffusionct", "\n".join(body), seed="0")
-        return
-    models = {}
-    for name in given.rows:
-        method, without = ROWS[name]
-        path = _place(folder, name)
-        models[name] = path
-        if path.exists():
-            continue
-        if method == "spectral":
-            calibrate_pairs(pairs_of_manifest(cohort), path, method="spectral")
-            continue
-        if name == CUT_SHORT:
-            take_over(Path(f"{_place(folder, WHOLE)}.run"), Path(f"{path}.run"))
-        left = None if given.minutes is None else given.minutes - (time.monotonic() - began) / 60
-        if left is not None and left <= 0:
-            raise SystemExit(f"paused before {name}; run it again to go on")
-        done = train(
-            method,
-            cohort,
-            path,
-            recipe=given.recipe,
-            without=without,  # type: ignore[arg-type]
-            most_steps=given.most_steps,
-            minutes=left,
-            progress=lambda phase, step, total, name=name: (  # type: ignore[misc]
-                print(f"{name}, {phase}: {step} of {total}", flush=True) if step % 500 == 0 else None
-            ),
-        )
-        if not done.done:
-            raise SystemExit(f"paused in {name}; run it again to go on")
-    if given.models:
-        return
-    ceiling = second_scans(folder / "second-scans", cohort)
-    results = compare(cohort, models, folder / "comparison", ceiling=ceiling, seed=SEED, overwrite=True)
-    body = [_section(results, given.recipe, given.most_steps)]
-    body += [
-        "",
-        "One slice of 512 x 512, the fastest of five (the papers: 30 s): clock with two threads, processor time with",
-        "one, since other work shared the cores; memory is the peak of a process that does nothing else, with torch.",
-        "",
-        table(["", "steps", "s, two threads", "processor s, one thread", "MiB", "parameters"], speed(models, cohort)),
-    ]
-    if "LTDiff++" in models:
-        header = ["sampler", "steps", "RMSE, HU", "GLCM", "GLRLM", "processor s a slice"]
-        body += ["", "Sampling steps of LTDiff++ against quality, validation pairs:", ""]
-        body += [table(header, steps_against_quality(models["LTDiff++"], cohort))]
-        steps = min(LEAK_STEPS, given.most_steps or LEAK_STEPS)
-        body += ["", f"The leak, autoencoders of {steps} steps, validation patches:", ""]
-        body += [
-            table(["what passes", "moved by the latents", "error of D(E(B)), HU"], leak(folder / "leak", cohort, steps))
-        ]
-    command = f"python -m benchmarks.papers --recipe {given.recipe}"
-    command += f" --most-steps {given.most_steps}" if given.most_steps else ""
-    write_section("papers", command, "\n".join(body), seed=str(SEED))
-    print(json.dumps({"report": str(folder / "comparison" / "report.html")}))
-
-
-def _place(folder: Path, name: str) -> Path:
-    return folder / "models" / name.replace(" ", "-").replace("(", "").replace(")", "").lower()
-
-
-def _section(results: dict[str, Any], recipe: str, most_steps: int | None) -> str:
-    classes = results["classes"]
-    best = "Lin's CCC of each feature across ROIs, mean of a class (95 % interval over subjects); best model in bold."
-    cut = f", every phase cut to {most_steps} steps" if most_steps else ""
-    lines = [
-        "## The papers' table on the virtual scanner",
-        "",
-        f"Br40 to Bl64, small cohort, recipe `{recipe}`{cut}. {results['pairs']} test pairs of {results['subjects']} "
-        f"subjects, {results['rois'][RANDOM]} random ROIs in the papers' four HU ranges, preset {results['preset']}. "
-        f"Simulated data. {best}",
-        "",
-    ]
-    rows = []
-    for row in results["table"][RANDOM]:
-        cells = []
-        for name in classes:
-            cell = row["classes"][name]
-            text = "?" if cell["ccc"] is None else f"{cell['ccc']:.2f}"
-            low, high = cell["interval"]
-            text = f"**{text}**" if cell["best"] else text
-            cells.append(text if low is None else f"{text} ({low:.2f}, {high:.2f})")
-        cost = results["cost"].get(row["name"])
-        parameters = "" if cost is None else f"{cost['parameters'] / 1e6:.2f} M"
-        rows.append([row["name"], *cells, parameters])
-    lines.append(table(["", *classes, "parameters"], rows))
-    above = {row["name"]: row["classes"] for row in results["table"][RANDOM]}
-    lines += ["", f"Ceiling: {CEILING}; baseline: {INPUT}."] if CEILING in above else []
-    return "\n".join(lines)
+    try:
+        manifest, repeats = cohort(minutes=given.minutes)
+    except Paused:
+        raise SystemExit("paused in the cohort; run it again to go on") from None
+    left = None if given.minutes is None else given.minutes - (time.monotonic() - began) / 60
+    if not given.page and not train_rows(given.rows, manifest, minutes=left, most_steps=given.most_steps):
+        raise SystemExit("paused; run it again to go on")
+    if not given.models:
+        page(manifest, repeats, list(ROWS), given.most_steps)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,30 @@
 #!/bin/sh
-# What to run when a GPU is lent: one piece of 9 minutes; call it again until it says "report".
+# What to run where there is a GPU: one piece of 9 minutes; call it again until it says "done".
 # The folder OUT is carried from piece to piece; checkpoints in it stay below 16 MB a file.
 #
 #   OUT=out sh runs/gpu.sh
-#   DRY=1 OUT=out sh runs/gpu.sh      # the same on a CPU: three steps a phase, no table
+#   RECIPE=paper OUT=out sh runs/gpu.sh  # the papers' own networks, weights and schedules
+#   DRY=1 OUT=out sh runs/gpu.sh         # the same on a CPU: three steps a phase
 set -eu
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/gpu-out}
 PYTHON=${PYTHON:-python3}
+MINUTES=${MINUTES:-9}
+RECIPE=${RECIPE:-gpu}
+export PYTHONPATH=src:. CONCORDCT_RUNS="$OUT"
 if [ -n "${DRY:-}" ]; then
-    set -- --recipe small --most-steps 3 --models
+    RECIPE=small
+    STEPS="--most-steps 3"
 else
+    STEPS=
     $PYTHON -c 'import torch; assert torch.cuda.is_available(), "no GPU"; print(torch.cuda.get_device_name())'
-    set -- --recipe gpu --workers 8
 fi
-exec env PYTHONPATH=src $PYTHON -m benchmarks.papers --folder "$OUT" --minutes "${MINUTES:-9}" "$@"
+$PYTHON -m benchmarks.papers_cohort --minutes "$MINUTES"
+for METHOD in ltdiffpp diffusionct; do
+    if [ ! -e "$OUT/models/$METHOD-$RECIPE" ]; then
+        # shellcheck disable=SC2086
+        exec $PYTHON -m concordct.cli train $METHOD "$OUT/cohort/pairs.csv" -o "$OUT/models/$METHOD-$RECIPE" \
+            --recipe "$RECIPE" --minutes "$MINUTES" $STEPS
+    fi
+done
+echo done

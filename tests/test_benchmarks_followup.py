@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_progression_ciresdiff import TINY, subject
 
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression import ciresdiff
 from concordct.progression.lung_function import LungFunction
+from test_progression_ciresdiff import TINY, subject
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

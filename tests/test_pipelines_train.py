@@ -70,6 +70,35 @@ def test_the_run_leaves_a_card_metrics_and_a_model_that_standardizes(tmp_path: P
     assert open_volume_file(tmp_path / "a.nii.gz").shape == (3, 64, 64)
 
 
+def test_steps_start_and_depth_are_settings_that_are_recorded(tmp_path: Path) -> None:
+    manifest = cohort(tmp_path / "cohort")
+    train("ltdiffpp", manifest, tmp_path / "model")
+    model, source = load_model(tmp_path / "model"), tmp_path / "cohort" / "source2.nii.gz"
+    digests = {}
+    for name, sampling in {
+        "plain": {},
+        "depth": {"depth": 1},
+        "steps": {"steps": 5},
+        "start": {"start": "source", "steps": 3},
+    }.items():
+        settings = Settings(seed=3, sampling=sampling)
+        output = tmp_path / f"{name}.nii.gz"
+        (record,) = run(plan(source, output, model, settings), model, output, settings)
+        assert record.status == "done", record.reason
+        digests[name] = record.pixels_sha256
+        written = json.loads((tmp_path / f"{name}.nii.gz.json").read_text())["derivation"]["settings"]["sampling"]
+        assert {key: written[key] for key in sampling} == sampling
+    # The tiny model is of depth 1: pruned to it, it is whole.
+    assert digests["plain"] == digests["depth"]
+    assert len(set(digests.values())) == 3
+    for sampling, text in (
+        ({"depth": 2}, "depth of 0 to 1, found 2"),
+        ({"steps": 9}, "1 to 8 sampling steps, found 9"),
+    ):
+        with pytest.raises(ConcordctError, match=text):
+            model.standardizer(mode="sample", sampling=sampling)
+
+
 def test_subjects_of_other_splits_are_not_trained_on(tmp_path: Path) -> None:
     """The test subject's voxels are not even copied."""
     manifest = cohort(tmp_path / "cohort")

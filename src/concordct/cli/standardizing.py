@@ -35,6 +35,8 @@ from concordct.errors import ConcordctError
 from concordct.methods.catalogue import names
 
 CALIBRATED = names("calibrate")
+#: Where a diffusion may start, as `methods.paired.conditional.Start` names them.
+STARTS = ("noise", "source")
 
 
 @app.command()
@@ -170,7 +172,10 @@ def calibrate(
 @app.command()
 def standardize(
     input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="A volume file, a series, or a tree of them.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A model that `calibrate` wrote.")],
+    model: Annotated[
+        Path,
+        typer.Option("--model", "-m", help="A model that `calibrate` or `train` wrote, or the name of one that ships."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for a file, a folder for a series or a tree.")],
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
@@ -178,6 +183,13 @@ def standardize(
         int,
         typer.Option(min=0, help="Of so many samples, write mean and uncertainty (deviation, HU) beside the result."),
     ] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps of a trained model.")] = None,
+    start: Annotated[
+        str | None, typer.Option(callback=one_of(STARTS), help=f"Where sampling starts: {' or '.join(STARTS)}.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Prune a trained model to this depth: coarser scales are not computed.")
+    ] = None,
     workers: WorkersOption = 1,
     any_kernel: Annotated[bool, typer.Option("--any-kernel", help="Standardize scans of other kernels, too.")] = False,
     check: Annotated[
@@ -194,9 +206,15 @@ def standardize(
     from concordct.methods.models import load_model
     from concordct.pipelines import standardize as pipeline
 
-    settings = pipeline.Settings(mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples)
+    chosen = {"steps": steps, "start": start, "depth": depth}
+    sampling = {name: value for name, value in chosen.items() if value is not None}
+    settings = pipeline.Settings(
+        mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling
+    )
     with bar(quiet=as_json) as report:
         loaded = load_model(model)
+        if sampling:
+            loaded.standardizer(mode=mode.value, sampling=sampling)
         planned = pipeline.plan(input_path, output, loaded, settings)
         count = len(planned.jobs)
         depths = [job.scan.shape[0] for job in planned.jobs]

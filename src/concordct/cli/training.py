@@ -33,10 +33,12 @@ TRAINED = (*names("train"), *FOLLOWUP)
 
 
 class RecipeChoice(StrEnum):
-    """paper: as published; small: two cores, under an hour; gpu: one data-centre GPU, under 25 minutes."""
+    """paper: as published; small: two cores, under an hour; common: the table's budget for all methods, where a method
+    has it beside small; gpu: one data-centre GPU, under 25 minutes."""
 
     paper = "paper"
     small = "small"
+    common = "common"
     gpu = "gpu"
 
 
@@ -49,7 +51,7 @@ def train(
     split: Annotated[str, typer.Option(help="Rows of the manifest to train on.")] = "train",
     images: Annotated[Path | None, typer.Option(help="Further scans of any kernel, for phase 1.")] = None,
     without: Annotated[
-        str | None, typer.Option(help="Ablation: leave out skips, supervision or integration of ltdiffpp.")
+        str | None, typer.Option(help="Ablation: leave out a part of ltdiffpp or diffusionct, such as skips.")
     ] = None,
     imagenet: Annotated[
         Path | None,

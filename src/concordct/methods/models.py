@@ -62,13 +62,21 @@ class Model:
         return method.open(self.bundle, mode, use_neighbours=use_neighbours, sampling=sampling or {})
 
 
+def shipped() -> dict[str, Path]:
+    """Models that come with the package, by the name that they go by."""
+    folder = Path(__file__).parent / "weights"
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+
+
 def load_model(path: Path) -> Model:
-    """Read a model of any method.
+    """Read a model of any method: a folder, or the name of one that comes with the package where no such folder is.
 
     Raises
     ------
     ConcordctError : no model, a damaged one, or one of a method that this version does not know.
     """
+    if not path.exists():
+        path = shipped().get(str(path), path)
     bundle = load_bundle(path)
     try:
         catalogue.method(bundle.method).open(bundle, "mean", use_neighbours=True, sampling={})

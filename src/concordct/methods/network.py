@@ -1,7 +1,7 @@
 """What the trained methods share: the HU window, the recipe, the slice-by-slice Standardizer, the bundle.
 
-A *system* is a torch module with `divisor`, perhaps a `tile`, and `translate`: source slices in, standardized slices
-out. It never sees a target. `docs/equations.md` lists the symbols.
+A *system* is a torch module with `divisor`, perhaps a `tile`, a `chain` and a `deepest` scale, and `translate`: source
+slices in, standardized slices out. It never sees a target. `docs/equations.md` lists the symbols.
 """
 
 from __future__ import annotations
@@ -241,11 +241,18 @@ def standardizer(
 
     Raises
     ------
-    ConcordctError : something to choose that `Sampling` does not have.
+    ConcordctError : something to choose that `Sampling` does not have, more steps than the chain, a depth that the
+        networks do not have.
     """
     known = {one.name for one in fields(Sampling)}
     if unknown := sorted(set(sampling or {}) - known):
         raise ConcordctError(f"expected a choice of {', '.join(sorted(known))}, found {', '.join(unknown)}")
     system = load_system(method, bundle, build)
     chosen = replace(Sampling(**bundle.metadata["sampling"]), **(sampling or {}))
+    deepest = int(getattr(system, "deepest", 0))
+    if not 0 <= chosen.depth <= deepest:
+        raise ConcordctError(f"{method}: expected a depth of 0 to {deepest}, found {chosen.depth}")
+    most = int(system.chain.steps) if hasattr(system, "chain") else chosen.steps  # type: ignore[arg-type,union-attr]
+    if not 1 <= chosen.steps <= most:
+        raise ConcordctError(f"{method}: expected 1 to {most} sampling steps, found {chosen.steps}")
     return NetworkStandardizer(system, method, chosen, mode)

@@ -133,7 +133,8 @@ class ResNetAutoencoder(nn.Module):
     widths : of the encoder, mirrored in the decoder.
     skips : pass the encoder's features around the latent, the other reading of the paper's "U-Net structured"; they
         carry the source's texture past it.
-    resampling : of the decoder, "pool" repeats positions, "learned" convolves, see `UNetPlusPlus`.
+    resampling : of the decoder, "pool" repeats positions, "learned" convolves, see `UNetPlusPlus`; its fifth block is
+        then a sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158), the full size being the dearest.
     detail : above 0, the decoder says detail in units of this beside the image, see `LatentCodec`.
     """
 
@@ -163,9 +164,10 @@ class ResNetAutoencoder(nn.Module):
         outputs = (widths[3], widths[2], widths[1], widths[0], max(widths[0] // 2, 8))
         skipped = (widths[3], widths[2], widths[1], widths[0], 0) if skips else (0,) * 5
         learned = resampling == "learned"
-        sizes = zip(inputs, skipped, outputs, strict=True)
+        self.finest = 2 if learned else 1
+        sizes = list(zip(inputs, skipped, outputs, strict=True))[: 4 if learned else 5]
         self.up = nn.ModuleList(UpBlock(below, skip, out, learned=learned) for below, skip, out in sizes)
-        self.head = convolution(outputs[-1], 2 if detail else 1)
+        self.head = convolution(sizes[-1][2], (2 if detail else 1) * self.finest**2)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("spread", torch.ones(channels))
 
@@ -184,7 +186,7 @@ class ResNetAutoencoder(nn.Module):
         x = x.reshape(*x.shape[:2], side, side)
         for index, block in enumerate(self.up):
             x = block(x, leaks[3 - index] if self.skips and index < 4 else None)
-        said = self.head(x)
+        said = functional.pixel_shuffle(self.head(x), self.finest)
         return [said[:, :1] + self.detail * said[:, 1:] if self.detail else said]
 
     def set_statistics(self, raw: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -14,9 +14,9 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Settings:
     overwrite : replace outputs that something else made.
     check : what to do about a scan that fails its self-check.
     samples : of so many, mean and uncertainty are written beside the first; 0 for the first alone.
+    sampling : overrides of a model's way of sampling (steps, start, depth, ...), recorded with the result.
     """
 
     mode: Mode = "sample"
@@ -70,6 +71,7 @@ class Settings:
     overwrite: bool = False
     check: Check = "warn"
     samples: int = 0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples and (self.samples < 2 or self.mode != "sample"):
@@ -260,7 +262,9 @@ def standardize_scan(
     """
     scan = job.scan
     problems = checked(scan, settings.allow)
-    standardizer = model.standardizer(mode=settings.mode, use_neighbours=evenly_spaced(scan))
+    standardizer = model.standardizer(
+        mode=settings.mode, use_neighbours=evenly_spaced(scan), sampling=settings.sampling
+    )
     derivation = Derivation(
         method=model.bundle.method,
         model_sha256=model.sha256,
@@ -405,6 +409,8 @@ def _notes(scan: Scan, model: Model, problems: Sequence[Problem]) -> tuple[str, 
     mismatch = kernel_mismatch(model, scan.kernel)
     if mismatch:
         notes.append(mismatch)
+    if info.get("caution"):
+        notes.append(info["caution"])
     calibrated, own = info.get("slice_thickness_mm"), scan.slice_thickness_mm
     if calibrated and own and abs(own / calibrated - 1) > SAME_THICKNESS:
         notes.append(f"slice thickness {own:g} mm, calibrated at {calibrated:g} mm")

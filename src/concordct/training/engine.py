@@ -165,7 +165,7 @@ def train_phase(
             forward = nn.parallel.DistributedDataParallel(task, broadcast_buffers=False, find_unused_parameters=True)
         own = range(team.rank, phase.batch, team.size)
         mixed = torch.autocast(team.device.type, torch.bfloat16) if _has_bfloat16(team.device) else nullcontext()
-        began = time.monotonic()
+        began, spent = time.monotonic(), time.process_time()
         with ThreadPoolExecutor(1) as reader:
             waiting = reader.submit(patches.batch, start, own)
             for step in range(start, total):
@@ -205,6 +205,7 @@ def train_phase(
                 if team.rank == 0:
                     line = {"phase": name, "step": done, "rate": rate, **values}
                     line["seconds"] = round(time.monotonic() - began, 3)
+                    line["processor"] = round(time.process_time() - spent, 3)
                     _log(folder / METRICS, line, board)
                 pausing = run.stop is not None and _any(run.stop(), team)
                 if team.rank == 0 and (pausing or done % phase.every == 0 or done == total):

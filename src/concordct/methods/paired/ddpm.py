@@ -68,6 +68,12 @@ RECIPES: dict[str, Recipe] = {
         phases=(("diffusion", Phase(steps=2000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
         sampling=Sampling(steps=6),
     ),
+    "common": Recipe(
+        config=Config(widths=(64, 96, 128), chain=Chain(200, "cosine", "residual"), fold=4),
+        patch=64,
+        phases=(("diffusion", Phase(steps=1300, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
+        sampling=Sampling(steps=6),
+    ),
     "gpu": Recipe(
         config=Config(widths=(128, 192, 256), chain=Chain(1000, "cosine", "residual"), blocks=2, fold=2),
         patch=128,
@@ -87,7 +93,7 @@ class ImageDDPM(nn.Module):
         detail = detail_window(1) if config.chain.predicts == "residual" else 0
         net = ScalesUNet((1,), config.widths, blocks=config.blocks, fold=config.fold, shown=2 if detail else 1)
         self.diffusion = ConditionalDiffusion(net, config.chain, [1], detail=detail)
-        self.divisor = config.fold * 2 ** (len(config.widths) - 1)
+        self.divisor, self.chain = config.fold * 2 ** (len(config.widths) - 1), config.chain
 
     def translate(self, image: Tensor, sampling: Sampling, draw: Draw, *, mean: bool) -> Tensor:
         """A' drawn given A."""

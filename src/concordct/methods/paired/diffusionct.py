@@ -87,7 +87,7 @@ _SMALL = Config(
     chain=Chain(200, "cosine", "noise", l1=1.0),
     denoiser=(96, 128),
     tile=128,
-    widths=(16, 32, 64, 96, 128),
+    widths=(32, 32, 64, 96, 128),
     skips=True,
     resampling="learned",
     detail=DETAIL,
@@ -138,13 +138,13 @@ RECIPES: dict[str, Recipe] = {
     "small": Recipe(
         config=_SMALL,
         patch=128,
-        phases=_phases(500, 500, 400),
+        phases=_phases(300, 300, 250),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "common": Recipe(
         config=_SMALL,
         patch=128,
-        phases=_phases(200, 300, 200),
+        phases=_phases(150, 200, 120),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "gpu": Recipe(
@@ -170,7 +170,7 @@ class DiffusionCT(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, self.tile = config, config.tile
+        self.config, self.tile, self.chain = config, config.tile, config.chain
         self.autoencoder = ResNetAutoencoder(
             config.channels,
             widths=config.widths,

@@ -61,6 +61,12 @@ def _recipes(dense: bool) -> dict[str, Recipe]:
             phases=(("regression", Phase(steps=2000, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
             sampling=Sampling(steps=1),
         ),
+        "common": Recipe(
+            config=Config(widths=(48, 64, 96), dense=dense, fold=4, identity=dense),
+            patch=64,
+            phases=(("regression", Phase(steps=1500, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
+            sampling=Sampling(steps=1),
+        ),
         "gpu": Recipe(
             config=Config(widths=(64, 96, 128, 192), dense=dense, fold=2, identity=dense),
             patch=128,
@@ -91,7 +97,7 @@ class Regressor(nn.Module):
             dense=config.dense,
             identity=config.identity,
         )
-        self.divisor = config.fold * 2**self.net.depth
+        self.divisor, self.deepest = config.fold * 2**self.net.depth, self.net.depth
 
     def outputs(self, image: Tensor, depth: int | None = None) -> list[Tensor]:
         """[b, 1, y, x] to the output of every depth."""

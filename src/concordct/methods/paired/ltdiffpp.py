@@ -144,8 +144,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         sampling=Sampling(steps=1000, sampler="ddpm", start="source"),
     ),
-    "small": Recipe(config=_SMALL, patch=64, phases=_small((1500, 1300, 200)), sampling=Sampling(steps=6)),
-    "common": Recipe(config=_SMALL, patch=64, phases=_small((500, 450, 80)), sampling=Sampling(steps=6)),
+    "small": Recipe(config=_SMALL, patch=64, phases=_small((1500, 700, 120)), sampling=Sampling(steps=6)),
+    "common": Recipe(config=_SMALL, patch=64, phases=_small((500, 350, 60)), sampling=Sampling(steps=6)),
     "gpu": Recipe(
         config=replace(_SMALL, widths=(96, 128, 192), denoiser=(128, 192, 256), blocks=2),
         patch=128,
@@ -189,7 +189,7 @@ class LTDiffPlusPlus(nn.Module):
             resampling=config.resampling,
             detail=config.detail,
         )
-        self.divisor = self.codec.divisor
+        self.divisor, self.deepest, self.chain = self.codec.divisor, self.codec.net.depth, config.chain
         channels = [config.latents[i] for i in self.codec.scales]
         # The denoiser's scales begin at the finest latent.
         maps = config.latents[self.codec.scales[0] :]

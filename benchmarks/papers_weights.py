@@ -1,0 +1,58 @@
+"""The trained LTDiff++ and DiffusionCT of the papers' table, in half precision, into the package.
+
+python -m benchmarks.papers_weights    # after `python -m benchmarks.papers` has trained the rows
+
+Each becomes a folder of `src/concordct/methods/weights`, which `concordct standardize -m NAME` finds. They know one
+simulated kernel pair, and say so: in their card, and in a note with every result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from benchmarks.papers_rows import DCT, LONG, place_of
+from benchmarks.results import ROOT
+from concordct.training.bundle import load_bundle, save_bundle
+
+#: Name in the package -> the row that it is.
+SHIPPED = {"ltdiffpp": LONG, "diffusionct": DCT}
+WEIGHTS = ROOT / "src" / "concordct" / "methods" / "weights"
+#: Largest file of weights, bytes.
+LARGEST = 16_000_000
+
+
+def main() -> None:
+    """Write every model whose training is done."""
+    for name, row in SHIPPED.items():
+        if not place_of(row).exists():
+            print(f"{row}: not trained yet")
+            continue
+        bundle = load_bundle(place_of(row))
+        info = dict(bundle.metadata["info"])
+        source, target = "/".join(info["source_kernels"]), "/".join(info["target_kernels"])
+        info["caution"] = (
+            f"trained on simulated scans of one kernel pair, {source} to {target}: for studies of the method, "
+            "not for patients' scans"
+        )
+        # Statistics of the latents stay whole: they are small, and what they scale is not.
+        tensors = {
+            key: one.astype(np.float16) if one.ndim >= 2 and one.dtype == np.float32 else one
+            for key, one in bundle.tensors.items()
+        }
+        # What the file says of itself is written anew.
+        written = ("schema", "tensors_sha256", "sha256")
+        metadata = {key: value for key, value in bundle.metadata.items() if key not in written}
+        small = dataclasses.replace(bundle, tensors=tensors, metadata={**metadata, "info": info})
+        card = (place_of(row) / "docs" / "README.md").read_text(encoding="utf-8")
+        card += f"\n**One simulated kernel pair only:** {info['caution']}. Weights in half precision.\n"
+        save_bundle(small, WEIGHTS / name, card=card, overwrite=True)
+        size = (WEIGHTS / name / "models" / "model.safetensors").stat().st_size
+        if size > LARGEST:
+            raise SystemExit(f"{WEIGHTS / name}: expected at most {LARGEST} bytes of weights, found {size}")
+        print(f"{WEIGHTS / name}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
