@@ -124,3 +124,39 @@ def _print_headlines(jobs: Sequence[Job], found: Sequence[Outcome], endpoints: S
         if any(value is not None for value in values):
             table.add_row(column.title, column.unit, *("-" if value is None else f"{value:.4g}" for value in values))
     tables().print(table)
+
+
+@app.command()
+def pyradiomics(
+    cases: Annotated[Path, typer.Argument(help="A CSV with columns Image and Mask, perhaps Label and others.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The CSV to write.")],
+    param: Annotated[Path | None, typer.Option("--param", "-p", help="A PyRadiomics parameter file.")] = None,
+    workers: WorkersOption = 1,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a PyRadiomics batch as it is: its CSV, its parameter file, its columns; resumes.
+
+    Example: `concordct pyradiomics cases.csv --param Params.yaml -o features.csv -j 2`
+    """
+    from concordct.pipelines.pyradiomics_batch import run_batch
+
+    with bar(quiet=as_json) as report:
+        found = run_batch(
+            cases,
+            output,
+            params=param,
+            workers=workers,
+            overwrite=overwrite,
+            progress=lambda done, total: report("measuring", done, total),
+        )
+    failed = [result for result in found if result.reason]
+    if as_json:
+        failures = [{"row": result.row, "reason": result.reason} for result in failed]
+        print_json({"output": str(output), "cases": len(found), "failed": failures})
+    else:
+        for result in failed:
+            warn("failed", f"row {result.row}: {result.reason}")
+        typer.echo(f"{len(found) - len(failed)} of {len(found)} cases measured: {output}")
+    if failed:
+        raise typer.Exit(FAILED)
