@@ -7,6 +7,7 @@ self-check, 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -18,10 +19,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
 # to three times the processor time of the work itself (benchmarks/followup_speed.py).
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
-from rich.markup import escape
-
 from concordct.cli import common
-from concordct.errors import ConcordctError
 
 # Their import hangs the verbs into the application, in the order in which --help lists them.
 # isort: off
@@ -53,16 +51,22 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command line; what concordct refuses becomes one line and exit code 2."""
+    """Run the command line; whatever goes wrong becomes one line and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, _interrupted)
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be UTF-8, and a terminal need not be either.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         common.app()
     except _Interrupted:
         common.warn("interrupted", "what was finished stands; the same command goes on where it stopped")
         raise
-    except ConcordctError as error:
-        line = common.hinted(str(error))
-        common.logger.error("error: %s", line)
-        common.errors.print(f"error: {escape(line)}", style="red", soft_wrap=True, highlight=False)
+    except BrokenPipeError:
+        # Whoever read the output has gone; so does what would be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        common.fail(error)
         sys.exit(common.REFUSED)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import re
+import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 
 from concordct import __version__
-from concordct.errors import ConcordctError
+from concordct.errors import ConcordctError, reason_of
 from concordct.volumes.series import ALLOWABLE
 
 #: Options that may stand anywhere on the line, with the number of values that each takes.
@@ -152,30 +156,91 @@ def bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
+def shown(text: str) -> str:
+    """Text that a terminal may have: what is not printable comes out as an escape ("\\x1b"), line ends stay.
+
+    Names of files and words of headers may hold sequences that a terminal obeys, and bytes that are no UTF-8.
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape", "surrogatepass").decode()
+        for one in text
+    )
+
+
+def cell(text: object) -> str:
+    """Text for a table or a console of rich: shown, and without a markup of its own."""
+    return escape(shown(str(text)))
+
+
+def fail(error: Exception) -> None:
+    """One red line for whatever ended the run; for a fault of the program also a file that says where, without values.
+
+    The file holds the names of functions and lines, the kinds of exceptions, versions and the verb: no path, no value.
+    """
+    line = hinted(reason_of(error))
+    faulty = not isinstance(error, ConcordctError | OSError | MemoryError)
+    if faulty:
+        report = _fault_report(error)
+        line += f"; please report it{f' with {report}' if report else ''}"
+    logger.error("error: %s", line)
+    errors.print(f"error: {cell(line)}", style="red", soft_wrap=True, highlight=False)
+
+
+def _fault_report(error: BaseException) -> Path | None:
+    """Where a fault lies, written to a new file of the system's temporary folder; None where none can be written."""
+    lines = [f"concordct {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"]
+    verb = next((word for word in sys.argv[1:] if re.fullmatch(r"[a-z][a-z-]{1,24}", word)), "")
+    lines.append(f"verb: {verb}")
+    known: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and len(known) < 10 and cause not in known:
+        known.append(cause)
+        lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}")
+        for frame, number in traceback.walk_tb(cause.__traceback__):
+            place = "/".join(Path(frame.f_code.co_filename).parts[-3:])
+            lines.append(f"  {place}, line {number}, in {frame.f_code.co_name}")
+        cause = cause.__cause__ or cause.__context__
+    try:
+        handle, name = tempfile.mkstemp(prefix="concordct-fault-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("\n".join(lines) + "\n")
+    except OSError:
+        return None
+    return Path(name)
+
+
 def warn(kind: str, text: str) -> None:
     """One line on standard error, never wrapped off a terminal: "kind: text"; quiet runs hear of failures alone."""
     logger.warning("%s: %s", kind, text)
     if not _quiet or kind.endswith("failed"):
-        errors.print(f"{kind}: {escape(hinted(text))}", style="yellow", soft_wrap=True, highlight=False)
+        errors.print(f"{kind}: {cell(hinted(text))}", style="yellow", soft_wrap=True, highlight=False)
 
 
 def echo(text: str) -> None:
     """One line of the result on standard output."""
     logger.info("%s", text)
-    typer.echo(text)
+    typer.echo(shown(text))
 
 
 def note(text: str) -> None:
     """One line on standard error about what is going on."""
     logger.info("%s", text)
     if not _quiet:
-        errors.print(escape(text), soft_wrap=True, highlight=False)
+        errors.print(cell(text), soft_wrap=True, highlight=False)
 
 
 def tables() -> Console:
     """Standard output for tables: as wide as the terminal, and wide enough for a log where there is none."""
     console = Console()
     return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+class _Shown(logging.Formatter):
+    """One printable line for a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As ever, but `shown`."""
+        return shown(super().format(record))
 
 
 def _listen(verbose: bool, log: Path | None) -> None:
@@ -187,17 +252,17 @@ def _listen(verbose: bool, log: Path | None) -> None:
         old.close()
     logger.addHandler(logging.NullHandler())
     if verbose:
-        shown = logging.StreamHandler(errors.file)
+        terminal = logging.StreamHandler(errors.file)
         # What is said anyway comes from this file; the terminal has it already.
-        shown.addFilter(lambda record: record.pathname != __file__)
-        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        logger.addHandler(shown)
+        terminal.addFilter(lambda record: record.pathname != __file__)
+        terminal.setFormatter(_Shown("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(terminal)
     if log is not None:
         try:
             kept = logging.FileHandler(log, encoding="utf-8")
         except OSError as error:
             raise ConcordctError(f"{log}: expected a file to write the log to, found {error.strerror}") from None
-        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        kept.setFormatter(_Shown("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(kept)
 
 

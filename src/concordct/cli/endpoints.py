@@ -18,6 +18,7 @@ from concordct.cli.common import (
     WorkersOption,
     app,
     bar,
+    echo,
     print_json,
     tables,
     warn,
@@ -108,7 +109,7 @@ def measure(
             warn("class changed", change)
         for outcome in failed:
             warn("failed", f"{outcome.image}: {outcome.reason}")
-        typer.echo(f"{len(found) - len(failed)} of {len(found)} images measured: {output}")
+        echo(f"{len(found) - len(failed)} of {len(found)} images measured: {output}")
     if failed:
         raise typer.Exit(FAILED)
 

@@ -18,6 +18,7 @@ from concordct.cli.common import (
     WorkersOption,
     app,
     bar,
+    cell,
     echo,
     note,
     print_json,
@@ -140,7 +141,7 @@ def agree(
     for row in results["agreement"]["per_class"]:
         low, high = row["standardized_ccc_interval"]
         table.add_row(
-            row["class"],
+            cell(row["class"]),
             f"{row['features']} ({row['standardized_ccc_undefined']} undefined)",
             f"{_text(row['standardized_ccc_mean'])} ({_text(row['standardized_ccc_sd'])})",
             "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",

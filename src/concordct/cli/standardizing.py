@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Column, Table
 
 from concordct.cli.common import (
@@ -24,6 +23,7 @@ from concordct.cli.common import (
     WorkersOption,
     app,
     bar,
+    cell,
     echo,
     errors,
     one_of,
@@ -62,7 +62,7 @@ def inspect(
         remarks = [f"{problem['message']} [{problem['code']}]" for problem in scan["problems"]] + scan["notes"]
         table.add_row(
             *(
-                escape(text)
+                cell(text)
                 for text in (
                     scan["path"],
                     scan["kernel"] or "?",
@@ -76,7 +76,7 @@ def inspect(
     console = tables()
     console.print(table)
     for reason, count in found["set_aside"].items():
-        console.print(f"set aside: {count} x {escape(reason)}")
+        console.print(f"set aside: {count} x {cell(reason)}")
 
 
 @app.command()
@@ -379,7 +379,7 @@ def demo(
     from concordct.pipelines.demo import demonstrate
     from concordct.report.terminal import summary_rows
 
-    found = demonstrate(output, real_data=real_data, say=lambda text: errors.print(f"- {escape(text)}"))
+    found = demonstrate(output, real_data=real_data, say=lambda text: errors.print(f"- {cell(text)}"))
     console = tables()
     for shown in found:
         if shown.results is not None:

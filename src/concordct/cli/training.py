@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from concordct.cli.common import (
@@ -18,6 +17,7 @@ from concordct.cli.common import (
     SeedOption,
     app,
     bar,
+    cell,
     echo,
     errors,
     need_torch,
@@ -166,10 +166,10 @@ def compare(
     table = Table("CCC per feature", *classes, title=results["headline_region"], title_justify="left")
     for row in results["table"][results["headline_region"]]:
         table.add_row(
-            row["name"],
+            cell(row["name"]),
             *("?" if row["classes"][c]["ccc"] is None else f"{row['classes'][c]['ccc']:.2f}" for c in classes),
         )
     Console().print(table)
     for warning in results["warnings"]:
-        errors.print(f"warning: {escape(warning)}", style="yellow")
+        errors.print(f"warning: {cell(warning)}", style="yellow")
     echo(f"report: {output / 'report.html'}")

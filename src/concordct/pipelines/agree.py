@@ -15,6 +15,7 @@ from concordct.judging.features import agreement_results
 from concordct.radiomics.table import FeatureRows, read_rows
 from concordct.report.curves import reproducibility_curves
 from concordct.report.evaluation import write_evaluation_report
+from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.place import atomic_directory
 
 Array = NDArray[np.float64]
@@ -136,4 +137,6 @@ def _write_features(path: Path, features: list[dict[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(features[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: "" if value is None else value for key, value in one.items()} for one in features)
+        for one in features:
+            cells = {key: safe_cell(value) if isinstance(value, str) else value for key, value in one.items()}
+            writer.writerow({key: "" if value is None else value for key, value in cells.items()})

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from concordct.errors import ConcordctError
+from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.pairing import check_pair, pair_by_kernel
@@ -346,4 +347,4 @@ def _write_failures(output: Path, failures: Sequence[tuple[str, str]]) -> None:
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("pair", "reason"))
-        table.writerows(failures)
+        table.writerows([safe_cell(cell) for cell in row] for row in failures)

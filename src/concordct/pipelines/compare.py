@@ -120,7 +120,7 @@ def compare(
     done, total = 0, len(cases) * (len(stages) + 1)
     for case in cases:
         pair = open_pair(case, allow=allow)
-        drawn_by = [seed, *hashlib.sha256(case.name.encode()).digest()[:8]]
+        drawn_by = [seed, *hashlib.sha256(case.name.encode(errors="surrogateescape")).digest()[:8]]
         regions = paper_regions(pair, rois_per_range=rois_per_range, seed=drawn_by)
         for region, labels in regions.items():
             found.subjects.setdefault(region, []).extend([case.subject] * int(labels.max()))

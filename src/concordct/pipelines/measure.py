@@ -22,6 +22,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.models import load_model
 from concordct.pipelines.measure_image import Choice, Job, Outcome, Row, measure_job
 from concordct.pipelines.parts import each, file_facts, part_name, scan_facts
+from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.place import atomic_file, writing
 from concordct.volumes.scans import find_scans, one_scan, scan_path
@@ -207,7 +208,7 @@ def write_tables(output: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome],
         for job, outcome in zip(jobs, outcomes, strict=True):
             for row in outcome.rows:
                 values = ["" if (value := row.values.get(name)) is None else f"{value:.6g}" for name in columns]
-                table.writerow((job.image, job.subject, job.stage, row.region, *values))
+                table.writerow((*map(safe_cell, (job.image, job.subject, job.stage, row.region)), *values))
     told = {
         "software": f"concordct {__version__}",
         "endpoints": {name: ENDPOINTS[name].title for name in choice.endpoints},

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import TypeVar
 
 from concordct import __version__
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.scans import Scan
+from concordct.volumes.workers import worker_pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,13 +23,13 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int)
     Parameters
     ----------
     work : picklable; it must not raise.
-    workers : processes. They are spawned, for a forked child would inherit the locks of numba's and ITK's threads.
+    workers : processes, see `worker_pool`.
     """
     if workers <= 1 or len(items) == 1:
         for index, item in enumerate(items):
             yield index, work(item)
         return
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn")) as pool:
+    with worker_pool(min(workers, len(items))) as pool:
         waiting: dict[Future[Result], int] = {pool.submit(work, item): index for index, item in enumerate(items)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
@@ -37,7 +37,7 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int)
 
 def part_name(facts: Sequence[str]) -> str:
     """A name for a part, by everything that it depends on and this version."""
-    return hashlib.sha256(chr(0).join((__version__, *facts)).encode()).hexdigest()[:32]
+    return hashlib.sha256(chr(0).join((__version__, *facts)).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def scan_facts(scan: Scan) -> list[str]:

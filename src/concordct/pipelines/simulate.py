@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from concordct.scanner.phantom import chest_phantom
 from concordct.scanner.recipes import RECIPES, sample_acquisition
 from concordct.scanner.reconstruction import check_kernel
 from concordct.volumes.manifest import write_manifest
-from concordct.volumes.place import atomic_file
+from concordct.volumes.place import atomic_file, writing
+from concordct.volumes.workers import worker_pool
 
 SUBJECTS = ("phantom", "patients")
 MANIFEST, PLAN = "pairs.csv", "cohort.json"
@@ -188,7 +188,8 @@ def simulate(
         raise ConcordctError(f"unknown file format {file_format!r}; known are {', '.join(FORMATS)}")
     if workers < 1:
         raise ConcordctError(f"{workers} workers: at least 1 is allowed")
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     _claim(output, jobs, file_format)
     waiting = [job for job in jobs if not (output / job.folder).is_dir()]
     total, done = sum(job.slices for job in jobs), sum(job.slices for job in jobs) - sum(job.slices for job in waiting)
@@ -204,16 +205,11 @@ def simulate(
         for job in waiting:
             run_job(job, output, file_format, report)
     else:
-        # Spawned, not forked: threads of libraries that are loaded already do not survive a fork.
-        with ProcessPoolExecutor(min(workers, max(len(waiting), 1)), multiprocessing.get_context("spawn")) as pool:
+        with worker_pool(min(workers, max(len(waiting), 1))) as pool:
             futures = {pool.submit(run_job, job, output, file_format): job for job in waiting}
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    report(futures[future].slices)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for future in as_completed(futures):
+                future.result()
+                report(futures[future].slices)
     rows = [row for job in jobs for row in job_rows(job, output, file_format)]
     manifest = write_manifest(output / MANIFEST, rows, overwrite=True)
     return Simulated(manifest, len(jobs), len(waiting), total, warnings_of(jobs))
@@ -233,7 +229,8 @@ def _claim(output: Path, jobs: Sequence[Job], file_format: str) -> None:
                 f"{output} holds another cohort (identity {found}, expected {identity}); name a new folder"
             )
         return
-    if any(output.iterdir()):
+    # What a run leaves that was killed while it wrote the plan is hidden, and cleared when the plan is written.
+    if any(not place.name.startswith(f".{PLAN}.") for place in output.iterdir()):
         raise ConcordctError(f"{output} is not empty and holds no {PLAN}; name a new folder")
     with atomic_file(plan) as aside:
         text = json.dumps(

@@ -11,17 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from concordct.errors import ConcordctError
+from concordct.errors import ConcordctError, reason_of
 from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
@@ -37,6 +34,7 @@ from concordct.volumes.place import atomic_file
 from concordct.volumes.scans import LABEL_MAP, Scan, checked, evenly_spaced, find_scans, scan_path
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
+from concordct.volumes.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +193,7 @@ def run(
     logger.debug("%d scans to standardize, %d of other kernels or broken", len(plan.jobs), len(plan.skipped))
     if workers > 1 and len(plan.jobs) > 1:
         count = min(workers, len(plan.jobs))
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        with worker_pool(count) as pool:
             waiting = [pool.submit(_standardize, job, model, settings) for job in plan.jobs]
             records = []
             for index, future in enumerate(waiting):
@@ -227,27 +225,13 @@ def _result(future: Future[Record], job: Job) -> Record:
         return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
 
 
-def _end_with_parent() -> None:
-    """A worker ends with the run that started it, even one that was killed; else it would wait for ever."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _standardize(job: Job, model: Model, settings: Settings, progress: Callable[[int], None] | None = None) -> Record:
     """One scan, with every failure turned into a record."""
     try:
         return standardize_scan(job, model, settings, progress=progress)
-    except ConcordctError as error:
-        reason = str(error)
     except Exception as error:
         # The text of a foreign exception may hold what a header says of the patient.
-        reason = f"unexpected {type(error).__name__}"
+        reason = reason_of(error)
     return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
 
 

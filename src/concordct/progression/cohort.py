@@ -17,6 +17,7 @@ import numpy as np
 
 from concordct.errors import ConcordctError
 from concordct.progression.lung_function import Visit, check_weeks, read_table
+from concordct.volumes.csv_text import plain_cell, safe_cell
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.find import find_series
 from concordct.volumes.given import open_text
@@ -73,7 +74,11 @@ def read_cohort(path: str | Path, *, lung_function: str | Path | None = None) ->
             if sorted(header) != sorted(COLUMNS):
                 said = ", ".join(header) or "none"
                 raise ConcordctError(f"row 1: columns {said}; expected {', '.join(COLUMNS)}: {path}")
-            rows = [(n, [cell.strip() for cell in cells]) for n, cells in enumerate(table, start=2) if any(cells)]
+            rows = [
+                (n, [plain_cell(cell.strip()) for cell in cells])
+                for n, cells in enumerate(table, start=2)
+                if any(cells)
+            ]
     except OSError as error:
         raise ConcordctError(f"cannot read cohort {path}: {error.strerror}") from None
     except (csv.Error, UnicodeDecodeError) as error:
@@ -136,7 +141,13 @@ def write_cohort(path: str | Path, pairs: Sequence[FollowupPair], *, overwrite: 
         writer.writerow(COLUMNS)
         for pair in pairs:
             writer.writerow(
-                [pair.subject, placed(pair.initial), placed(pair.followup), f"{pair.weeks:g}", pair.label or ""]
+                [
+                    safe_cell(pair.subject),
+                    placed(pair.initial),
+                    placed(pair.followup),
+                    f"{pair.weeks:g}",
+                    pair.label or "",
+                ]
             )
     return path
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from concordct.errors import ConcordctError
+from concordct.volumes.csv_text import plain_cell, safe_cell
 from concordct.volumes.given import open_text
 from concordct.volumes.place import atomic_file
 
@@ -157,7 +158,7 @@ def write_table(path: str | Path, table: Mapping[str, Sequence[Visit]], *, overw
             for visit in visits:
                 values = [getattr(visit.values, name) for name in COLUMNS[2:]]
                 cells = ["" if v is None else f"{v:g}" if isinstance(v, float) else v for v in (visit.weeks, *values)]
-                writer.writerow([subject, *cells])
+                writer.writerow([safe_cell(subject), *cells])
     return path
 
 
@@ -238,7 +239,7 @@ def _row(cells: list[str], number: int, columns: list[str], path: Path) -> tuple
     for name, cell in zip(columns, (cell.strip() for cell in cells), strict=True):
         low = name.lower()
         if low in ("subject", "patient"):
-            subject = cell
+            subject = plain_cell(cell)
         elif low == "weeks":
             weeks = _number(cell, number, name, path)
             # OSIC counts from the scan, and visits before it are negative there; a table of our own has no reason to.

@@ -10,9 +10,8 @@ COHORT/ipf-0000/initial.nii.gz, followup.nii.gz          HU
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from concordct.scanner.ipf import TIMES, IpfSubject, ipf_subject
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.masks import read_labels, write_labels
 from concordct.volumes.place import atomic_directory
+from concordct.volumes.workers import worker_pool
 
 RECORD = "subject.json"
 COHORT = "cohort.csv"
@@ -91,8 +91,7 @@ def simulate_cohort(
             if progress is not None:
                 progress(done)
     else:
-        # Forked children would inherit locks of numba's and ITK's threads.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             waiting = [pool.submit(_write_subject, folder, n, seed, spacing_mm, noise_hu) for n in numbers]
             for done, one in enumerate(as_completed(waiting), start=1):
                 one.result()

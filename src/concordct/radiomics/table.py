@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.volumes.csv_text import plain_cell, safe_cell
 from concordct.volumes.given import open_text
 from concordct.volumes.place import atomic_file
 
@@ -98,7 +99,7 @@ def write_rows(path: Path, rows: FeatureRows, *, overwrite: bool = False) -> Non
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*KEY_COLUMNS, *rows.names])
         for (image, roi), subject, values in zip(rows.keys, rows.subjects, rows.values, strict=True):
-            writer.writerow([image, subject, roi, *(repr(float(value)) for value in values)])
+            writer.writerow([*map(safe_cell, (image, subject, roi)), *(repr(float(value)) for value in values)])
 
 
 def read_rows(path: Path) -> FeatureRows:
@@ -123,8 +124,8 @@ def read_rows(path: Path) -> FeatureRows:
     for index, line in enumerate(lines[1:]):
         if len(line) != len(names) + 3:
             raise ConcordctError(f"row {index + 2} of {path} has {len(line)} cells, expected {len(names) + 3}")
-        keys.append((line[0], line[2]))
-        subjects.append(line[1])
+        keys.append((plain_cell(line[0]), plain_cell(line[2])))
+        subjects.append(plain_cell(line[1]))
         try:
             values[index] = [float(cell) for cell in line[3:]]
         except ValueError as error:

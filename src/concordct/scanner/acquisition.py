@@ -16,7 +16,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +23,7 @@ from concordct.errors import ConcordctError
 from concordct.scanner.frame import Frame
 from concordct.scanner.projector import line_integrals
 from concordct.scanner.spectrum import BONE_HU, correct_water, harden
+from concordct.signal.compiled import compiled
 
 #: Linear attenuation of water at 70 keV, about the effective energy of 120 kVp behind a patient, per mm (NIST XCOM).
 WATER_PER_MM = 0.01929
@@ -213,7 +213,7 @@ def detect(
     return correct_water(raw, acquisition.kvp, WATER_PER_MM) if acquisition.beam_hardening else raw
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _rebin(
     raw: NDArray[np.float32],
     first_gamma: float,

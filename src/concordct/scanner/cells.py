@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.scanner.shapes import Floats
+from concordct.signal.compiled import compiled
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _jitter(z, y, x, seed, axis):  # type: ignore[no-untyped-def]
     """A value in [0, 1) that depends on the lattice point, the seed and the axis alone (splitmix64's finalizer)."""
     h = np.uint64(z) * np.uint64(0x165667B19E3779F9) ^ np.uint64(y) * np.uint64(0x9E3779B97F4A7C15)
@@ -20,7 +20,7 @@ def _jitter(z, y, x, seed, axis):  # type: ignore[no-untyped-def]
     return np.float64(h >> np.uint64(11)) / np.float64(2**53)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _walls(z, y_mm, x_mm, inside, cell, seed, distance):  # type: ignore[no-untyped-def]
     points = np.empty((27, 3))
     for i in range(y_mm.size):

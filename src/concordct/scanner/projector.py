@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from concordct.signal.compiled import compiled
 
 #: Rays that are followed together; any value gives the same bits.
 RAY_BLOCK = 128
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _joseph(
     image: NDArray[np.float32],
     offset: NDArray[np.floating[Any]],
@@ -87,7 +88,7 @@ def line_integrals(
     return sums
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _backproject(
     filtered: NDArray[np.float32],
     sine: NDArray[np.floating[Any]],

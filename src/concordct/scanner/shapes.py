@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from concordct.signal.compiled import compiled
 
 Floats = NDArray[np.floating[Any]]
 #: A scalar or an array: planes are drawn at one height, points lie at many.
@@ -21,7 +22,7 @@ Numbers = Floats | np.floating[Any] | float
 SEGMENT_COLUMNS = 8
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _touched(az, ay, ax, dz, dy, dx, margin, y0, x0, pixel, ny, nx):  # type: ignore[no-untyped-def]
     """Rows and columns that the part of a segment near the plane can reach."""
     t0, t1 = 0.0, 1.0
@@ -39,7 +40,7 @@ def _touched(az, ay, ax, dz, dy, dx, margin, y0, x0, pixel, ny, nx):  # type: ig
     return i0, i1, j0, j1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _paint_distance(segments, z, stretch, y0, x0, pixel, reach, distance):  # type: ignore[no-untyped-def]
     ny, nx = distance.shape
     for s in range(segments.shape[0]):
@@ -90,7 +91,7 @@ def tube_plane(
     return distance
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _paint_coverage(segments, z, y0, x0, pixel, coverage):  # type: ignore[no-untyped-def]
     ny, nx = coverage.shape
     for s in range(segments.shape[0]):
@@ -133,7 +134,7 @@ def tube_coverage(segments: Floats, z_mm: float, y_mm: Floats, x_mm: Floats) -> 
     return coverage
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _points_distance(segments, points, distance):  # type: ignore[no-untyped-def]
     for k in range(points.shape[0]):
         best = 1e9

@@ -15,6 +15,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
+from concordct.errors import reason_of
 from concordct.serving.commitment import Commitments
 from concordct.serving.config import DicomDestination, WebDestination
 from concordct.serving.ledger import Delivery, Entry
@@ -91,7 +92,7 @@ class Courier(threading.Thread):
         except Undelivered as error:
             reason = str(error)
         except Exception as error:
-            reason = f"unexpected {type(error).__name__}"
+            reason = reason_of(error)
         else:
             last = self._queue.delivered(entry, name)
             self._outcome(name, True)

@@ -20,7 +20,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-from concordct.errors import ConcordctError
+from concordct.errors import ConcordctError, reason_of
 from concordct.serving.commitment import Commitments
 from concordct.serving.config import Config, DicomDestination, Peer, Tls
 from concordct.serving.inbox import NO_ROOM, NOT_UNDERSTOOD, SUCCESS, Inbox
@@ -219,7 +219,7 @@ class Node:
         except MemoryError:
             return NO_ROOM
         except Exception as error:
-            say("object refused", level="error", reason=f"unexpected {type(error).__name__}")
+            say("object refused", level="error", reason=reason_of(error))
             return NOT_UNDERSTOOD
         if answer.status == SUCCESS and answer.series is not None:
             visit.series.add(answer.series)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from concordct.errors import ConcordctError
+from concordct.errors import ConcordctError, reason_of
 from concordct.serving.commitment import Commitments
 from concordct.serving.config import Config, Rule
 from concordct.serving.delivery import Courier, Outgoing
@@ -147,7 +147,7 @@ class Service:
                 self._do(entry, worker)
             except Exception as error:
                 if not self.ending.is_set():
-                    self._stumble(entry, f"unexpected {type(error).__name__}", None)
+                    self._stumble(entry, reason_of(error), None)
 
     def _do(self, entry: Entry, worker: Worker) -> None:
         folder = self.inbox.folder(entry.id)
@@ -237,7 +237,7 @@ class Service:
                     cleaned = time.monotonic()
                     self.clean()
             except Exception as error:
-                say("house", level="error", reason=f"unexpected {type(error).__name__}")
+                say("house", level="error", reason=reason_of(error))
 
     def clean(self) -> None:
         """Remove what the rules' retention lets go; what failed stays for ever unless a rule says otherwise."""

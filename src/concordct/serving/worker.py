@@ -198,6 +198,8 @@ def _without_paths(text: str, job: Job) -> str:
 
 def main() -> None:
     """Serve standard input until it ends."""
+    from concordct.errors import reason_of
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICENESS)
     answers = os.fdopen(os.dup(1), "w")
@@ -211,7 +213,7 @@ def main() -> None:
             made = standardize(job, models)
         except Exception as error:
             # The text of a foreign exception may hold what a header says of the patient.
-            made = Made(f"unexpected {type(error).__name__}")
+            made = Made(_without_paths(reason_of(error), job))
         answers.write(json.dumps(asdict(made)) + "\n")
         answers.flush()
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from concordct.errors import ConcordctError
 from concordct.volumes.place import atomic_directory
 
-#: Largest file of tensors, bytes: what a lent machine hands back is limited to 16 MB a file.
+#: Largest file of tensors, bytes: a damaged one costs little, and none is held in memory twice for long.
 LARGEST_FILE = 15_000_000
 #: Checkpoints kept of a phase: the last, and the one before it for a loss that turns NaN.
 KEPT = 2
@@ -29,7 +29,8 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], info
     path = folder / f"step-{step:08d}"
     with atomic_directory(path, overwrite=True) as aside:
         for index, part in enumerate(_parts(tensors)):
-            save_file(part, aside / f"tensors-{index}.safetensors")
+            # Not save_file: it maps the file into memory, and a full disk would end the process with SIGBUS.
+            (aside / f"tensors-{index}.safetensors").write_bytes(save(part))
         (aside / "state.json").write_text(json.dumps({"step": step, **info}, indent=1, sort_keys=True) + "\n")
     for old in checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)

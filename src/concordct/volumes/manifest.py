@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from concordct.errors import ConcordctError
+from concordct.volumes.csv_text import plain_cell, safe_cell
 from concordct.volumes.given import open_text
 from concordct.volumes.place import atomic_file
 
@@ -109,8 +110,19 @@ def write_manifest(path: str | Path, rows: Sequence[PairRow], *, overwrite: bool
             for name in _PATHS:
                 if values[name] is not None:
                     values[name] = Path(os.path.relpath(values[name], folder)).as_posix()
-            table.writerow({name: "" if value is None else value for name, value in values.items()})
+            table.writerow({name: _cell(value, path) for name, value in values.items()})
     return path
+
+
+def _cell(value: object, path: Path) -> object:
+    """A value as it is written: no formula, and a path that begins like one from its folder on."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConcordctError(f"{path}: expected paths in UTF-8, found one that is not") from None
+    return safe_cell(value)
 
 
 def _check_columns(found: tuple[str, ...], path: Path) -> None:
@@ -124,13 +136,13 @@ def _check_columns(found: tuple[str, ...], path: Path) -> None:
 def _row(values: dict[str | None, str | None], number: int, path: Path) -> PairRow:
     if None in values or any(value is None for value in values.values()):
         raise ConcordctError(f"row {number}: another number of values than columns, expected {len(COLUMNS)}: {path}")
-    given = {str(name): value.strip() for name, value in values.items() if value and value.strip()}
+    given = {str(name): plain_cell(value.strip()) for name, value in values.items() if value and value.strip()}
     try:
         row = PairRow.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
-        shown = "nothing" if first["type"] == "missing" else repr(first["input"])
+        shown = "nothing" if first["type"] == "missing" else repr(first["input"])[:80]
         raise ConcordctError(f"row {number}, column {name}: found {shown}, {first['msg'].lower()}: {path}") from None
     folder = path.absolute().parent
     placed = {name: folder / getattr(row, name) for name in _PATHS if getattr(row, name) is not None}

@@ -1,12 +1,14 @@
 """Outputs built aside and moved into place whole: what stands under the final name is always complete.
 
 Work happens in a hidden sibling of the final name, on the same file system, and one rename puts it there. A killed run
-leaves only such a sibling; the next run to the same place removes it.
+leaves only such a sibling; the next run to the same place removes it. Whether a run still works on one is told by a
+lock, which the system drops with the process: in a container every run is process 1.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -45,7 +47,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False, ours: str | N
     _clear_leftovers(final)
     _refuse_existing(final, overwrite)
     _refuse_foreign(final, ours)
-    aside = _make_aside(final)
+    aside, lock = _make_aside(final)
     try:
         yield aside
         with writing(final):
@@ -55,6 +57,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False, ours: str | N
         raise _one_line(error, final) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -70,7 +73,7 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise ConcordctError(f"a folder stands where a file is to be written: {final}")
     _clear_leftovers(final)
     _refuse_existing(final, overwrite)
-    aside = _make_aside(final)
+    aside, lock = _make_aside(final)
     try:
         yield aside / final.name
         with writing(final):
@@ -82,6 +85,7 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise _one_line(error, final) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -133,11 +137,19 @@ def _refuse_foreign(final: Path, ours: str | None) -> None:
         raise ConcordctError(f"output exists and no earlier run made it (no {ours} in it), it stays as it is: {final}")
 
 
-def _make_aside(final: Path) -> Path:
+def _make_aside(final: Path) -> tuple[Path, int]:
+    """A new sibling of `final`, and the file descriptor that holds its lock."""
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{_stem(final)}.{_host()}-{os.getpid()}-"
-        return Path(tempfile.mkdtemp(prefix=prefix, suffix=_ASIDE, dir=final.parent))
+        while True:
+            aside = Path(tempfile.mkdtemp(prefix=prefix, suffix=_ASIDE, dir=final.parent))
+            lock = _lock(aside)
+            if lock is not None and aside.exists():
+                return aside, lock
+            # Another run took it for a leftover in the moment before it was locked.
+            if lock is not None:
+                os.close(lock)
 
 
 def _clear_leftovers(final: Path) -> None:
@@ -145,18 +157,47 @@ def _clear_leftovers(final: Path) -> None:
     with writing(final):
         for left in sorted(final.parent.glob(f".{_escape(_stem(final))}.{_host()}-*")):
             pid = left.name.rsplit(f".{_host()}-", 1)[1].split("-")[0]
-            if not pid.isdigit() or _alive(int(pid)):
+            if not pid.isdigit() or not left.name.endswith((_ASIDE, _REPLACED)):
                 continue
-            if left.name.endswith(_REPLACED) and not os.path.lexists(final):
-                os.rename(left, final)
-            elif left.name.endswith((_ASIDE, _REPLACED)):
-                shutil.rmtree(left, ignore_errors=True)
+            try:
+                lock = _lock(left, pid=int(pid))
+            except FileNotFoundError:
+                continue  # its run has just ended
+            if lock is None:
+                continue
+            try:
+                if left.name.endswith(_REPLACED) and not os.path.lexists(final):
+                    os.rename(left, final)
+                else:
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _lock(place: Path, *, pid: int | None = None) -> int | None:
+    """The file descriptor of a folder or file that this process now holds; None while another one does.
+
+    Parameters
+    ----------
+    pid : of the process that made it: where the file system knows no locks, it is in use while that process lives.
+    """
+    handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        if pid is not None and _alive(pid):
+            os.close(handle)
+            return None
+    return handle
 
 
 def _stem(final: Path) -> str:
     """The final name, cut where the longer name of its sibling would not fit a file system (255 bytes)."""
-    name = final.name
-    return name if len(name.encode()) <= 120 else f"{name[:24]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    name, data = final.name, os.fsencode(final.name)
+    return name if len(data) <= 120 else f"{name[:24]}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def _host() -> str:
@@ -186,17 +227,22 @@ def _swap(aside: Path, final: Path, overwrite: bool) -> None:
         _sync_folder(final.parent)
         return
     old = aside.with_name(aside.name.removesuffix(_ASIDE) + _REPLACED)
-    os.rename(final, old)
+    lock = _lock(final) if final.exists() else None
     try:
-        os.rename(aside, final)
-    except OSError:
-        os.rename(old, final)
-        raise
-    _sync_folder(final.parent)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink()
+        os.rename(final, old)
+        try:
+            os.rename(aside, final)
+        except OSError:
+            os.rename(old, final)
+            raise
+        _sync_folder(final.parent)
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink()
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _umask() -> int:

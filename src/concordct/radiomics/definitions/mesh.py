@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from concordct.signal.compiled import compiled
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +42,7 @@ def cube_triangles() -> tuple[NDArray[np.float64], ...]:
     return tuple(found)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count_cubes(mask):  # type: ignore[no-untyped-def]
     """How often each of the 256 cubes occurs in a mask with a free border, and the sums of their corners (z, y, x)."""
     depth, height, width = mask.shape
@@ -85,7 +86,7 @@ def surface(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> 
     return Surface(float(area), float(volume))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _extremes(mask):  # type: ignore[no-untyped-def]
     """Least and greatest vertex of each row, in half voxels: along x by (z, y), and along z by (y, x); -1 for none."""
     depth, height, width = mask.shape
@@ -108,7 +109,7 @@ def _extremes(mask):  # type: ignore[no-untyped-def]
     return along_x, along_z
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _widest(rows, step_row, step_along):  # type: ignore[no-untyped-def]
     """The greatest squared distance within one plane, from the ends of its rows ([row, 2], -1 for none)."""
     best = 0.0
@@ -123,7 +124,7 @@ def _widest(rows, step_row, step_along):  # type: ignore[no-untyped-def]
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _planes(along_x, along_z, sz, sy, sx):  # type: ignore[no-untyped-def]
     """Greatest squared distances within planes of equal z, of equal y and of equal x."""
     best = np.zeros(3)
@@ -136,7 +137,7 @@ def _planes(along_x, along_z, sz, sy, sx):  # type: ignore[no-untyped-def]
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _farthest(points):  # type: ignore[no-untyped-def]
     best = 0.0
     for a in range(points.shape[0]):

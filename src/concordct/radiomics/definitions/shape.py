@@ -6,11 +6,11 @@ counts as morphology but needs intensities (centre of mass shift, Moran, Geary) 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.radiomics.definitions.mesh import diameters, surface
+from concordct.signal.compiled import compiled
 
 #: PyRadiomics' 14 shape features, in the order of its columns.
 SHAPE = (
@@ -44,7 +44,7 @@ SHAPE_2D = (
 )
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _moments(mask):  # type: ignore[no-untyped-def]
     """Number of voxels, and the sums of their places and of the products of their places ([3], [3, 3])."""
     depth, height, width = mask.shape

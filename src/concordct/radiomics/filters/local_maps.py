@@ -5,10 +5,11 @@ Windows are cut at the border of the image, not at that of an ROI.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from concordct.signal.compiled import compiled
 
 Array = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ def local_entropy(levels: NDArray[np.int32], window: tuple[int, int, int]) -> Ar
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _entropy(levels, rz, ry, rx, n_levels):  # type: ignore[no-untyped-def]
     """Slides the window along x: c log2 c of one level changes at a time."""
     depth, height, width = levels.shape

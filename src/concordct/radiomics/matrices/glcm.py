@@ -6,11 +6,11 @@ IBSI's `avg`), or one matrix of all directions (`comb`).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.radiomics.definitions.definition import definitions
+from concordct.signal.compiled import compiled
 
 #: IBSI's 25 co-occurrence features in the order of its tables, then PyRadiomics' maximal correlation coefficient.
 GLCM = definitions("""
@@ -51,7 +51,7 @@ DIRECTIONS_3D = np.array(
 )
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count_pairs(levels, dz, dy, dx, weight, symmetric, matrix):  # type: ignore[no-untyped-def]
     """Add the pairs of neighbours at one offset to `matrix` ([level, level]); returns the sum that was added."""
     depth, height, width = levels.shape
@@ -70,7 +70,7 @@ def count_pairs(levels, dz, dy, dx, weight, symmetric, matrix):  # type: ignore[
     return pairs * weight * (2.0 if symmetric else 1.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def matrix_features(matrix, total, out):  # type: ignore[no-untyped-def]
     """The features of one matrix of counts into `out` ([26]); the last, MCC, is left as it is.
 
@@ -126,7 +126,7 @@ def matrix_features(matrix, total, out):  # type: ignore[no-untyped-def]
     out[24] = np.sqrt(1.0 - np.exp(-2.0 * (independent - entropy))) if independent > entropy else 0.0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _marginal(shares):  # type: ignore[no-untyped-def]
     """Mean, variance and entropy of one marginal distribution of levels."""
     mean = 0.0
@@ -141,7 +141,7 @@ def _marginal(shares):  # type: ignore[no-untyped-def]
     return mean, variance, entropy
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _differences(shares, out):  # type: ignore[no-untyped-def]
     """What follows from the distribution of |i - j|."""
     n = shares.size
@@ -170,7 +170,7 @@ def _differences(shares, out):  # type: ignore[no-untyped-def]
     out[12] = mean  # 3.6.13 8S9J
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sums(shares, centre, out):  # type: ignore[no-untyped-def]
     """What follows from the distribution of i + j."""
     mean = 0.0
@@ -192,7 +192,7 @@ def _sums(shares, centre, out):  # type: ignore[no-untyped-def]
     out[9] = entropy  # 3.6.10 P6QZ
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _features(levels, n_levels, offsets, weights, merged, symmetric, out):  # type: ignore[no-untyped-def]
     """Means of the features over the matrices that hold a pair, into `out` ([26]); NaN when none does."""
     totals = np.zeros(26)

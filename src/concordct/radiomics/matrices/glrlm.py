@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.radiomics.definitions.definition import definitions
 from concordct.radiomics.matrices.sizes import COUNT, size_features
+from concordct.signal.compiled import compiled
 
 #: The run-length features in the order of IBSI's tables.
 GLRLM = definitions("""
@@ -30,7 +30,7 @@ rlm_rl_entr HJ9O RunEntropy
 """)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count_runs(padded, dz, dy, dx, weight, matrix):  # type: ignore[no-untyped-def]
     """Add the runs along one direction to `matrix` ([level, length]); returns the (weighted) voxels that they hold.
 
@@ -56,7 +56,7 @@ def count_runs(padded, dz, dy, dx, weight, matrix):  # type: ignore[no-untyped-d
     return voxels * weight
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _features(padded, n_levels, offsets, weights, merged):  # type: ignore[no-untyped-def]
     totals = np.zeros(COUNT)
     found = np.zeros(COUNT)

@@ -6,12 +6,12 @@ manual, arXiv:1612.07003, sections 3.10 and 3.11.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.radiomics.definitions.definition import definitions
 from concordct.radiomics.matrices.sizes import COUNT, size_features
+from concordct.signal.compiled import compiled
 
 #: The dependence features in the order of IBSI's tables.
 NGLDM = definitions("""
@@ -47,7 +47,7 @@ ngt_strength 1X9X Strength
 FLAT_COARSENESS = 1e6
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count_dependences(levels, offsets, alpha, n_levels):  # type: ignore[no-untyped-def]
     """[level, dependence] voxels by level and by how many neighbours, itself included, differ by at most alpha."""
     depth, height, width = levels.shape
@@ -69,7 +69,7 @@ def count_dependences(levels, offsets, alpha, n_levels):  # type: ignore[no-unty
     return matrix
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count_differences(levels, offsets, n_levels, count_isolated):  # type: ignore[no-untyped-def]
     """[level] voxels that have a neighbour in the ROI (or all), and the sums of |level - mean of the neighbours|."""
     depth, height, width = levels.shape
@@ -97,7 +97,7 @@ def count_differences(levels, offsets, n_levels, count_isolated):  # type: ignor
     return counts, differences
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _tone_features(counts, differences, out):  # type: ignore[no-untyped-def]
     n = counts.sum()
     present = np.nonzero(counts > 0.0)[0]

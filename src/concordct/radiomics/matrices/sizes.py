@@ -6,14 +6,15 @@ sums are the same. Source: IBSI reference manual, arXiv:1612.07003, sections 3.7
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from concordct.signal.compiled import compiled
 
 #: How many features `size_features` computes.
 COUNT = 17
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def size_features(matrix, voxels, out):  # type: ignore[no-untyped-def]
     """The features of one dense matrix of counts ([level, size], both from 1) into `out` ([17]).
 
@@ -56,7 +57,7 @@ def size_features(matrix, voxels, out):  # type: ignore[no-untyped-def]
     out[16] = energy
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _margins(by_level, by_size, total, out):  # type: ignore[no-untyped-def]
     """Everything that needs only the sums over levels or over sizes; divides the joint emphases by the total."""
     mean_size = 0.0
@@ -91,7 +92,7 @@ def _margins(by_level, by_size, total, out):  # type: ignore[no-untyped-def]
     out[10] /= total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
     """`size_features` from a list of zones (level, size), for sizes that would make a dense matrix of gigabytes."""
     n_zones = levels.size

@@ -6,13 +6,13 @@ and 3.9.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from concordct.radiomics.definitions.definition import definitions
 from concordct.radiomics.matrices.sizes import COUNT, listed_features
+from concordct.signal.compiled import compiled
 
 #: The size-zone features in the order of IBSI's tables.
 GLSZM = definitions("""
@@ -55,7 +55,7 @@ dzm_zd_entr GBDU -
 """)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
     """Connected voxels of one level: their levels, sizes and least distances, [zone] each.
 
