@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from concordct import cli  # hangs the verbs into the application
 from concordct.errors import ConcordctError
 from concordct.pipelines.agree import agree
+from concordct.pipelines.engines import Local
 from concordct.pipelines.features import extract_features, jobs_of_manifest, one_job
 from concordct.pipelines.ibsi_table import ibsi_page, write_ibsi_table
 from concordct.radiomics.presets import preset_names
@@ -59,7 +60,7 @@ def test_workers_and_interruptions_change_no_byte(study):
     plain = extract_features(jobs, "pyradiomics-default", study / "plain.csv")
     assert [one.status for one in plain] == ["done"] * 4
     assert [one.rois for one in plain] == [6] * 4
-    extract_features(jobs, "pyradiomics-default", study / "two.csv", workers=2)
+    extract_features(jobs, "pyradiomics-default", study / "two.csv", engine=Local(2))
     assert (study / "two.csv").read_bytes() == (study / "plain.csv").read_bytes()
 
     def stop(done, _):

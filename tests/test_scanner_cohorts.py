@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.pipelines.engines import Local
 from concordct.pipelines.simulate import plan_recipe, plan_simulation, simulate
 from concordct.scanner.acquisition import Acquisition
 from concordct.scanner.cohorts import Job
@@ -116,7 +117,7 @@ def test_cohort_reads_back_as_pairs(cohort: Path) -> None:
 
 def test_workers_change_no_byte_and_a_killed_run_resumes(cohort: Path, tmp_path: Path) -> None:
     expected = tree(cohort)
-    simulate(small_jobs(), tmp_path / "two", workers=2)
+    simulate(small_jobs(), tmp_path / "two", engine=Local(2))
     assert tree(tmp_path / "two") == expected
     shutil.copytree(cohort, tmp_path / "killed")
     shutil.rmtree(tmp_path / "killed" / "phantom-0001")

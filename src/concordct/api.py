@@ -331,6 +331,7 @@ def standardize(
     """
     import json
 
+    from concordct.pipelines.engines import Local
     from concordct.pipelines.standardize import Settings, plan, run
 
     loaded = (model if isinstance(model, Model) else load(model)).loaded
@@ -342,7 +343,7 @@ def standardize(
         if progress is not None:
             progress(f"scan {index + 1} of {count}", done, depth)
 
-    records = run(planned, loaded, Path(output), settings, workers=workers, progress=show)
+    records = run(planned, loaded, Path(output), settings, engine=Local(workers), progress=show)
     return [json.loads(record.line()) for record in records]
 
 

@@ -8,7 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from concordct.cli.common import FAILED, JsonOption, SeedOption, Verbs, WorkersOption, app, bar, echo, print_json, warn
+from concordct.cli.common import (
+    FAILED,
+    AddressOption,
+    EngineChoice,
+    EngineOption,
+    JsonOption,
+    SeedOption,
+    ShardOption,
+    Verbs,
+    WorkersOption,
+    app,
+    bar,
+    echo,
+    engine_of,
+    print_json,
+    tell_share,
+    warn,
+)
 from concordct.errors import ConcordctError
 
 cohort_app = typer.Typer(
@@ -64,6 +81,9 @@ def simulate(
     file_format: Annotated[FormatChoice, typer.Option("--format", help="How scans are written.")] = FormatChoice.dicom,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
+    engine: EngineOption = EngineChoice.local,
+    address: AddressOption = None,
+    shard: ShardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Scan digital patients or the chest phantom, reconstruct with several kernels, write pairs.csv. Resumes.
@@ -98,13 +118,13 @@ def simulate(
             jobs,
             output,
             file_format=file_format.value,
-            workers=workers,
+            engine=engine_of(workers, engine, address, shard),
             progress=lambda done, total: report("slices", done, total),
         )
     if as_json:
         print_json(
             {
-                "manifest": str(found.manifest),
+                "manifest": None if found.manifest is None else str(found.manifest),
                 "scans": found.scans,
                 "made": found.made,
                 "slices": found.slices,
@@ -114,6 +134,9 @@ def simulate(
         return
     for warning in found.warnings:
         warn("note", warning)
+    if found.manifest is None:
+        tell_share(shard, len(jobs) - found.scans, "the manifest")
+        return
     echo(f"{found.scans} scans ({found.made} made now), {found.slices} slices a kernel: {found.manifest}")
 
 

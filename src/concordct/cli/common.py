@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 
 from concordct import __version__
 from concordct.errors import ConcordctError, reason_of
+from concordct.pipelines.engines import Engine, Local, Ray, Share
 from concordct.volumes.series import ALLOWABLE
 
 #: Options that may stand anywhere on the line, with the number of values that each takes.
@@ -95,6 +96,13 @@ class ModeChoice(StrEnum):
     mean = "mean"
 
 
+class EngineChoice(StrEnum):
+    """Where a batch runs."""
+
+    local = "local"
+    ray = "ray"
+
+
 class CheckChoice(StrEnum):
     """What to do about a scan that fails its self-check."""
 
@@ -143,6 +151,13 @@ ModeOption = Annotated[ModeChoice, typer.Option(help="sample: right texture, see
 SeedOption = Annotated[int, typer.Option(help="Seed of whatever is random.")]
 WorkersOption = Annotated[
     int, typer.Option("--workers", "-j", min=1, help="Processes; the result is the same whatever their number.")
+]
+EngineOption = Annotated[
+    EngineChoice, typer.Option(help="local: processes of this machine; ray: actors of a Ray cluster.")
+]
+AddressOption = Annotated[str | None, typer.Option(help="Of the Ray cluster's head; found or started without.")]
+ShardOption = Annotated[
+    str | None, typer.Option(metavar="I/N", help="Do the I-th of N shares, as one job of an array; run all of them.")
 ]
 
 
@@ -303,3 +318,27 @@ def need_torch(*, extra: str, also: tuple[str, ...] = ()) -> None:
     missing = [name for name in ("torch", *also) if find_spec(name) is None]
     if missing:
         raise ConcordctError(f"expected {', '.join(missing)}, found none: pip install 'concordct[{extra}]'")
+
+
+def engine_of(workers: int, engine: EngineChoice, address: str | None, shard: str | None) -> Engine:
+    """Where a batch runs, from its options.
+
+    Raises
+    ------
+    ConcordctError : an address without Ray, or a share that is none.
+    """
+    if address is not None and engine is not EngineChoice.ray:
+        raise ConcordctError("expected --address with --engine ray alone")
+    within = Ray(address, 0 if workers == 1 else workers) if engine is EngineChoice.ray else Local(workers)
+    if shard is None:
+        return within
+    parts = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if parts is None:
+        raise ConcordctError(f"--shard: expected I/N such as 2/8, found {shard}")
+    return Share(int(parts[1]), int(parts[2]), within)
+
+
+def tell_share(shard: str | None, missing: int, what: str) -> None:
+    """What a share that is not the last says of the result that all of them make together."""
+    if missing:
+        echo(f"share {shard} is done; {what} is written by the last share ({missing} are of others)")

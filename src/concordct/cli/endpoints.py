@@ -10,17 +10,23 @@ from rich.table import Table
 
 from concordct.cli.common import (
     FAILED,
+    AddressOption,
     AllowOption,
+    EngineChoice,
+    EngineOption,
     JsonOption,
     ModeChoice,
     OverwriteOption,
     SeedOption,
+    ShardOption,
     WorkersOption,
     app,
     bar,
     echo,
+    engine_of,
     print_json,
     tables,
+    tell_share,
     warn,
 )
 from concordct.errors import ConcordctError
@@ -57,6 +63,9 @@ def measure(
     ] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
+    engine: EngineOption = EngineChoice.local,
+    address: AddressOption = None,
+    shard: ShardOption = None,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -83,10 +92,19 @@ def measure(
             raise ConcordctError("expected masks in the manifest of pairs, found --lungs, --heart or --mask")
         assert pairs is not None
         jobs = pipeline.jobs_of_manifest(pairs, split=None if split == "all" else split, model=model)
+    where = engine_of(workers, engine, address, shard)
     with bar(quiet=as_json) as report:
         found = pipeline.measure_images(
-            jobs, output, choice=choice, workers=workers, overwrite=overwrite, progress=report
+            jobs,
+            output,
+            choice=choice,
+            engine=where,
+            overwrite=overwrite,
+            progress=report,
         )
+    if len(found) < len(jobs):
+        tell_share(shard, len(jobs) - len(found), "the table")
+        return
     failed = [outcome for outcome in found if outcome.status == "failed"]
     changes = pipeline.class_changes_of(jobs, found)
     if as_json:

@@ -11,18 +11,24 @@ from rich.table import Table
 
 from concordct.cli.common import (
     FAILED,
+    AddressOption,
     AllowOption,
+    EngineChoice,
+    EngineOption,
     JsonOption,
     OverwriteOption,
     SeedOption,
+    ShardOption,
     WorkersOption,
     app,
     bar,
     cell,
     echo,
+    engine_of,
     note,
     print_json,
     tables,
+    tell_share,
     warn,
 )
 from concordct.errors import ConcordctError
@@ -57,6 +63,9 @@ def features(
         str | None, typer.Option(help="What stands in the column image; the file's name without it.")
     ] = None,
     workers: WorkersOption = 1,
+    engine: EngineOption = EngineChoice.local,
+    address: AddressOption = None,
+    shard: ShardOption = None,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -79,7 +88,7 @@ def features(
             jobs,
             preset,
             output,
-            workers=workers,
+            engine=engine_of(workers, engine, address, shard),
             allow=frozenset(allow or ()),
             overwrite=overwrite,
             progress=lambda done, total: report("measuring", done, total),
@@ -88,6 +97,8 @@ def features(
     found = summary(results, output)
     if as_json:
         print_json(found)
+    elif len(results) < len(jobs):
+        tell_share(shard, len(jobs) - len(results), "the features file")
     else:
         echo(f"{found['rois']} ROIs of {found['images'] - len(found['failed'])} images: {output}")
         for one in found["failed"]:

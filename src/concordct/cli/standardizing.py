@@ -13,22 +13,28 @@ from concordct.cli.common import (
     DOUBTED,
     FAILED,
     REFUSED,
+    AddressOption,
     AllowOption,
     CheckChoice,
+    EngineChoice,
+    EngineOption,
     JsonOption,
     ModeChoice,
     ModeOption,
     OverwriteOption,
     SeedOption,
+    ShardOption,
     WorkersOption,
     app,
     bar,
     cell,
     echo,
+    engine_of,
     errors,
     one_of,
     print_json,
     tables,
+    tell_share,
     warn,
 )
 from concordct.errors import ConcordctError
@@ -191,6 +197,9 @@ def standardize(
         int | None, typer.Option(min=1, help="Prune a trained model to this depth: coarser scales are not computed.")
     ] = None,
     workers: WorkersOption = 1,
+    engine: EngineOption = EngineChoice.local,
+    address: AddressOption = None,
+    shard: ShardOption = None,
     any_kernel: Annotated[bool, typer.Option("--any-kernel", help="Standardize scans of other kernels, too.")] = False,
     check: Annotated[
         CheckChoice, typer.Option(help="What to do about a scan that seems to be of another kernel than it says.")
@@ -211,6 +220,7 @@ def standardize(
     settings = pipeline.Settings(
         mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling
     )
+    where = engine_of(workers, engine, address, shard)
     with bar(quiet=as_json) as report:
         loaded = load_model(model)
         if sampling:
@@ -223,7 +233,7 @@ def standardize(
             # Slices of all scans, so that the time left is that of the whole run.
             report(f"scan {min(index + 1, count)} of {count}, slices", sum(depths[:index]) + done, sum(depths))
 
-        records = pipeline.run(planned, loaded, output, settings, workers=workers, progress=show)
+        records = pipeline.run(planned, loaded, output, settings, engine=where, progress=show)
     for reason, number in Counter(item.reason for item in planned.set_aside).most_common():
         warn("set aside", f"{number} x {reason}")
     for record in records:
@@ -245,6 +255,7 @@ def standardize(
                 warn("note", note)
         else:
             warn(record.status, f"{record.input}: {record.reason}")
+    tell_share(shard, len(planned.jobs) + len(planned.skipped) - len(records), "the record of all")
     statuses = [record.status for record in records]
     doubted = sum(bool(record.self_check and record.self_check["failed"]) for record in records)
     if len(records) > 1 and not as_json:

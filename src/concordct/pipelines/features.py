@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.parts import each, file_facts, part_name, scan_facts
+from concordct.pipelines.engines import HERE, Engine, each, share_of
+from concordct.pipelines.parts import file_facts, part_name, scan_facts
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
 from concordct.radiomics.table import FeatureRows, class_of, write_rows
@@ -88,7 +89,7 @@ def extract_features(
     settings: str,
     output: Path,
     *,
-    workers: int = 1,
+    engine: Engine = HERE,
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -101,7 +102,7 @@ def extract_features(
     jobs : images, each name once.
     settings : a preset's name or the path of a PyRadiomics parameter file.
     output : the CSV: columns image, subject, roi, then features; rows in the order of jobs and ROIs.
-    workers : processes.
+    engine : where the work runs. A share writes the output when the parts of all others stand.
     allow : geometry problems that may pass, see `Series.check`.
     overwrite : replace an existing output.
     progress : called with (images done, images in all).
@@ -109,7 +110,8 @@ def extract_features(
 
     Returns
     -------
-    One result for each job, in order. An image that fails is named with its reason and never stops the others.
+    One result for each job of this run, in order. An image that fails is named with its reason and never
+    stops the others.
 
     Raises
     ------
@@ -127,12 +129,18 @@ def extract_features(
         parts.mkdir(parents=True, exist_ok=True)
     results: dict[int, ImageResult] = {}
     # What is said about an image is said by this process alone.
-    told = say if workers <= 1 or len(jobs) == 1 else None
+    told = say if engine == HERE or len(jobs) == 1 else None
     work = partial(_one, settings=settings, digest=repr(chosen), parts=parts, allow=frozenset(allow), say=told)
-    for index, outcome in each(work, jobs, workers=workers):
+    share = len(share_of(engine, jobs))
+    for index, outcome in each(work, jobs, _lost, engine=engine):
         results[index] = outcome
         if progress is not None:
-            progress(len(results), len(jobs))
+            progress(len(results), share)
+    if share < len(jobs):
+        others = [_part(job, repr(chosen), parts, allow) for k, job in enumerate(jobs) if k not in results]
+        if not all(part.exists() for part in others):
+            return tuple(result for _, result in sorted(results.items()))
+        results |= {k: work(job) for k, job in enumerate(jobs) if k not in results}
     ordered = tuple(results[index] for index in range(len(jobs)))
     if all(result.status == "failed" for result in ordered):
         raise ConcordctError(
@@ -144,6 +152,10 @@ def extract_features(
     )
     shutil.rmtree(parts, ignore_errors=True)
     return ordered
+
+
+def _lost(job: Job, reason: str) -> ImageResult:
+    return ImageResult(job.name, "failed", 0, reason)
 
 
 def _one(

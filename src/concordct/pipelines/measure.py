@@ -20,12 +20,13 @@ from concordct.agreement.classes import class_of
 from concordct.endpoints.catalogue import ENDPOINTS
 from concordct.errors import ConcordctError
 from concordct.methods.models import load_model
+from concordct.pipelines.engines import HERE, Engine, each, share_of
 from concordct.pipelines.measure_image import Choice, Job, Outcome, Row, measure_job
-from concordct.pipelines.parts import each, file_facts, part_name, scan_facts
+from concordct.pipelines.parts import file_facts, part_name, scan_facts
 from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.place import atomic_file, writing
-from concordct.volumes.scans import find_scans, one_scan, scan_path
+from concordct.volumes.scans import Scan, find_scans, one_scan, scan_path
 
 #: Called with (what is being done, steps done, steps in all).
 Progress = Callable[[str, int, int], None]
@@ -104,7 +105,7 @@ def measure_images(
     output: Path,
     *,
     choice: Choice | None = None,
-    workers: int = 1,
+    engine: Engine = HERE,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Outcome, ...]:
@@ -115,12 +116,13 @@ def measure_images(
     jobs : images; an image and stage once.
     output : the CSV: image, subject, stage, region, then a column for each number, units in its name; empty where a
         number is not defined. The JSON of the same name has definitions, notes and failures as well.
-    workers : processes.
+    engine : where the work runs. A share writes the output when the parts of all others stand.
     overwrite : replace an existing output.
 
     Returns
     -------
-    One outcome for each job, in order. An image that fails is named with its reason and never stops the others.
+    One outcome for each job of this run, in order. An image that fails is named with its reason and never
+    stops the others.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def measure_images(
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
     steps = 2 + len(chosen.endpoints)
-    inner = progress if len(jobs) == 1 or workers <= 1 else None
+    inner = progress if len(jobs) == 1 or engine == HERE else None
     done = 0
 
     def step(what: str, number: int) -> None:
@@ -148,11 +150,17 @@ def measure_images(
 
     work = partial(_one, choice=chosen, parts=parts, step=step if inner is not None else None)
     results: dict[int, Outcome] = {}
-    for index, outcome in each(work, jobs, workers=workers):
+    share = len(share_of(engine, jobs))
+    for index, outcome in each(work, jobs, _lost, engine=engine):
         results[index] = outcome
         done = len(results)
         if progress is not None:
-            progress(outcome.image, done * steps, len(jobs) * steps)
+            progress(outcome.image, done * steps, share * steps)
+    if share < len(jobs):
+        others = {k: _kept(job, chosen, parts) for k, job in enumerate(jobs) if k not in results}
+        if None in others.values():
+            return tuple(outcome for _, outcome in sorted(results.items()))
+        results |= {k: outcome for k, outcome in others.items() if outcome is not None}
     ordered = tuple(results[index] for index in range(len(jobs)))
     if all(outcome.status == "failed" for outcome in ordered):
         why = ordered[0].reason
@@ -162,23 +170,40 @@ def measure_images(
     return ordered
 
 
+def _lost(job: Job, reason: str) -> Outcome:
+    return Outcome(job.image, "failed", reason)
+
+
+def _part(job: Job, scan: Scan, choice: Choice, parts: Path) -> Path:
+    """Where the outcome of a job is kept: by everything that it depends on."""
+    masks = [path for path in (job.lungs, job.heart, job.regions) if path is not None]
+    facts = [repr(choice), job.image, job.stage, *scan_facts(scan), *file_facts(masks)]
+    if job.model is not None:
+        facts.append(load_model(job.model).sha256)
+    if job.masks_of is not None:
+        facts += scan_facts(one_scan(job.masks_of))
+    return parts / f"{part_name(facts)}.json"
+
+
+def _kept(job: Job, choice: Choice, parts: Path) -> Outcome | None:
+    """What an earlier run, or another share, measured."""
+    part = _part(job, one_scan(job.path), choice, parts)
+    if not part.exists():
+        return None
+    kept = json.loads(part.read_text(encoding="utf-8"))
+    kept["rows"] = tuple(Row(**row) for row in kept["rows"])
+    return Outcome(**{**kept, "notes": tuple(kept["notes"]), "status": "resumed"})
+
+
 def _one(job: Job, *, choice: Choice, parts: Path, step: Callable[[str, int], None] | None) -> Outcome:
     """Measure one image into its part, unless an earlier run did."""
     try:
+        kept = _kept(job, choice, parts)
+        if kept is not None:
+            return kept
         scan = one_scan(job.path)
-        masks = [path for path in (job.lungs, job.heart, job.regions) if path is not None]
-        facts = [repr(choice), job.image, job.stage, *scan_facts(scan), *file_facts(masks)]
-        if job.model is not None:
-            facts.append(load_model(job.model).sha256)
-        if job.masks_of is not None:
-            facts += scan_facts(one_scan(job.masks_of))
-        part = parts / f"{part_name(facts)}.json"
-        if part.exists():
-            kept = json.loads(part.read_text(encoding="utf-8"))
-            kept["rows"] = tuple(Row(**row) for row in kept["rows"])
-            return Outcome(**{**kept, "notes": tuple(kept["notes"]), "status": "resumed"})
         outcome = measure_job(job, scan, choice, step)
-        with atomic_file(part, overwrite=True) as aside:
+        with atomic_file(_part(job, scan, choice, parts), overwrite=True) as aside:
             aside.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
         return outcome
     except ConcordctError as error:

@@ -1,38 +1,14 @@
-"""Work that is done image by image, in processes, and kept until all of it is done: what makes a run resumable."""
+"""What is kept of a batch until all of it is done, image by image: what makes a run resumable."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from concordct import __version__
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.scans import Scan
-from concordct.volumes.workers import worker_pool
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def each(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> Iterator[tuple[int, Result]]:
-    """`work` of every item with its index, as they come; in this process for one worker or one item.
-
-    Parameters
-    ----------
-    work : picklable; it must not raise.
-    workers : processes, see `worker_pool`.
-    """
-    if workers <= 1 or len(items) == 1:
-        for index, item in enumerate(items):
-            yield index, work(item)
-        return
-    with worker_pool(min(workers, len(items))) as pool:
-        waiting: dict[Future[Result], int] = {pool.submit(work, item): index for index, item in enumerate(items)}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
 
 
 def part_name(facts: Sequence[str]) -> str:

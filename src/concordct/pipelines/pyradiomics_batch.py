@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.parts import each, file_facts, part_name
+from concordct.pipelines.engines import Local, each
+from concordct.pipelines.parts import file_facts, part_name
 from concordct.radiomics.featureextractor import RadiomicsFeatureExtractor
 from concordct.volumes.place import atomic_file, writing
 
@@ -86,7 +87,7 @@ def run_batch(
         parts.mkdir(parents=True, exist_ok=True)
     work = partial(_one, folder=batch.parent, params=params, parts=parts)
     found: dict[int, CaseResult] = {}
-    for index, result in each(work, list(enumerate(rows, start=2)), workers=workers):
+    for index, result in each(work, list(enumerate(rows, start=2)), _lost, engine=Local(workers)):
         found[index] = result
         if progress is not None:
             progress(len(found), len(rows))
@@ -101,6 +102,10 @@ def run_batch(
             table.writerow((*(row[name] for name in columns), *(result.features.get(name, "") for name in names)))
     shutil.rmtree(parts, ignore_errors=True)
     return ordered
+
+
+def _lost(case: tuple[int, Mapping[str, str]], reason: str) -> CaseResult:
+    return CaseResult(case[0], {}, reason)
 
 
 def _one(case: tuple[int, Mapping[str, str]], *, folder: Path, params: Path | None, parts: Path) -> CaseResult:

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from concordct.errors import ConcordctError
+from concordct.pipelines.engines import HERE, Engine, Share, each, share_of
 from concordct.scanner.acquisition import Acquisition
 from concordct.scanner.cohorts import FORMATS, SIMULATOR, Job, digest, job_rows, run_job, warnings_of
 from concordct.scanner.frame import Frame, Stack
@@ -23,7 +24,6 @@ from concordct.scanner.recipes import RECIPES, sample_acquisition
 from concordct.scanner.reconstruction import check_kernel
 from concordct.volumes.manifest import write_manifest
 from concordct.volumes.place import atomic_file, writing
-from concordct.volumes.workers import worker_pool
 
 SUBJECTS = ("phantom", "patients")
 MANIFEST, PLAN = "pairs.csv", "cohort.json"
@@ -39,13 +39,13 @@ class Simulated:
 
     Attributes
     ----------
-    manifest : `pairs.csv`.
+    manifest : `pairs.csv`; None while scans of other shares are missing.
     scans : raw data sets in the cohort; made : those of this run, the others stood already.
     slices : slices per kernel in the cohort.
     warnings : what the user should know.
     """
 
-    manifest: Path
+    manifest: Path | None
     scans: int
     made: int
     slices: int
@@ -168,7 +168,7 @@ def simulate(
     output: Path,
     *,
     file_format: str = "dicom",
-    workers: int = 1,
+    engine: Engine = HERE,
     progress: Progress | None = None,
 ) -> Simulated:
     """Run the jobs that have no output yet, and write the manifest when all stand.
@@ -177,7 +177,7 @@ def simulate(
     ----------
     output : the cohort's folder; a run that was killed goes on where it stopped.
     file_format : "dicom" (a folder per series) or "nifti".
-    workers : processes; their number changes no byte.
+    engine : where the work runs; it changes no byte. A share writes the manifest when all scans stand.
     progress : called with (slices done, slices in all).
 
     Raises
@@ -186,13 +186,13 @@ def simulate(
     """
     if file_format not in FORMATS:
         raise ConcordctError(f"unknown file format {file_format!r}; known are {', '.join(FORMATS)}")
-    if workers < 1:
-        raise ConcordctError(f"{workers} workers: at least 1 is allowed")
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     _claim(output, jobs, file_format)
-    waiting = [job for job in jobs if not (output / job.folder).is_dir()]
-    total, done = sum(job.slices for job in jobs), sum(job.slices for job in jobs) - sum(job.slices for job in waiting)
+    mine = [jobs[index] for index in share_of(engine, jobs)]
+    waiting = [job for job in mine if not (output / job.folder).is_dir()]
+    total = sum(job.slices for job in mine)
+    done = total - sum(job.slices for job in waiting)
 
     def report(more: int) -> None:
         nonlocal done
@@ -201,18 +201,32 @@ def simulate(
             progress(done, total)
 
     report(0)
-    if workers == 1:
-        for job in waiting:
-            run_job(job, output, file_format, report)
-    else:
-        with worker_pool(min(workers, max(len(waiting), 1))) as pool:
-            futures = {pool.submit(run_job, job, output, file_format): job for job in waiting}
-            for future in as_completed(futures):
-                future.result()
-                report(futures[future].slices)
+    # What a slice reports is heard in this process alone.
+    within = engine.within if isinstance(engine, Share) else engine
+    slice_by_slice = within == HERE
+    work = partial(_simulated, output=output, file_format=file_format, progress=report if slice_by_slice else None)
+    for index, reason in each(work, waiting, lambda job, reason: reason, engine=within):
+        if reason is not None:
+            raise ConcordctError(reason)
+        if not slice_by_slice:
+            report(waiting[index].slices)
+    missing = [job for job in jobs if not (output / job.folder).is_dir()]
+    if missing:
+        return Simulated(None, len(mine), len(waiting), total, warnings_of(mine))
     rows = [row for job in jobs for row in job_rows(job, output, file_format)]
     manifest = write_manifest(output / MANIFEST, rows, overwrite=True)
     return Simulated(manifest, len(jobs), len(waiting), total, warnings_of(jobs))
+
+
+def _simulated(job: Job, *, output: Path, file_format: str, progress: Callable[[int], None] | None) -> str | None:
+    """Run a job; why it failed, or None."""
+    try:
+        run_job(job, output, file_format, progress)
+    except ConcordctError as error:
+        return str(error)
+    except OSError as error:
+        return f"{output}: {error.strerror}"
+    return None
 
 
 def _claim(output: Path, jobs: Sequence[Job], file_format: str) -> None:

@@ -13,8 +13,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
+from concordct.pipelines.engines import HERE, Engine, each
 from concordct.pipelines.records import SELF_CHECK, Job, Record, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
@@ -34,7 +35,6 @@ from concordct.volumes.place import atomic_file
 from concordct.volumes.scans import LABEL_MAP, Scan, checked, evenly_spaced, find_scans, scan_path
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
-from concordct.volumes.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def run(
     output: Path,
     settings: Settings,
     *,
-    workers: int = 1,
+    engine: Engine = HERE,
     progress: Progress | None = None,
 ) -> tuple[Record, ...]:
     """Standardize what was planned. A scan that fails never stops the others.
@@ -183,7 +183,7 @@ def run(
     Parameters
     ----------
     model : the one that was planned with; read from disk once, whatever the number of scans.
-    workers : processes that share the scans; the result is the same whatever their number.
+    engine : where the work runs; the result is the same. A share writes `RECORDS` when the results of all stand.
 
     Returns
     -------
@@ -191,38 +191,43 @@ def run(
     to `RECORDS`.
     """
     logger.debug("%d scans to standardize, %d of other kernels or broken", len(plan.jobs), len(plan.skipped))
-    if workers > 1 and len(plan.jobs) > 1:
-        count = min(workers, len(plan.jobs))
-        with worker_pool(count) as pool:
-            waiting = [pool.submit(_standardize, job, model, settings) for job in plan.jobs]
-            records = []
-            for index, future in enumerate(waiting):
-                records.append(_result(future, plan.jobs[index]))
-                if progress is not None:
-                    progress(index, plan.jobs[index].scan.shape[0], plan.jobs[index].scan.shape[0])
-    else:
-        records = []
-        for index, job in enumerate(plan.jobs):
-            depth = job.scan.shape[0]
-            logger.debug("scan %d: %s, %d slices", index + 1, job.input_name, depth)
-            report = (lambda done, index=index, depth=depth: progress(index, done, depth)) if progress else None
-            records.append(_standardize(job, model, settings, report))
-            if progress is not None:
-                progress(index, depth, depth)
-    everything = (*records, *plan.skipped)
+    made: dict[int, Record] = {}
+    # What a slice reports is heard in this process alone.
+    here = engine == HERE or len(plan.jobs) == 1
+    report = (lambda done: progress(len(made), done, plan.jobs[len(made)].scan.shape[0])) if progress else None
+    work = partial(_standardize, model=model, settings=settings, progress=report if here else None)
+    for index, record in each(work, plan.jobs, _killed, engine=HERE if here else engine):
+        depth = plan.jobs[index].scan.shape[0]
+        if progress is not None:
+            progress(len(made), depth, depth)
+        made[index] = record
+    if len(made) < len(plan.jobs):
+        others = {k: _stands(job, model, settings) for k, job in enumerate(plan.jobs) if k not in made}
+        if None in others.values():
+            return (*(record for _, record in sorted(made.items())), *plan.skipped)
+        made |= {k: record for k, record in others.items() if record is not None}
+    everything = (*(record for _, record in sorted(made.items())), *plan.skipped)
     if plan.tree and any(record.status == "done" for record in everything):
         with atomic_file(output / RECORDS, overwrite=True) as aside:
             aside.write_text("".join(record.line() + "\n" for record in everything))
     return everything
 
 
-def _result(future: Future[Record], job: Job) -> Record:
-    """What a worker returns; one that was killed takes the pool with it, and those that wait are failed by name."""
+def _killed(job: Job, reason: str) -> Record:
+    return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
+
+
+def _stands(job: Job, model: Model, settings: Settings) -> Record | None:
+    """The record of a scan that another share has done; None where it has not."""
     try:
-        return future.result()
-    except BrokenExecutor:
-        reason = "a worker process was killed (out of memory?); run again to resume"
-        return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
+        intended = _intended(job, model, settings)
+        before = standing(job, intended.derivation, intended.notes)
+        extra = _extras(job, intended.derivation, settings) if settings.samples else []
+        if before is None or any(standing(*each, intended.notes) is None for each in extra):
+            return None
+    except ConcordctError:
+        return None
+    return replace(before, beside=tuple(each.output_name for each, _ in extra))
 
 
 def _standardize(job: Job, model: Model, settings: Settings, progress: Callable[[int], None] | None = None) -> Record:
@@ -235,15 +240,16 @@ def _standardize(job: Job, model: Model, settings: Settings, progress: Callable[
     return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
 
 
-def standardize_scan(
-    job: Job, model: Model, settings: Settings, *, progress: Callable[[int], None] | None = None
-) -> Record:
-    """Standardize one scan, or find that it has been.
+@dataclass(frozen=True)
+class _Intended:
+    """How a scan is to be standardized, and what a reader of the result should know."""
 
-    Raises
-    ------
-    ConcordctError : bad geometry, undecodable slices, an output that something else made, or no place to write.
-    """
+    standardizer: Standardizer
+    derivation: Derivation
+    notes: tuple[str, ...]
+
+
+def _intended(job: Job, model: Model, settings: Settings) -> _Intended:
     scan = job.scan
     problems = checked(scan, settings.allow)
     standardizer = model.standardizer(
@@ -256,7 +262,21 @@ def standardize_scan(
         settings={**standardizer.settings, "seed": settings.seed, "allowed": sorted({p.code for p in problems})},
         sharpens=model.bundle.metadata.get("sharpens"),
     )
-    notes = (*_notes(scan, model, problems), *job.notes)
+    return _Intended(standardizer, derivation, (*_notes(scan, model, problems), *job.notes))
+
+
+def standardize_scan(
+    job: Job, model: Model, settings: Settings, *, progress: Callable[[int], None] | None = None
+) -> Record:
+    """Standardize one scan, or find that it has been.
+
+    Raises
+    ------
+    ConcordctError : bad geometry, undecodable slices, an output that something else made, or no place to write.
+    """
+    scan = job.scan
+    intended = _intended(job, model, settings)
+    standardizer, derivation, notes = intended.standardizer, intended.derivation, intended.notes
     before = None if settings.overwrite else standing(job, derivation, notes)
     found = _self_check(job, standardizer, settings, before)
     extra = _extras(job, derivation, settings) if settings.samples else []

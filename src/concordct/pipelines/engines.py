@@ -1,0 +1,176 @@
+"""Where a batch runs: processes of this machine, a Ray cluster, or one share of an array of jobs.
+
+    for index, result in each(work, items, lost, engine=Local(4)): ...
+
+Whatever the engine, an item is done by the same function and leaves the same bytes, so engines and restarts mix. Items
+name scans by their paths: voxels never travel between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, as_completed
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from concordct.errors import ConcordctError
+from concordct.volumes.workers import worker_pool
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: An item whose process died is tried so many times in all.
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Local:
+    """Processes of this machine; one works here and now."""
+
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Actors of a Ray cluster, each with one core, that load what they need once.
+
+    Attributes
+    ----------
+    address : of the cluster's head; None for the one that Ray finds, or a new one on this machine.
+    workers : actors; 0 for one a core of the cluster.
+    memory_gb : that each actor is placed by.
+    """
+
+    address: str | None = None
+    workers: int = 0
+    memory_gb: float = 1.5
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every n-th item, as one job of an array does it: of `count` jobs that with this `index`, from 1.
+
+    The jobs need not know of each other; the last to end finds everything standing and writes what is merged.
+    """
+
+    index: int
+    count: int
+    within: Local | Ray = Local()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ConcordctError(
+                f"expected a share from 1/{self.count} to {self.count}/{self.count}, found {self.index}"
+            )
+
+
+Engine = Local | Ray | Share
+#: One process, the caller's own.
+HERE = Local(1)
+
+
+def share_of(engine: Engine, items: Sequence[Item]) -> list[int]:
+    """Indices of the items that this run does."""
+    if isinstance(engine, Share):
+        return list(range(engine.index - 1, len(items), engine.count))
+    return list(range(len(items)))
+
+
+def each(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    lost: Callable[[Item, str], Result],
+    *,
+    engine: Engine,
+) -> Iterator[tuple[int, Result]]:
+    """`work` of every item of this run, with its index, as they come.
+
+    Parameters
+    ----------
+    work : picklable; it must not raise.
+    lost : the result of an item whose process was killed, with the reason in words.
+
+    Raises
+    ------
+    ConcordctError : no Ray, or no cluster at the address.
+    """
+    indices = share_of(engine, items)
+    within = engine.within if isinstance(engine, Share) else engine
+    chosen = [items[index] for index in indices]
+    if isinstance(within, Ray):
+        found = _on_ray(work, chosen, lost, within)
+    elif within.workers <= 1 or len(chosen) <= 1:
+        found = ((place, work(item)) for place, item in enumerate(chosen))
+    else:
+        found = _in_processes(work, chosen, lost, within.workers)
+    for place, result in found:
+        yield indices[place], result
+
+
+def _in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result], workers: int
+) -> Iterator[tuple[int, Result]]:
+    with worker_pool(min(workers, len(items))) as pool:
+        waiting: dict[Future[Result], int] = {pool.submit(work, item): place for place, item in enumerate(items)}
+        for future in as_completed(waiting):
+            place = waiting[future]
+            try:
+                yield place, future.result()
+            except BrokenExecutor:
+                yield place, lost(items[place], "a worker process was killed (out of memory?); run again to resume")
+
+
+def _on_ray(
+    work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result], engine: Ray
+) -> Iterator[tuple[int, Result]]:
+    """One item an actor at a time; a dead actor is replaced, and its item tried again elsewhere."""
+    try:
+        import ray
+    except ImportError:
+        raise ConcordctError("expected Ray for its engine, found none: pip install 'concordct[ray]'") from None
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address=engine.address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConcordctError(f"{engine.address}: expected a Ray cluster, found none ({error})") from None
+
+    class Worker:
+        def __init__(self, given: Callable[[Any], Any]) -> None:
+            self.work = given
+
+        def run(self, item: Any) -> Any:
+            return self.work(item)
+
+    memory = int(engine.memory_gb * 2**30)
+    actor = ray.remote(num_cpus=1, memory=memory, max_restarts=0)(Worker)
+    shared = ray.put(work)  # once, whatever the number of actors; it names files and holds no voxels
+    count = engine.workers or int(ray.cluster_resources().get("CPU", 1))
+    idle: list[Any] = [actor.remote(shared) for _ in range(min(count, len(items)))]
+    todo = [(place, 1) for place in reversed(range(len(items)))]
+    busy: dict[Any, tuple[Any, int, int]] = {}
+    try:
+        while todo or busy:
+            while todo and idle:
+                place, attempt = todo.pop()
+                worker = idle.pop()
+                busy[worker.run.remote(items[place])] = (worker, place, attempt)
+            (ready,), _ = ray.wait(list(busy), num_returns=1)
+            worker, place, attempt = busy.pop(ready)
+            try:
+                result = ray.get(ready)
+            except ray.exceptions.RayError as error:
+                idle.append(actor.remote(shared))
+                if attempt < TRIES:
+                    todo.append((place, attempt + 1))
+                else:
+                    reason = f"its worker died {TRIES} times ({type(error).__name__}); run again to resume"
+                    yield place, lost(items[place], reason)
+                continue
+            idle.append(worker)
+            yield place, result
+    finally:
+        for worker in [*idle, *(each_busy[0] for each_busy in busy.values())]:
+            ray.kill(worker)
+        if started:
+            ray.shutdown()
