@@ -5,7 +5,7 @@ BIN := .venv/bin
 #: Real CT for tests and the demonstration; both do without where it is missing.
 DATA ?= $(or $(CONCORDCT_DATA),$(wildcard ../shared/data))
 #: Browser, DICOM judge and the like that some tests use; without them those tests skip and say so.
-PACKAGES := chromium dicom3tools
+PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb
 #: PyRadiomics, beside the project's own environment because it needs an older NumPy.
 REFERENCE := .venv/pyradiomics
 

@@ -17,7 +17,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,12 @@ class Inbox:
             raise
         if replaced is not None and replaced != name:
             (folder / replaced).unlink(missing_ok=True)
+
+    def counted(self, series: Iterable[str], *, whole: bool = False) -> None:
+        """A sender is done with its request or association: what it brought is complete where it promises `whole`
+        series, or where the objects say how many there are."""
+        for each in self._queue.association_ended(series, whole=whole):
+            say("series complete", series=each, reason="its sender is done" if whole else "all have come")
 
     def clear_leftovers(self) -> None:
         """Files of which a service that died told nobody, and results of generations that are over."""

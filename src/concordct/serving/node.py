@@ -25,7 +25,6 @@ from concordct.serving.commitment import Commitments
 from concordct.serving.config import Config, DicomDestination, Peer, Tls
 from concordct.serving.inbox import NO_ROOM, NOT_UNDERSTOOD, SUCCESS, Inbox
 from concordct.serving.log import say
-from concordct.serving.queue import Queue
 from concordct.volumes.arrived import CT_CLASSES, TRANSFER_SYNTAXES
 from concordct.volumes.decode import plain
 
@@ -75,8 +74,8 @@ class _Server(ThreadedAssociationServer):
 class Node:
     """Listens from `start` to `stop`."""
 
-    def __init__(self, config: Config, inbox: Inbox, queue: Queue, commitments: Commitments) -> None:
-        self._config, self._inbox, self._queue, self._commitments = config, inbox, queue, commitments
+    def __init__(self, config: Config, inbox: Inbox, commitments: Commitments) -> None:
+        self._config, self._inbox, self._commitments = config, inbox, commitments
         self._visits: dict[Any, _Visit] = {}
         self._lock = threading.Lock()
         self._server: _Server | None = None
@@ -196,9 +195,7 @@ class Node:
     def _released(self, event: Any) -> None:
         visit = self._visit(event.assoc)
         if visit is not None and visit.series:
-            whole = visit.peer is not None and visit.peer.whole_series
-            for series in self._queue.association_ended(sorted(visit.series), whole=whole):
-                say("series complete", series=series, reason="counted" if not whole else "association released")
+            self._inbox.counted(sorted(visit.series), whole=visit.peer is not None and visit.peer.whole_series)
         self._left(event)
 
     def _left(self, event: Any) -> None:

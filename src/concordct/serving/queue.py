@@ -118,12 +118,14 @@ class Queue(Ledger):
     # ---- work ------------------------------------------------------------------------------------------------------
 
     def claim(self) -> Entry | None:
-        """The complete series that waited longest, now running; None when none waits."""
+        """The complete series that waited longest, now running; None when none waits. One that made trouble before
+        waits behind all others."""
         if not self.counts()["complete"]:
             return None
         with self._change() as base:
             row = base.execute(
-                "SELECT id FROM series WHERE state='complete' AND next_at<=? ORDER BY last_at LIMIT 1", (time.time(),)
+                "SELECT id FROM series WHERE state='complete' AND next_at<=? "
+                "ORDER BY deaths, tries, last_at LIMIT 1", (time.time(),)
             ).fetchone()
             if row is None:
                 return None

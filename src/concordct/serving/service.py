@@ -56,7 +56,7 @@ class Service:
         self.queue = Queue(folder / "queue.sqlite")
         self.inbox = Inbox(config.store, self.queue)
         self.commitments = Commitments()
-        self.node = Node(config, self.inbox, self.queue, self.commitments)
+        self.node = Node(config, self.inbox, self.commitments)
         self.metrics = Metrics(self.queue, self.node, config)
         self.inbox.on_answer = self.metrics.answered
         self.ending = threading.Event()

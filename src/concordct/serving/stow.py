@@ -69,6 +69,8 @@ async def store(request: Request, inbox: Inbox, *, limit: int, study: str | None
         return PlainTextResponse("expected parts between boundaries", status_code=400)
     if parts.too_large:
         return PlainTextResponse("an object larger than is taken here", status_code=413)
+    brought = sorted({answer.series for answer in answers if answer.status == SUCCESS and answer.series is not None})
+    await run_in_threadpool(inbox.counted, brought)
     return JSONResponse(_said(answers), status_code=_status(answers), media_type="application/dicom+json")
 
 
