@@ -5,12 +5,12 @@ BIN := .venv/bin
 #: Real CT for tests and the demonstration; both do without where it is missing.
 DATA ?= $(or $(CONCORDCT_DATA),$(wildcard ../shared/data))
 #: Browser, DICOM judge and the like that some tests use; without them those tests skip and say so.
-PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb
+PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb shellcheck
 #: PyRadiomics, beside the project's own environment because it needs an older NumPy.
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed paper-weights mutants packages clean
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service paper-weights mutants packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -68,6 +68,10 @@ bench-self-check: .venv/installed
 bench-registration: .venv/installed
 	$(BIN)/python -m benchmarks.registration
 
+# Five to ten minutes on two quiet cores; writes docs/results/service.md. One of its three kinds of clients is dcmtk's.
+bench-service: .venv/installed
+	$(BIN)/python -m benchmarks.service
+
 # Two to five minutes.
 bench-followup-speed: .venv/installed
 	$(BIN)/python -m benchmarks.followup_speed
@@ -100,14 +104,15 @@ $(REFERENCE)/tried: tests/reference_pyradiomics.txt
 	  echo installed >$@; touch $(REFERENCE)/installed; \
 	else echo "see $(REFERENCE)/log" >$@; fi >$(REFERENCE)/log 2>&1
 
+# RUNLEVEL=1 keeps Debian from starting what it installs: Orthanc is run by its test alone.
 packages:
 	@for package in $(PACKAGES); do \
 	  dpkg -s $$package >/dev/null 2>&1 && continue; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing $$package"; \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1 \
+	    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1 \
 	      || { apt-get update -qq >/dev/null 2>&1; \
-	           DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1; } \
+	           RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1; } \
 	      || echo "could not install $$package: its tests skip"; \
 	  else echo "$$package is not installed: its tests skip"; fi; \
 	done

@@ -332,3 +332,46 @@ def test_the_plain_tool_imports_nothing_of_the_service() -> None:
     code = f"import sys, concordct.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def certificate(folder: Path, name: str, issuer: Path | None = None) -> Path:
+    """A key and certificate by openssl, in one PEM; signed by itself without an issuer."""
+    key, pem = folder / f"{name}.key", folder / f"{name}.pem"
+    subject = ["-newkey", "rsa:2048", "-nodes", "-keyout", key, "-subj", f"/CN={name}", "-days", "2"]
+    subject += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    signed = [] if issuer is None else ["-CA", issuer, "-CAkey", issuer.with_suffix(".key")]
+    subprocess.run(["openssl", "req", "-x509", *subject, *signed, "-out", pem], check=True, capture_output=True)
+    return pem
+
+
+def test_tls_asks_for_the_peers_certificate_and_waits_for_nobody(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    from pynetdicom import AE
+
+    from concordct.serving.config import Tls
+    from concordct.serving.node import client_context
+
+    authority, stranger = certificate(tmp_path, "authority"), certificate(tmp_path, "stranger")
+    given = settings(tmp_path, tmp_path, rules=RULES)
+    given["node"]["tls"] = {"certificate": "authority.pem", "key": "authority.key", "authority": "authority.pem"}
+    with serving(tmp_path, given) as service:
+        ae = AE(ae_title="SCANNER")
+        ae.add_requested_context("1.2.840.10008.1.1")
+
+        def established(own: Path | None) -> bool:
+            tls = None
+            if own is not None:
+                context = client_context(Tls(certificate=own, key=own.with_suffix(".key"), authority=authority))
+                tls = (context, "127.0.0.1")
+            association = ae.associate("127.0.0.1", port(service), ae_title="CONCORDCT", tls_args=tls)
+            found = association.is_established
+            if found:
+                association.release()
+            return bool(found)
+
+        # One that never says hello does not keep the others waiting.
+        with socket.create_connection(("127.0.0.1", port(service))):
+            assert established(authority)
+        assert not established(stranger)
+        assert not established(None)

@@ -124,8 +124,8 @@ class Queue(Ledger):
             return None
         with self._change() as base:
             row = base.execute(
-                "SELECT id FROM series WHERE state='complete' AND next_at<=? "
-                "ORDER BY deaths, tries, last_at LIMIT 1", (time.time(),)
+                "SELECT id FROM series WHERE state='complete' AND next_at<=? ORDER BY deaths, tries, last_at LIMIT 1",
+                (time.time(),),
             ).fetchone()
             if row is None:
                 return None

@@ -34,7 +34,7 @@ _LO_LENGTH, _ST_LENGTH = 64, 1024
 
 #: True of the source's bytes, files, signatures or making, hence untrue of the result.
 # fmt: off
-_DROPPED = (
+DROPPED = (
     # when and by whom the source object was made; ours may hold no clock
     "InstanceCreationDate", "InstanceCreationTime", "InstanceCreatorUID", "ContentDate", "ContentTime",
     "SeriesDate", "SeriesTime",
@@ -63,6 +63,11 @@ _PATIENT_GROUP = 0x0010
 def hashed_uid(*parts: str) -> str:
     """The UID of a derived object; our name goes first, so that no other program's parts give the same."""
     return uid_of("concordct", *parts)
+
+
+#: How the meta header of what we write names us.
+IMPLEMENTATION_CLASS_UID = hashed_uid("implementation")
+IMPLEMENTATION_VERSION = f"CONCORDCT_{__version__}"[:16]
 
 
 def derived_dataset(
@@ -149,8 +154,8 @@ def save(dataset: FileDataset, path: Path) -> None:
     meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(hashed_uid("implementation"))
-    meta.ImplementationVersionName = f"CONCORDCT_{__version__}"[:16]
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     with quiet_dicom():
         result = FileDataset(str(path), dataset, preamble=b"\0" * 128, file_meta=meta)
         result.set_original_encoding(*dataset.original_encoding)
@@ -159,7 +164,7 @@ def save(dataset: FileDataset, path: Path) -> None:
 
 
 def _drop(dataset: Dataset) -> None:
-    for name in _DROPPED:
+    for name in DROPPED:
         if name in dataset:
             delattr(dataset, name)
 
