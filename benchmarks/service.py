@@ -31,8 +31,8 @@ import yaml
 
 from benchmarks.results import ROOT, table
 from benchmarks.service_clients import Client, dicomweb, pynetdicom, storescu
+from concordct.judging.provenance import provenance
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
-from concordct.pipelines.results import provenance
 from concordct.serving.ledger import Ledger
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.volume import Volume
