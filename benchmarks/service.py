@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ from concordct.volumes.volume import Volume
 RESULTS = ROOT / "docs" / "results" / "service.md"
 #: Slices of the 40 series: most of them thick, one thin reconstruction.
 SLICES = (300, 60, 40, 40, *(28,) * 36)
+#: Slices of the series whose memory is looked at on slices as scanners store them; more slices take no more of it.
+LARGE, LARGE_SIDE = (60, 28, 28), 512
 KINDS: tuple[Callable[..., bool], ...] = (storescu, pynetdicom, dicomweb)
 CLIENTS = 10
 KILLS = 30
@@ -48,8 +50,8 @@ TOKEN = "benchmark-sender-token-0000"
 MEGA = 2**20
 
 
-def prepare(folder: Path, side: int) -> tuple[Path, list[Path]]:
-    """A model and 40 series on disk: discs with noise, one patient each, kernels Br40 and Bl64 of simulated noise."""
+def prepare(folder: Path, side: int, counts: Sequence[int]) -> tuple[Path, list[Path]]:
+    """A model and series on disk: discs with noise, one patient each, kernels Br40 and Bl64 of simulated noise."""
     rng = np.random.default_rng(SEED)
     y, x = np.mgrid[:side, :side] / side - 0.5
     body = np.where((x / 0.42) ** 2 + (y / 0.36) ** 2 < 1, 40.0, -1000.0)
@@ -72,7 +74,7 @@ def prepare(folder: Path, side: int) -> tuple[Path, list[Path]]:
         write_new_series(volume(slices(4, width), kernel), folder / kernel, scan)
     calibrate_pairs(pairs_of_paths(folder / "Br40", folder / "Bl64"), folder / "model", method="spectral")
     made = []
-    for index, count in enumerate(SLICES):
+    for index, count in enumerate(counts):
         scan = SimulatedScan(f"patient-{index:02d}", "scan", "Chest", 2, 120.0, 100.0)
         place = folder / "series" / f"{index:02d}"
         for path in write_new_series(volume(slices(count, 0.12), "Br40"), place, scan):
@@ -290,14 +292,16 @@ def kill_under_load(folder: Path, model: Path, series: list[Path], kills: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=512, help="pixels of a slice along one side")
+    parser.add_argument("--side", type=int, default=256, help="pixels of a slice along one side, under load")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--folder", type=Path, help="where everything lies that is made; a temporary one without")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary)
-        model, series = prepare(folder, chosen.side)
+        large, _ = measure(folder / "large-run", *prepare(folder / "large", LARGE_SIDE, LARGE), workers=1)
+        print(json.dumps(large), flush=True)
+        model, series = prepare(folder, chosen.side, SLICES)
         rows, first = [], {}
         for workers in chosen.workers:
             row, copies = measure(folder / f"workers-{workers}", model, series, workers)
@@ -309,11 +313,14 @@ def main() -> None:
         same = {uid: set(found) for uid, found in copies.items()} == {uid: set(found) for uid, found in first.items()}
         print(json.dumps([dict(killed), same]), flush=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(_page(rows, killed, same, copies, chosen))
+    RESULTS.write_text(_page(rows, large, killed, same, copies, chosen))
     print(RESULTS)
 
 
-def _page(rows: list[dict[str, Any]], killed: Counter[str], same: bool, copies: dict[str, Any], chosen: Any) -> str:
+def _page(
+    rows: list[dict[str, Any]], large: dict[str, Any], killed: Counter[str], same: bool, copies: dict[str, Any],
+    chosen: Any,
+) -> str:  # fmt: skip
     made = provenance()
     kinds = ", ".join(f"{count} by {name}" for name, count in sorted(rows[0]["kinds"].items()))
     busy = os.getloadavg()[0]
@@ -335,6 +342,9 @@ structured report) and sent to an archive by C-STORE. Nothing was tuned on anyth
 pages, looked at five times a second; pages that processes share count in each.
 
 {body}
+
+On {LARGE_SIDE} x {LARGE_SIDE} slices (series of {", ".join(map(str, LARGE))}, one worker): service \
+{large["service_mb"]:.0f} MB, worker {large["worker_mb"]:.0f} MB, all processes {large["all_mb"]:.0f} MB.
 
 ## Killed
 

@@ -122,6 +122,7 @@ class Archive:
         self.received: dict[str, list[bytes]] = {}
         self.datasets: dict[str, pydicom.Dataset] = {}
         self.answer, self.commits = 0x0000, True
+        self.room = 10**6  # objects that it takes before it says that it is full
         self.asked: list[str] = []
         self._report_to = report_to
         self._server: Any = None
@@ -148,6 +149,8 @@ class Archive:
         self.stop()
 
     def _store(self, event: Any) -> int:
+        if len(self.received) >= self.room:
+            return 0xA700
         if self.answer == 0x0000:
             uid = str(event.request.AffectedSOPInstanceUID)
             self.received.setdefault(uid, []).append(event.request.DataSet.getvalue())

@@ -159,6 +159,17 @@ def test_a_destination_that_is_down_gets_its_series_when_it_is_back(service: Ser
         assert max(len(copies) for copies in archive.received.values()) >= 2
 
 
+def test_a_delivery_that_broke_off_goes_on_where_it_was(service: Service, archive: Archive) -> None:
+    slices = series(seed=22, slices=4)
+    archive.room = len(archive.received) + 2
+    send(service.config.node.port, slices)
+    entry = ended(service, slices, "made")
+    until(lambda: "object 3 of 5: 0xa700" in str(service.queue.deliveries(entry.id)[0].reason))
+    archive.room = 10**6
+    ended(service, slices, "sent")
+    assert [len(archive.received[one.SOPInstanceUID]) for one in result_of(archive, slices)] == [1] * 5
+
+
 def test_a_series_that_cannot_be_standardized_is_set_aside_and_stops_nobody(service: Service, archive: Archive) -> None:
     broken = [one for one in series(seed=31) if one.InstanceNumber != 3]
     good = series(seed=32, slices=3)

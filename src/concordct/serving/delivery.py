@@ -70,6 +70,8 @@ class Courier(threading.Thread):
         super().__init__(name=f"courier {destination.name}", daemon=True)
         self._destination, self._queue, self._commitments = destination, queue, commitments
         self._title, self._objects, self._outcome = title, objects, outcome
+        # What the destination has of a delivery that broke off; another service, or a commitment refused, sends it all.
+        self._stored: dict[tuple[str, int], set[str]] = {}
         self.ending = threading.Event()
 
     def run(self) -> None:
@@ -85,15 +87,17 @@ class Courier(threading.Thread):
         name, destination = self._destination.name, self._destination
         try:
             objects = self._objects(entry)
+            stored = self._stored.setdefault((entry.id, entry.generation), set())
             if isinstance(destination, DicomDestination):
-                self._store(destination, objects, delivery)
+                self._store(destination, objects, delivery, stored)
             else:
-                send_to_web(destination, objects)
+                send_to_web(destination, objects, stored)
         except Undelivered as error:
             reason = str(error)
         except Exception as error:
             reason = reason_of(error)
         else:
+            self._stored.pop((entry.id, entry.generation), None)
             last = self._queue.delivered(entry, name)
             self._outcome(name, True)
             say("series delivered", series=entry.id, destination=name, objects=len(objects))
@@ -104,17 +108,23 @@ class Courier(threading.Thread):
         over = self._queue.undelivered(
             entry, delivery, reason, wait_s=wait, give_up_s=destination.give_up_after_h * 3600
         )
+        if over:
+            self._stored.pop((entry.id, entry.generation), None)
         self._outcome(name, False)
         say("delivery failed", level="error" if over else "warning", series=entry.id, destination=name, reason=reason,
             tries=delivery.tries + 1, wait_s=None if over else wait)  # fmt: skip
 
-    def _store(self, destination: DicomDestination, objects: Sequence[Outgoing], delivery: Delivery) -> None:
+    def _store(
+        self, destination: DicomDestination, objects: Sequence[Outgoing], delivery: Delivery, stored: set[str]
+    ) -> None:
         transaction = uid_of("commitment", delivery.series, destination.name, delivery.first_at, delivery.tries)
         association = self._associate(destination, objects)
         try:
             for index, one in enumerate(objects):
                 if self.ending.is_set():
                     raise Undelivered("the service ends")
+                if one.uid in stored:
+                    continue
                 try:
                     status = association.send_c_store(one.path)
                 except (ValueError, RuntimeError, AttributeError):
@@ -124,6 +134,7 @@ class Courier(threading.Thread):
                 if not status or status.Status not in _STORED:
                     said = f"{status.Status:#06x}" if status else "no answer"
                     raise Undelivered(f"object {index + 1} of {len(objects)}: {said}")
+                stored.add(one.uid)
             if destination.commitment:
                 refused = self._commitments.ask(association, [(one.sop_class, one.uid) for one in objects], transaction)
                 if refused:
@@ -134,6 +145,7 @@ class Courier(threading.Thread):
         if destination.commitment:
             wrong = self._commitments.wait(transaction, destination.commitment_wait_s)
             if wrong:
+                stored.clear()
                 raise Undelivered(wrong)
 
     def _associate(self, destination: DicomDestination, objects: Sequence[Outgoing]) -> Any:
@@ -159,8 +171,8 @@ class Courier(threading.Thread):
         raise Undelivered("no connection, or association aborted")
 
 
-def send_to_web(destination: WebDestination, objects: Sequence[Outgoing]) -> None:
-    """STOW-RS in batches.
+def send_to_web(destination: WebDestination, objects: Sequence[Outgoing], stored: set[str]) -> None:
+    """STOW-RS in batches, of what is not `stored` yet.
 
     Raises
     ------
@@ -175,7 +187,7 @@ def send_to_web(destination: WebDestination, objects: Sequence[Outgoing]) -> Non
         session.headers["Authorization"] = f"Bearer {destination.file.read_text().strip()}"
     client = DICOMwebClient(destination.url, session=session, timeout=destination.timeout_s)
     client.set_http_retry_params(retry=False)
-    for batch in _batches(objects):
+    for batch in _batches([one for one in objects if one.uid not in stored]):
         datasets = [open_dataset(one.path, pixels=True) for one in batch]
         try:
             answer = client.store_instances(datasets)
@@ -187,6 +199,7 @@ def send_to_web(destination: WebDestination, objects: Sequence[Outgoing]) -> Non
         failed = len(answer.get("FailedSOPSequence") or ())
         if failed:
             raise Undelivered(f"STOW-RS: {failed} of {len(batch)} objects not stored")
+        stored.update(one.uid for one in batch)
 
 
 def _batches(objects: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
