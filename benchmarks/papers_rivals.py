@@ -71,7 +71,7 @@ RIVALS: dict[str, tuple[str, tuple[Setting, ...]]] = {
     "Pix2Pix": ("pix2pix", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
     "CycleGAN": (
         "cyclegan",
-        tuple({"learning_rate": r, "cycle": w} for r in (2e-4, 1e-3) for w in (1.0, 10.0)),
+        tuple({"learning_rate": r, "cycle": w, "identity": w / 2} for r in (1e-3, 4e-3) for w in (1.0, 10.0)),
     ),
     "GANai": ("ganai", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
     "STAN-CT": ("stan-ct", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
@@ -81,12 +81,16 @@ RIVALS: dict[str, tuple[str, tuple[Setting, ...]]] = {
     ),
     "CVH-CT, random VGG": (
         "cvh-ct",
-        tuple({"learning_rate": r, "domain": w} for r in (2e-4, 1e-3) for w in (1.0, 10.0)),
+        tuple(
+            {"learning_rate": r, "domain": 10.0, "cycle": w, "identity": w / 2}
+            for r in (1e-3, 4e-3)
+            for w in (1.0, 10.0)
+        ),
     ),
     "uda": ("uda", tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0))),
     "Multipath cycleGAN": (
         "multipath",
-        tuple({"learning_rate": r, "l1": w} for r in (2e-4, 1e-3) for w in (10.0, 100.0)),
+        tuple({"learning_rate": r, "l1": w} for r in (5e-4, 2e-3) for w in (10.0, 100.0)),
     ),
 }
 #: Settings of a stranger's method that names none.
