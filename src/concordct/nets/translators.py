@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordct.nets.blocks import ChannelNorm
+from concordct.nets.blocks import ChannelNorm, convolution
 
 Norm = Literal["batch", "instance", "pixel", "none"]
 #: Deviation of published initial weights.
@@ -75,18 +75,25 @@ def published_start(net: nn.Module) -> nn.Module:
 
 
 class SelfAttention(nn.Module):
-    """Every place looks at every other; it starts silent (gamma = 0)."""
+    """Every place looks at every other; it starts silent (gamma = 0). Keys and values may be pooled by `pool`, so that
+    finer scales can be paid for.
+    """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, dims: int = 2, pool: int = 1) -> None:
         super().__init__()
         inner = max(channels // 8, 1)
-        self.query, self.key = nn.Conv2d(channels, inner, 1), nn.Conv2d(channels, inner, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
+        self.pool = pool
+        self.query, self.key = (convolution(channels, inner, 1, dims=dims) for _ in range(2))
+        self.value = convolution(channels, channels, 1, dims=dims)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b, c, y, x] to the same shape."""
-        q, k, v = (layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))  # [b, yx, c]
+        """[b, c, ...] to the same shape."""
+        seen = x
+        if self.pool > 1:
+            seen = functional.avg_pool2d(x, self.pool) if x.ndim == 4 else functional.avg_pool3d(x, self.pool)
+        asked = zip((self.query, self.key, self.value), (x, seen, seen), strict=True)
+        q, k, v = (layer(given).flatten(2).transpose(1, 2) for layer, given in asked)  # [b, places, c]
         mixed = functional.scaled_dot_product_attention(q, k, v, scale=1.0)
         return x + self.gamma * mixed.transpose(1, 2).reshape(x.shape)
 

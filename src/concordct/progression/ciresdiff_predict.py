@@ -26,13 +26,16 @@ from concordct.progression.ciresdiff import (
     HIGH_HU,
     METHOD,
     OUTSIDE,
+    RECIPES,
     SPREAD,
     CIResDiff,
     Condition,
     build,
+    fit,
     scale_of,
 )
 from concordct.progression.ciresdiff_known import dense_share
+from concordct.progression.method import FollowupMethod
 from concordct.progression.patches3d import region_box
 from concordct.progression.tiling3d import blended
 from concordct.training.bundle import Bundle
@@ -186,3 +189,6 @@ def load(bundle: Bundle, mode: Mode = "sample", *, steps: int | None = None) -> 
         steps or int(recipe["sampling_steps"]),
         mode,
     )
+
+
+ENTRY = FollowupMethod("CIResDiff", load, fit, RECIPES)
