@@ -27,7 +27,7 @@ from concordct.cli.common import (
 )
 
 #: What the follow-up needs beside PyTorch.
-FOLLOWUP_NEEDS = ("monai", "transformers", "tokenizers")
+FOLLOWUP_NEEDS = ("monai", "einops", "transformers", "tokenizers")
 
 
 @app.command("predict-followup")
@@ -36,7 +36,7 @@ def predict_followup(
     lung_function: Annotated[Path, typer.Option(help="Table of lung-function tests, CSV.")],
     subject: Annotated[str, typer.Option(help="Whose row of the table.")],
     weeks: Annotated[float, typer.Option(help="From the scan to the one predicted.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A model that `train ciresdiff` wrote.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="A model that `train` wrote for follow-up scans.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for scan, change map, summary and report.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; the recipe's without.")] = None,
     mode: ModeOption = ModeChoice.sample,
@@ -150,17 +150,18 @@ def osic(
     echo(f"{len(found.pairs)} patients, {twice} scanned twice{labelled}: {output / COHORT}")
 
 
-def train_ciresdiff(
-    cohort: Path, output: Path, recipe: str, clip: Path | None, *, seed: int, limits: Mapping[str, Any],
+def train_followup(
+    method: str, cohort: Path, output: Path, recipe: str, clip: Path | None, *, seed: int, limits: Mapping[str, Any],
     overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """`train ciresdiff`: what differs from the other methods is that pairs are two scans of a cohort."""
+    """Train a method of follow-up scans: what differs from the others is that pairs are two scans of a cohort."""
     from concordct.pipelines import followup as pipeline
 
     with bar(quiet=as_json) as report:
         found = pipeline.train(
             cohort,
             output,
+            method=method,
             recipe=recipe,
             clip=clip,
             seed=seed,
@@ -171,6 +172,6 @@ def train_ciresdiff(
     if as_json:
         print_json({"model": str(found.output), "done": found.done, "seconds": round(found.seconds, 1)})
     elif found.done:
-        echo(f"ciresdiff: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
+        echo(f"{method}: {found.parameters:,} parameters, {found.seconds:.0f} s: {found.output}")
     else:
-        echo(f"ciresdiff: paused after {found.seconds:.0f} s; the same command goes on")
+        echo(f"{method}: paused after {found.seconds:.0f} s; the same command goes on")

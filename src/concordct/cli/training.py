@@ -26,9 +26,10 @@ from concordct.cli.common import (
 )
 from concordct.errors import ConcordctError
 from concordct.methods.catalogue import names
+from concordct.progression.catalogue import CATALOGUE
 
 #: Trained on two scans of a patient instead of two reconstructions of a scan.
-FOLLOWUP = ("ciresdiff",)
+FOLLOWUP = tuple(CATALOGUE)
 TRAINED = (*names("train"), *FOLLOWUP)
 
 
@@ -45,7 +46,7 @@ class RecipeChoice(StrEnum):
 @app.command()
 def train(
     method: Annotated[str, typer.Argument(help=f"What to train: {', '.join(TRAINED)}.", callback=one_of(TRAINED))],
-    pairs: Annotated[Path, typer.Argument(help="Manifest of pairs; for ciresdiff a cohort.csv.")],
+    pairs: Annotated[Path, typer.Argument(help="Manifest of pairs; for methods of follow-up scans a cohort.csv.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model, a folder; OUTPUT.run holds the run.")],
     recipe: Annotated[RecipeChoice, typer.Option(help="How long and how large.")] = RecipeChoice.small,
     split: Annotated[str, typer.Option(help="Rows of the manifest to train on.")] = "train",
@@ -71,15 +72,17 @@ def train(
     Example: `concordct train ltdiffpp cohort/pairs.csv -o br40-to-bl64 --recipe small`
     """
     if method in FOLLOWUP:
-        from concordct.cli.followup import FOLLOWUP_NEEDS, train_ciresdiff
+        from concordct.cli.followup import FOLLOWUP_NEEDS, train_followup
 
         need_torch(extra="followup", also=FOLLOWUP_NEEDS)
 
         if images or without or imagenet:
-            raise ConcordctError("expected no --images, --without or --imagenet with ciresdiff, found some")
+            raise ConcordctError(f"expected no --images, --without or --imagenet with {method}, found some")
         limits = {"most_steps": most_steps, "minutes": minutes}
-        train_ciresdiff(
-            pairs, output, recipe.value, clip, seed=seed, limits=limits, overwrite=overwrite, as_json=as_json
+        if clip is not None and method != "ciresdiff":
+            raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method}")
+        train_followup(
+            method, pairs, output, recipe.value, clip, seed=seed, limits=limits, overwrite=overwrite, as_json=as_json
         )
         return
     if clip is not None:

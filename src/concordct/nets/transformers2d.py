@@ -43,7 +43,7 @@ class Transformer(nn.Module):
         """[b, channels, size, size] to the same shape."""
         words = self.embed(x)
         seen = self.norm(self.blocks(words.flatten(2).transpose(1, 2) + self.places))
-        return self.back(seen.transpose(1, 2).reshape(words.shape))  # type: ignore[no-any-return]
+        return self.back(seen.transpose(1, 2).reshape(words.shape))
 
 
 class TransUNet(nn.Module):

@@ -1,4 +1,4 @@
-"""Follow-up scans of pulmonary fibrosis: train CIResDiff on a cohort, predict one patient's scan.
+"""Follow-up scans of pulmonary fibrosis: train CIResDiff or a rival on a cohort, predict one patient's scan.
 
 `MODEL.run/` holds the prepared subjects, checkpoints and metrics; `MODEL` appears when all phases are done. A run that
 was stopped goes on where it stands.
@@ -10,6 +10,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ from concordct.pipelines.followup_data import (
     to_spacing,
 )
 from concordct.pipelines.followup_verdict import ENTRY, counted, parted, verdict, with_classifier
-from concordct.progression import ciresdiff
+from concordct.progression import catalogue, ciresdiff
 from concordct.progression.ciresdiff import CohortData, Recipe
-from concordct.progression.ciresdiff_predict import Predictor, load
 from concordct.progression.cohort import LABELS, FollowupPair, read_cohort
 from concordct.progression.lung_function import check_weeks, first_visit, read_table, sentence
+from concordct.progression.method import FollowupPredictor
 from concordct.progression.registration import DILATION_MM
 from concordct.radiomics.regions.lungs import dilate
 from concordct.report.followup import write_followup_report
@@ -68,6 +69,7 @@ def train(
     cohort: Path,
     output: Path,
     *,
+    method: str = ciresdiff.METHOD,
     recipe: str = "small",
     row: str = "DM-R-CIP",
     clip: Path | None = None,
@@ -79,13 +81,14 @@ def train(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train CIResDiff on the subjects of a cohort that have both scans, or go on with it.
+    """Train a method on the subjects of a cohort that have both scans, or go on with it.
 
     Parameters
     ----------
     cohort : `cohort.csv`, with `lung_function.csv` beside it; see `progression.cohort`.
-    recipe : a name of `ciresdiff.RECIPES`. row : of `ciresdiff.ABLATIONS`; the last is the whole method.
-    clip : folder of published CLIP weights.
+    method : a name of `progression.catalogue`. recipe : one of its recipes.
+    row : of `ciresdiff.ABLATIONS`, for CIResDiff; the last is the whole method.
+    clip : folder of published CLIP weights, for CIResDiff.
     subjects : train on these alone; None for all.
     most_steps : cut both phases to this many steps. minutes : pause with a checkpoint after this long.
 
@@ -96,7 +99,13 @@ def train(
     """
     began, limit = time.monotonic(), time_limit(minutes)
     folder = place_of_run(output, overwrite=overwrite)
-    chosen = recipe_of(recipe, row=row, seed=seed, most_steps=most_steps)
+    entry = catalogue.method(method)
+    if method == ciresdiff.METHOD:
+        chosen: Any = recipe_of(recipe, row=row, seed=seed, most_steps=most_steps)
+        fit, title = partial(entry.fit, clip=clip), row
+    else:
+        chosen = rival_recipe(method, recipe, seed=seed, most_steps=most_steps)
+        fit, title = partial(entry.fit), entry.title
     with team() as members:
         if members.rank > 0:
             distributed.barrier()
@@ -106,12 +115,12 @@ def train(
                 progress=progress,
             )  # fmt: skip
             if members.rank == 0:
-                claim(folder, _identity(chosen, ready, clip))
+                claim(folder, _identity(method, chosen, ready, clip))
                 if members.size > 1:
                     distributed.barrier()
-            data = CohortData([one.data for one in ready], _info(ready, recipe, row))
+            data = CohortData([one.data for one in ready], _info(ready, recipe, title))
             run = Run(folder, members, progress, limit)
-            bundle = ciresdiff.fit(data, chosen, run, clip=clip)
+            bundle = fit(data, chosen, run)
             bundle = with_classifier(bundle, ready, run, spacing_mm=chosen.spacing_mm, seed=seed, most_steps=most_steps)
         except Paused:
             return Trained(output, False, time.monotonic() - began, 0)
@@ -133,6 +142,19 @@ def recipe_of(name: str, *, row: str, seed: int, most_steps: int | None = None) 
     chosen = dataclasses.replace(ciresdiff.ablated(ciresdiff.RECIPES[name], row), seed=seed)
     contrast, diffusion = (cut_short(phase, most_steps) for phase in (chosen.contrast, chosen.diffusion))
     return dataclasses.replace(chosen, contrast=contrast, diffusion=diffusion)
+
+
+def rival_recipe(method: str, name: str, *, seed: int, most_steps: int | None = None) -> Any:
+    """A recipe of a method other than CIResDiff, by name.
+
+    Raises
+    ------
+    ConcordctError : unknown names.
+    """
+    recipes = catalogue.method(method).recipes
+    if name not in recipes:
+        raise ConcordctError(f"{method}: expected a recipe of {', '.join(recipes)}, found {name!r}")
+    return dataclasses.replace(recipes[name], seed=seed, game=cut_short(recipes[name].game, most_steps))
 
 
 def prepare_cohort(
@@ -174,10 +196,10 @@ def prepare_cohort(
     return ready
 
 
-def _identity(recipe: Recipe, ready: Sequence[Prepared], clip: Path | None) -> dict[str, Any]:
+def _identity(method: str, recipe: Recipe, ready: Sequence[Prepared], clip: Path | None) -> dict[str, Any]:
     data = CohortData([one.data for one in ready], {})
     return {
-        "method": ciresdiff.METHOD,
+        "method": method,
         "recipe": plain(recipe),
         "data_sha256": ciresdiff.digest(data),
         "clip": None if clip is None else clip.name,
@@ -222,7 +244,7 @@ def _card(bundle: Bundle) -> str:
     info = bundle.metadata["info"]
     return "\n".join(
         [
-            f"# {ciresdiff.METHOD}, {info['row']}",
+            f"# {bundle.method}, {info['row']}",
             "",
             f"Trained by {info['software']} with recipe `{info['recipe']}` on {info['subjects']} subjects scanned",
             f"twice, {info['weeks'][0]:g} to {info['weeks'][1]:g} weeks apart, {info['without_tests']} without tests;",
@@ -247,9 +269,14 @@ def _card_of_classifier(bundle: Bundle) -> list[str]:
     ]
 
 
-def open_predictor(path: str, mode: Mode = "sample") -> Predictor:
+def open_predictor(path: str, mode: Mode = "sample") -> FollowupPredictor:
     """A model on disk at work; what `configs/inference.json` names."""
-    return load(parted(load_bundle(Path(path)))[0], mode)
+    return _at_work(parted(load_bundle(Path(path)))[0], mode, None)
+
+
+def _at_work(network: Bundle, mode: Mode, steps: int | None) -> FollowupPredictor:
+    options = {} if steps is None else {"steps": steps}
+    return catalogue.method(network.method).load(network, mode, **options)
 
 
 def predict(
@@ -298,7 +325,7 @@ def predict(
         raise ConcordctError(f"{table}: {error}") from None
     bundle = load_bundle(model)
     network, classifier = parted(bundle)
-    predictor = load(network, mode, steps=steps)
+    predictor = _at_work(network, mode, steps)
     scan = one_scan(scan_path)
     if patient_of(scan) not in (None, digest_of(subject)) and not any_subject:
         raise ConcordctError(
@@ -398,7 +425,7 @@ def fibrosis(initial: Volume, lungs: NDArray[np.bool_], predicted: NDArray[np.fl
     }
 
 
-def _warnings(bundle: Bundle, said: str, weeks: float, predictor: Predictor, initial: Volume) -> list[str]:
+def _warnings(bundle: Bundle, said: str, weeks: float, predictor: FollowupPredictor, initial: Volume) -> list[str]:
     info = bundle.metadata["info"]
     found = ["the predicted scan is synthetic: not for diagnosis"]
     if "unknown" in said:

@@ -92,7 +92,7 @@ class CDiff(nn.Module):
 
     def noise(self, x: Tensor, initial: Tensor, step: Tensor) -> Tensor:
         """[b, 1, y, x] noisy and initial slices, [b] steps 1 ... T, to the noise."""
-        return self.net(torch.cat([x, initial], dim=1), step)  # type: ignore[no-any-return]
+        return self.net(torch.cat([x, initial], dim=1), step)
 
     def denoise(self, x: Tensor, time: Tensor, initial: Tensor) -> Tensor:
         """The estimate of x_0 that the predicted noise leaves, cut at the scale's ends as Ho et al. do."""

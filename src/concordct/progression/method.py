@@ -20,6 +20,10 @@ class FollowupPredictor(Protocol):
     def spacing_mm(self) -> float:
         """Of the grid that it works on."""
 
+    @property
+    def steps(self) -> int:
+        """Evaluations of the network for each patch."""
+
     def predict(
         self, hu: NDArray[np.floating[Any]], region: NDArray[np.bool_], sentence: str, *, seeds: SliceSeeds
     ) -> NDArray[np.float32]:

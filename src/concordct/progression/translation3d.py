@@ -255,13 +255,15 @@ def predict_in_region(
     return found
 
 
-def load(method: str, build: Build, bundle: Bundle, mode: Mode) -> Translated:
+def load(method: str, build: Build, bundle: Bundle, mode: Mode = "sample", *, steps: int | None = None) -> Translated:
     """A stored rival at work.
 
     Raises
     ------
-    ConcordctError : a bundle of another method, or tensors that do not fit.
+    ConcordctError : a bundle of another method, tensors that do not fit, or steps of a sampling that it does not have.
     """
+    if steps is not None:
+        raise ConcordctError(f"{method}: expected no number of sampling steps, found {steps}")
     recipe = bundle.metadata["recipe"]
     patch = int(recipe["patch"])
     system = load_system(method, bundle, lambda config: build(config_of(config), patch))
