@@ -16,9 +16,9 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from concordct.errors import ConcordctError
+from concordct.volumes.allowable import ALLOWABLE
 from concordct.volumes.decode import MAX_HEADER_BYTES, codestream_size, open_dataset, quiet_dicom
 from concordct.volumes.find import find_series
-from concordct.volumes.series import ALLOWABLE
 from volumes_slices import SIDE, disc_hu, slice_dataset, write_slice
 
 

@@ -26,7 +26,7 @@ from typer.core import TyperGroup
 from concordct import __version__
 from concordct.errors import ConcordctError, reason_of
 from concordct.pipelines.engines import Engine, Local, Ray, Share
-from concordct.volumes.series import ALLOWABLE
+from concordct.volumes.allowable import ALLOWABLE
 
 #: Options that may stand anywhere on the line, with the number of values that each takes.
 GENERAL = {"--quiet": 0, "--verbose": 0, "--log": 1}

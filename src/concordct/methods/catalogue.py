@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from concordct.errors import ConcordctError
-from concordct.methods.method import Method
+
+if TYPE_CHECKING:
+    from concordct.methods.method import Method
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,5 @@ def method(name: str) -> Method:
     """
     if name not in CATALOGUE:
         raise ConcordctError(f"expected a method of {', '.join(CATALOGUE)}, found {name!r}")
-    found = import_module(f"concordct.methods.{CATALOGUE[name].module}").ENTRY
-    assert isinstance(found, Method)
+    found: Method = import_module(f"concordct.methods.{CATALOGUE[name].module}").ENTRY
     return found

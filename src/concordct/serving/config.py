@@ -16,7 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from concordct.errors import ConcordctError
-from concordct.volumes.series import ALLOWABLE
+from concordct.volumes.allowable import ALLOWABLE
 
 #: Keys that hold a path.
 _PATHS = frozenset({"folder", "model", "file", "certificate", "key", "authority"})

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from concordct.errors import ConcordctError
+from concordct.volumes.allowable import ALLOWABLE
 from concordct.volumes.files import VolumeFile
-from concordct.volumes.series import ALLOWABLE, Series
+from concordct.volumes.series import Series
 from concordct.volumes.volume import BODY_ABOVE_HU
 
 #: Reconstructions of one scan share their positions; each header rounds them to 0.1 mm at the worst.

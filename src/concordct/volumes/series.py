@@ -14,18 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.volumes.allowable import ALLOWABLE
 from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom, stored_slice
 from concordct.volumes.geometry import Problem
 from concordct.volumes.volume import Volume
 
-__all__ = ["ALLOWABLE", "Problem", "Series", "SliceRef"]
-
-#: What a caller may let pass ("units" is found from voxels, by those who read them, "frames" from a pair). A "conflict"
-#: (one position, two contents), a "shift" and a "stray" position have no right answer, a "syntax" without decoder no
-#: voxels.
-ALLOWABLE = frozenset(
-    {"gap", "spacing", "duplicate", "tilt", "kernel", "energy", "acquisition", "mixed", "lossy", "units", "frames"}
-)
+__all__ = ["Problem", "Series", "SliceRef"]
 
 
 @dataclass(frozen=True)
