@@ -266,10 +266,11 @@ is simulated. Nothing was tuned on these smokers.*
 
 {SMOKERS} digital smokers (`scanner/smokers.py`): emphysema of about {100 * min(EMPHYSEMA):g} to
 {100 * max(EMPHYSEMA):g} % of the lungs as holes of known volume, {min(PLAQUES)} to {max(PLAQUES)} coronary
-plaques of known mass, two solid nodules each, 30 to 110 mAs; {SLICES} slices of 1 mm through heart and lungs, pixels of {FRAME.pixel_mm:g} mm, and
-the same in slices of 3 mm. {CALIBRATE} calibrate the default method (`{METHODS[0]}`), the other
-{SMOKERS - CALIBRATE} are judged. All stages are measured under one mask, that of the drawing. Bias is the mean of stage
-minus reference, in parentheses the 95 % limits of agreement; intervals of CCC are over smokers.
+plaques of known mass, two solid nodules each, 30 to 110 mAs; {SLICES} slices of 1 mm through heart and lungs,
+pixels of {FRAME.pixel_mm:g} mm, and the same in slices of 3 mm. {CALIBRATE} calibrate the default method
+(`{METHODS[0]}`), the other {SMOKERS - CALIBRATE} are judged. All stages are measured under one mask, that of the
+drawing. Bias is the mean of stage minus reference, in parentheses the 95 % limits of agreement; intervals of CCC are
+over smokers.
 
 ## What was asked for
 
