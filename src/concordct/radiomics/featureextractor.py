@@ -11,7 +11,6 @@ differs, most of all that maps voxel by voxel are not made.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from concordct.radiomics.definitions.pyradiomics import CLASSES
 from concordct.radiomics.extract import extract
 from concordct.radiomics.filters.image_types import IMAGE_TYPES
 from concordct.radiomics.parameters import from_parameters
+from concordct.volumes.masks import read_values
 from concordct.volumes.volume import Volume
 
 #: An image and its mask may differ so much in spacing, origin and direction; PyRadiomics' own default of ITK.
@@ -275,15 +275,18 @@ def affine_of(image: sitk.Image) -> np.ndarray[Any, np.dtype[np.float64]]:
     return affine
 
 
+def _image_of(values: np.ndarray[Any, Any], affine: np.ndarray[Any, np.dtype[np.float64]]) -> sitk.Image:
+    """The inverse of `affine_of`, with its voxels [z, y, x]."""
+    image = sitk.GetImageFromArray(values)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(tuple(float(one) for one in spacing[::-1]))
+    image.SetDirection(tuple((affine[:3, :3] / spacing)[:, ::-1].ravel()))
+    image.SetOrigin(tuple(float(one) for one in affine[:3, 3]))
+    return image
+
+
 def _read(given: File, what: str) -> sitk.Image:
-    image = given
-    if not isinstance(image, sitk.Image):
-        found = None
-        with contextlib.suppress(RuntimeError):
-            found = sitk.ReadImage(str(given))
-        if found is None:
-            raise ConcordctError(f"{given}: expected a readable {what}, found none")
-        image = found
+    image = given if isinstance(given, sitk.Image) else _image_of(*read_values(Path(given)))
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     if image.GetDimension() != 3:

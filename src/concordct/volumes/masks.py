@@ -112,28 +112,39 @@ def to_labels(regions: Sequence[Region]) -> NDArray[np.int32]:
     return labels
 
 
-def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The labels of a volume file in the order of its axes, and where they lie.
+def read_values(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The values of a volume file in the order of its axes, whatever they mean, and where they lie.
 
     Returns
     -------
-    [z, y, x] whole numbers from 0, slowest axis of the file first; [4, 4] index (z, y, x, 1) to LPS mm.
+    [z, y, x], slowest axis of the file first; [4, 4] index (z, y, x, 1) to LPS mm.
 
     Raises
     ------
-    ConcordctError : unreadable, or other values than whole numbers from 0.
+    ConcordctError : unreadable.
     """
     layout = read_layout(path)
     values = planes(layout, 0, layout.size[2])
     if (layout.slope, layout.inter) != (1.0, 0.0):
         values = values * layout.slope + layout.inter
+    affine = layout.affine.copy()
+    affine[:3, :3] = layout.affine[:3, 2::-1]
+    return values, affine
+
+
+def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The labels of a volume file, as `read_values` reads them.
+
+    Raises
+    ------
+    ConcordctError : unreadable, or other values than whole numbers from 0.
+    """
+    values, affine = read_values(path)
     for plane in list(values):
         low, high = plane.min(), plane.max()
         if not (low >= 0 and high < 2**31) or (values.dtype.kind == "f" and not np.equal(plane, np.rint(plane)).all()):
             said = f"{float(low):g} to {float(high):g}"
             raise ConcordctError(f"a mask holds whole labels from 0, found values of {said} in {path}")
-    affine = layout.affine.copy()
-    affine[:3, :3] = layout.affine[:3, 2::-1]
     return values, affine
 
 
