@@ -9,7 +9,7 @@ PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb shellcheck
 #: PyRadiomics, beside the project's own environment because it needs an older NumPy.
 REFERENCE := .venv/pyradiomics
 
-.PHONY: demo test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
+.PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
   bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service paper-weights mutants packages clean
 
 demo: .venv/installed
@@ -22,6 +22,10 @@ test: .venv/installed packages reference lint
 # The tests that take less than five seconds: under three minutes.
 test-fast: .venv/installed
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+# An hour of seeded mutations of every kind of file that is read; exit 1 where one is read wrongly, crashes or hangs.
+fuzz: .venv/installed
+	$(BIN)/python tests/border/fuzz.py --minutes 60 --seed $$(date +%s)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -14,7 +14,13 @@ from pathlib import Path
 
 
 class ConcordctError(Exception):
-    """Input, model or output that concordct refuses; the command line prints it as one line and exits with 2."""
+    """Input, model or output that concordct refuses; the command line prints it as one line and exits with 2.
+
+    Names and values may hold escape sequences of terminals or bytes of no character: they are shown as "?".
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() or c == "\n" else "?" for c in message))
 
 
 def reason_of(error: BaseException) -> str:

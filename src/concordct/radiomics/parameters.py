@@ -72,7 +72,12 @@ def read_parameters(path: Path) -> PyRadiomics:
         found = read_yaml(path)
     except OSError as error:
         raise ConcordctError(f"cannot read parameters from {path}: {error.strerror}") from None
-    return from_parameters(found or {}, origin=str(path))
+    try:
+        return from_parameters(found or {}, origin=str(path))
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise ConcordctError(
+            f"{path}: expected settings as PyRadiomics takes them, found another kind of value"
+        ) from error
 
 
 def from_parameters(found: Mapping[str, Any], *, origin: str) -> PyRadiomics:

@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise ConcordctError(f"{path} is no YAML: {error.problem} in line {mark.line + 1 if mark else 1}") from None
+        raise ConcordctError(f"{path} is no YAML: syntax error in line {mark.line + 1 if mark else 1}") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
         raise ConcordctError(f"{path} is no YAML ({type(error).__name__})") from None
 

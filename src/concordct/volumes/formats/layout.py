@@ -107,8 +107,8 @@ def checked_size(sizes: Sequence[int], dtype: np.dtype[Any], path: Path) -> tupl
 
 def checked_affine(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     """An affine whose axes span space at sizes that scans have."""
-    if not np.all(np.isfinite(affine)):
-        raise ConcordctError(f"the geometry holds values that are not finite: {path}")
+    if not np.all(np.abs(affine) < 1e12):  # NaN included; squares of larger ones overflow
+        raise ConcordctError(f"the geometry holds values that are no distances: {path}")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() < LEAST_SPACING_MM or spacing.max() > MOST_SPACING_MM:
         said = " x ".join(f"{mm:.4g}" for mm in spacing)
@@ -140,6 +140,8 @@ def beside(path: Path, name: str) -> Path:
 
 def extent_mm(one: NDArray[np.float64], other: NDArray[np.float64], size: Sequence[int]) -> float:
     """Greatest distance of a corner voxel's place by two affines, mm."""
+    if not (np.all(np.abs(one) < 1e12) and np.all(np.abs(other) < 1e12)):
+        return float("inf")
     corners = np.array([[a, b, c, 1.0] for a in (0, size[0] - 1) for b in (0, size[1] - 1) for c in (0, size[2] - 1)])
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 

@@ -60,9 +60,11 @@ def read_metaimage(path: Path) -> Layout:
     stored = None
     if compressed and "CompressedDataSize" in fields:
         (stored,) = whole_numbers(fields["CompressedDataSize"], 1, "CompressedDataSize", path)
+    if "CenterOfRotation" in fields:
+        numbers(fields["CenterOfRotation"], 3, "CenterOfRotation", path)
     data, name = path, fields[_LAST]
     (header_size,) = whole_numbers(fields.get("HeaderSize", "0"), 1, "HeaderSize", path)
-    if name.upper() not in ("LOCAL", "LOCAL "):
+    if name.upper() != "LOCAL":
         if name.split()[:1] == ["LIST"] or "%" in name:
             raise ConcordctError(f"{path}: expected voxels in one file, found a list of files")
         data, start = beside(path, name), 0
@@ -75,6 +77,8 @@ def read_metaimage(path: Path) -> Layout:
             start = header_size
         else:
             raise ConcordctError(f"{path}: expected HeaderSize of 0 or more, found {header_size}")
+    elif compressed and stored is None:
+        raise ConcordctError(f"{path}: expected CompressedDataSize where deflated voxels follow, found none")
     elif header_size not in (0, -1):
         raise ConcordctError(f"{path}: expected no HeaderSize where the voxels follow, found {header_size}")
     notes = () if _MATRIX[0] in fields else ("MetaImage without TransformMatrix: its axes are taken as the patient's",)
@@ -105,6 +109,8 @@ def _fields(file: BinaryIO, path: Path) -> dict[str, str]:
             raise ConcordctError(f"cannot read {path}: expected 'field = value' lines, found other bytes")
         if name in fields:
             raise ConcordctError(f"{path}: header field {shown(name)} stands twice")
+        if not value.strip():
+            raise ConcordctError(f"{path}: header field {shown(name)} is empty")
         fields[name] = value.strip()
         if name == _LAST:
             return fields

@@ -97,7 +97,9 @@ def read_nifti(path: Path) -> Layout:
         slope, inter = 1.0, 0.0
     if not math.isfinite(inter):
         raise ConcordctError(f"scl_inter is not finite: {path}")
-    affine, notes = _geometry(header, size, path)
+    with np.errstate(all="ignore"):  # what overflows is refused below
+        affine, notes = _geometry(header, size, path)
+        affine = _TO_LPS @ affine
     whole = encoding == "gzip"
     return Layout(
         path=path,
@@ -110,7 +112,7 @@ def read_nifti(path: Path) -> Layout:
         size=size,
         slope=slope,
         inter=inter,
-        affine=checked_affine(_TO_LPS @ affine, path),
+        affine=checked_affine(affine, path),
         notes=notes,
         nifti={
             "pixdim": tuple(header["pixdim"][:4].tolist()),
