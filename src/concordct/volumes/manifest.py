@@ -129,7 +129,7 @@ def _check_columns(found: tuple[str, ...], path: Path) -> None:
     missing = [name for name in COLUMNS if name not in found]
     unknown = [name for name in found if name not in (*COLUMNS, *OPTIONAL_COLUMNS)]
     if missing or unknown or len(set(found)) != len(found):
-        said = f"row 1: columns {', '.join(map(str, found))[:200] or 'none'}"
+        said = f"row 1: columns {' '.join(', '.join(map(str, found)).split())[:200] or 'none'}"
         raise ConcordctError(f"{said}; expected {', '.join(COLUMNS)}: {path}")
 
 
