@@ -46,6 +46,7 @@ def test_scripts_are_sound(script: Path) -> None:
     subprocess.run(["shellcheck", "--shell=sh", str(script)], check=True)
 
 
+@pytest.mark.slow
 def test_slurm_tasks_share_the_exams(tmp_path: Path, model: Path, command: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "exams" / name).mkdir(parents=True)
@@ -87,6 +88,7 @@ class _Node:
         return self._name
 
 
+@pytest.mark.slow
 def test_the_slicer_module_loads_result_and_difference(
     tmp_path: Path, model: Path, command: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

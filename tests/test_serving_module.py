@@ -102,6 +102,7 @@ def test_as_a_mercure_module(image: Path, tmp_path: Path) -> None:
     assert not [secret for secret in SECRETS if secret in text]
 
 
+@pytest.mark.slow
 def test_both_contracts_give_the_same_bytes(image: Path, tmp_path: Path) -> None:
     task = {"process": [{"module_name": "other", "settings": {}}, {"settings": {"mode": "mean"}}]}
     source, plain = arrived(tmp_path / "in", task=task), arrived(tmp_path / "plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -72,6 +73,17 @@ def test_everybody_else_is_rejected(service: Service, title: str, called: str) -
     before = service.queue.counts()
     assert send(port(service), series(seed=2), title=title, called=called) == []
     assert service.queue.counts() == before
+
+
+def test_an_address_that_nobody_has_is_hung_up_on(service: Service) -> None:
+    if not Path("/proc/net").exists():
+        pytest.skip("127.0.0.2 is an address of this machine on Linux")
+    before = service.node.refused
+    with socket.create_connection(("127.0.0.1", port(service)), timeout=5, source_address=("127.0.0.2", 0)) as line:
+        line.settimeout(1)
+        with contextlib.suppress(ConnectionError):
+            assert line.recv(10) == b""
+    assert service.node.refused == before + 1
 
 
 def test_an_object_sent_again_is_noted_once(service: Service) -> None:

@@ -259,6 +259,17 @@ def test_a_counted_series_is_complete_when_all_have_come(model: Path, archive: A
         ended(service, slices, "dropped", seconds=5)
 
 
+def test_a_service_that_is_ended_leaves_its_work_to_the_next(model: Path, archive: Archive, tmp_path: Path) -> None:
+    given = settings(tmp_path, model, archive)
+    slices = series(seed=52, slices=3)
+    with serving(tmp_path, given) as service:
+        send(service.config.node.port, slices)
+        until(lambda: service.queue.counts()["running"])
+    with serving(tmp_path, given) as service:
+        entry = ended(service, slices, "sent")
+        assert (entry.deaths, entry.tries, entry.generation) == (0, 0, 1)
+
+
 # ---- killed ----------------------------------------------------------------------------------------------------------
 
 

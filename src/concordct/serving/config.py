@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from concordct.errors import ConcordctError
 from concordct.volumes.allowable import ALLOWABLE
+from concordct.volumes.given import read_yaml
 
 #: Keys that hold a path.
 _PATHS = frozenset({"folder", "model", "file", "certificate", "key", "authority"})
@@ -243,15 +244,10 @@ def load_config(path: Path) -> Config:
     ConcordctError : not readable, not YAML, or anything in it that is wrong: every mistake in one line with its number.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        given = yaml.safe_load(text)
+        given = read_yaml(path)
+        node = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConcordctError(f"{path}: expected a readable file, found: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConcordctError(f"{path}{line}: expected YAML, found {getattr(error, 'problem', 'other bytes')}") from None
     if not isinstance(given, dict) or not isinstance(node, yaml.MappingNode):
         raise ConcordctError(f"{path}: expected keys node, store, destinations, rules; found none")
     lines = dict(_lines(node))

@@ -25,6 +25,7 @@ from concordct.methods.models import Model, kernel_mismatch, load_model
 from concordct.serving.worker import Job, Made, standardize
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.find import find_series
+from concordct.volumes.given import read_json
 from concordct.volumes.place import atomic_file
 from concordct.volumes.series import ALLOWABLE, Series
 
@@ -76,8 +77,8 @@ def settings_of(folder: Path, environment: Mapping[str, str]) -> Settings:
 
 def _task_settings(path: Path) -> dict[str, Any]:
     try:
-        process = json.loads(path.read_text(encoding="utf-8")).get("process") or {}
-    except (OSError, ValueError, AttributeError):
+        process = read_json(path).get("process") or {}
+    except (OSError, AttributeError):
         raise ConcordctError(f"{path.name}: expected mercure's task as JSON, found something else") from None
     # One module, or a chain of them: the first that is ours by its settings, else the last.
     steps = process if isinstance(process, list) else [process]

@@ -172,6 +172,14 @@ class Queue(Ledger):
             )
         return True
 
+    def put_back(self, entry: Entry) -> None:
+        """A claimed series that the service ends before: it waits for the next one, and nothing is held against it."""
+        with self._change() as base:
+            base.execute(
+                "UPDATE series SET state='complete' WHERE id=? AND state='running' AND changed=0 AND generation=?",
+                (entry.id, entry.generation),
+            )
+
     def stumble(self, entry: Entry, reason: str, *, tries: int, retry_s: float, rule: str | None) -> bool:
         """A run of a series ended badly: it waits, twice as long each time, or is set aside after so many tries.
 

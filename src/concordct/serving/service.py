@@ -175,7 +175,9 @@ class Service:
         try:
             made = worker.run(job)
         except Died as error:
-            if not self.ending.is_set():
+            if self.ending.is_set():
+                self.queue.put_back(entry)
+            else:
                 self._stumble(entry, f"its process ended ({error})", rule)
             return
         seconds = time.monotonic() - began
