@@ -121,6 +121,7 @@ def test_both_contracts_give_the_same_bytes(image: Path, tmp_path: Path) -> None
     }
 
 
+@pytest.mark.slow
 def test_a_series_that_fails_is_told_to_mercure(image: Path, tmp_path: Path) -> None:
     source = arrived(tmp_path / "in", task={"process": {"settings": {"mode": "mean"}}})
     next(source.glob("1.2.826.0.1.1.2#1.2.826.0.1.1.3.2.dcm")).unlink()

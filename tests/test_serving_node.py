@@ -45,7 +45,7 @@ def lines() -> Iterator[io.StringIO]:
 def service(tmp_path_factory: pytest.TempPathFactory, lines: io.StringIO) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("node")
     given = settings(folder, folder / "none", rules=RULES)
-    given["node"] |= {"idle_s": 1.5, "object_mb": 1, "complete_after_s": 60}
+    given["node"] |= {"idle_s": 0.8, "object_mb": 1, "complete_after_s": 60}
     given["node"]["peers"] = [
         {"ae_title": "SCANNER", "address": "127.0.0.1"},
         {"ae_title": "ELSEWHERE", "address": "10.9.8.7"},
@@ -270,6 +270,7 @@ print(statuses.count(0), statuses.count(0xA700), queue.entries()[0].objects,
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_answered_with_no_room(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")

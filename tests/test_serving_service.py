@@ -259,6 +259,7 @@ def test_a_counted_series_is_complete_when_all_have_come(model: Path, archive: A
         ended(service, slices, "dropped", seconds=5)
 
 
+@pytest.mark.slow
 def test_a_service_that_is_ended_leaves_its_work_to_the_next(model: Path, archive: Archive, tmp_path: Path) -> None:
     given = settings(tmp_path, model, archive)
     slices = series(seed=52, slices=3)

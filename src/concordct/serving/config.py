@@ -108,7 +108,7 @@ class _Destination(_Part):
     retry_s: Annotated[float, Field(gt=0)] = 10
     retry_max_s: Annotated[float, Field(gt=0)] = 900
     give_up_after_h: Annotated[float, Field(gt=0)] = 72
-    timeout_s: Annotated[float, Field(gt=0)] = 60
+    timeout_s: Annotated[float, Field(gt=0)] = 30
 
 
 class DicomDestination(_Destination):
