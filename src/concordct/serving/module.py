@@ -23,11 +23,12 @@ from typing import Any
 from concordct.errors import ConcordctError
 from concordct.methods.models import Model, kernel_mismatch, load_model
 from concordct.serving.worker import Job, Made, standardize
+from concordct.volumes.allowable import ALLOWABLE
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.find import find_series
 from concordct.volumes.given import read_json
 from concordct.volumes.place import atomic_file
-from concordct.volumes.series import ALLOWABLE, Series
+from concordct.volumes.series import Series
 
 #: Where the contracts say that input, output and models lie, the first that is set counts.
 INPUTS = ("MERCURE_IN_DIR", "MONAI_INPUTPATH", "HOLOSCAN_INPUT_PATH")
