@@ -10,7 +10,8 @@ PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb shellcheck
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service paper-weights mutants packages clean
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service paper-weights mutants \
+  docs dist packages clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -26,6 +27,17 @@ test-fast: .venv/installed
 # An hour of seeded mutations of every kind of file that is read; exit 1 where one is read wrongly, crashes or hangs.
 fuzz: .venv/installed
 	$(BIN)/python tests/border/fuzz.py --minutes 60 --seed $$(date +%s)
+
+# The documentation site: docs/_build/html/index.html. Warnings are errors.
+docs: .venv/installed
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+# Wheel and source distribution, checked; nothing is uploaded.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 lint: .venv/installed
 	$(BIN)/ruff check .

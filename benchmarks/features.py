@@ -2,7 +2,7 @@
 
     python -m benchmarks.features [--pyradiomics PYTHON] [--rois 2] [--json OUT]
 
-Writes its section of docs/results.md. PYTHON is an interpreter that has PyRadiomics: by default that of
+Writes its page of docs/results. PYTHON is an interpreter that has PyRadiomics: by default that of
 `make reference`; without one, concordct's figures are printed and the section stays. PyRadiomics' time for 100 ROIs is
 that of `--rois` of them, scaled up. Both run with PyRadiomics' default, which filters the whole image, and with
 `preCrop`, which filters the surroundings of each ROI only and gives other values. CPU time is what a busy machine
@@ -218,7 +218,7 @@ def main() -> None:
         whole = {"machine": machine, "cores": os.cpu_count(), "load": load, **figures}
         given.json.write_text(json.dumps(whole, indent=1) + "\n")
     if not given.pyradiomics:
-        print("no PyRadiomics 3.0.1 (see `make reference`): docs/results.md is left as it is")
+        print("no PyRadiomics 3.0.1 (see `make reference`): docs/results is left as it is")
         return
     data = data_folder()
     values = parity(data, Path(given.pyradiomics)) if data else "Not measured: real CT data not found."

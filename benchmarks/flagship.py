@@ -1,6 +1,6 @@
-"""The flagship beside everything else: virtual cohorts, safety, speed, real pairs, ablation; each part resumes.
+"""Concord beside everything else: virtual cohorts, safety, speed, real pairs, ablation; each part resumes.
 
-python -m benchmarks.flagship                                  # every part; each writes its section of docs/results.md
+python -m benchmarks.flagship                                  # every part; each writes its page of docs/results
 python -m benchmarks.flagship --part cohorts --only patients   # one of them
 
 Scans, models and measurements are kept under `runs/flagship`, so that a second run only writes the tables. Nothing is
@@ -80,14 +80,14 @@ def cohorts(only: list[str] | None, methods: tuple[str, ...], quick: bool) -> No
             parts.append(_pair_section(judge, pair, rows, missing))
         people = cohort.count - 1
         body = (
-            f"## The flagship on virtual cohorts: {cohort.title}\n\n"
+            f"## Method concord on simulated cohorts: {cohort.title}\n\n"
             f"{people} subjects of {cohort.slices} slices that nothing was chosen on (seed {cohort.seed}), judged;\n"
             "one other subject of the same protocol calibrated on one slice or three. Lin's CCC of each feature over\n"
             f"ROIs, mean of a class (95 % interval over subjects), preset {judge.preset}; squares of 20 pixels in\n"
             "lungs and soft tissue, nodules slice by slice. `sample` calibrated on one slice is the mean of\n"
             f"{1 if quick else len(SEEDS)} seed(s), else one. Bold: at least {ENOUGH}, or {OF_CEILING} of the\n"
             "ceiling, a second scan of the target with other noise. Last columns: share of all\n"
-            "1,401 features with a median relative error under 0.15, and RMSE in HU. In mode `mean` the flagship is\n"
+            "1,401 features with a median relative error under 0.15, and RMSE in HU. In mode `mean` concord is\n"
             "the spectral transfer. Simulated data.\n\n" + "\n\n".join(parts)
         )
         write_section(

@@ -1,4 +1,4 @@
-"""What each part of the flagship is worth: transfer, noise, transport, on the validation cohort and the Mayo pair."""
+"""What each part of concord is worth: transfer, noise, transport, on the validation cohort and the Mayo pair."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run() -> None:
     header = ["", *(f"{name}, lungs" for name in classes), *(f"{name}, soft" for name in classes), "RE < 0.15, lungs"]
     header += ["RE < 0.15, soft", "RMSE, HU", "worst noise ratio"]
     body = (
-        "## Ablation of the flagship\n\n"
+        "## Ablation of concord\n\n"
         f"Validation cohort ({pair[0]} to {pair[1]}, {VALIDATION.count - 1} subjects\n"
         "that no other table uses) and the Mayo abdomen, calibrated on one slice. CCC per feature, mean of a class,\n"
         f"mean of {len(SEEDS)} seeds; noise ratio: the band (of 0.1 cycles/pixel) whose noise power is furthest from\n"

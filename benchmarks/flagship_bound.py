@@ -1,4 +1,4 @@
-"""What the flagship writes beyond the transfer, band by band, against what the scan does not know.
+"""What concord writes beyond the transfer, band by band, against what the scan does not know.
 
 Remainder: output minus the calibrated transfer of the same scan. In each band its power is to stay below 1 - coherence
 (calibrated, of whole slices) of the target's.

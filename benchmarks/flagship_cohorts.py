@@ -1,4 +1,4 @@
-"""Virtual test cohorts of the flagship: subjects, protocols and kernels that nothing was chosen on.
+"""Virtual test cohorts of concord: subjects, protocols and kernels that nothing was chosen on.
 
 A cohort is one protocol: its first subject is calibrated on, the others are judged, each scanned twice with nothing but
 other noise. Exposure differs from subject to subject. Cohorts lie under `runs/flagship/cohorts`, simulated once.
@@ -187,7 +187,7 @@ def calibrate(method: str, pairs: list[tuple[Scan, Scan]], path: Path) -> Path:
 
 @lru_cache(maxsize=1)
 def flagship_code() -> str:
-    """Eight digits that stand for the code of the flagship: what it measured with other code is not taken up again."""
+    """Eight digits that stand for the code of concord: what it measured with other code is not taken up again."""
     package = Path(concordct.__file__).parent
     files = sorted(path for wing in ("spectral", "concord") for path in (package / "methods" / wing).glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]

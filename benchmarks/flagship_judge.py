@@ -1,4 +1,4 @@
-"""What the flagship's benchmarks measure of a standardized scan, kept on disk so that a run resumes.
+"""What concord's benchmarks measure of a standardized scan, kept on disk so that a run resumes.
 
 Features of ROIs, HU error, and noise: two scans of one subject that differ in their noise alone are standardized, and
 the power of half their difference, in which there is no anatomy, stands beside that of the target's own two scans.

@@ -1,4 +1,4 @@
-"""The flagship on real pairs: calibrated on one slice or three, judged on others."""
+"""Method concord on real pairs: calibrated on one slice or three, judged on others."""
 
 from __future__ import annotations
 
@@ -188,10 +188,10 @@ def run(methods: tuple[str, ...], quick: bool = False) -> None:
                 rows.append((f"{label}, sample", path, "sample"))
         parts.append(judged(real, rows, seeds))
     body = (
-        "## The flagship on real pairs\n\n"
+        "## Method concord on real pairs\n\n"
         "Calibrated on the first slice or the first three, each alone,\n"
         "judged on slices 4-5 (Mayo) and 6-11 (Philips); texture over a grid of 28-pixel ROIs in the body, 2D, bin\n"
         f"width 25 HU; `sample` is the mean of {len(seeds)} seed(s) with their range. The head phantom\n"
-        "has no tissue. In mode `mean` the flagship is the spectral transfer.\n\n"
+        "has no tissue. In mode `mean` concord is the spectral transfer.\n\n"
     ) + "\n\n".join(parts)
     write_section("flagship-real", "python -m benchmarks.flagship --part real", body, seed=", ".join(map(str, seeds)))

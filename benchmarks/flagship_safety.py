@@ -1,4 +1,4 @@
-"""Whether the flagship is safe: a 4 mm nodule stays, none appears, padding stays, metal and bone come back."""
+"""Whether concord is safe: a 4 mm nodule stays, none appears, padding stays, metal and bone come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds a slice of the flagship, all included, beside the field's usual network, and memory of a long series.
+"""Seconds a slice of concord, all included, beside the field's usual network, and memory of a long series.
 
 The network is pix2pix's U-Net for 256 x 256 and larger (Isola et al. 2017, arXiv:1611.07004): eight levels of 4 x 4
 convolutions with 64 to 512 channels, about 54 million parameters, random weights, since only time is measured. The
@@ -194,7 +194,7 @@ def run(methods: tuple[str, ...]) -> None:
     """Measure and write the section."""
     load = os.getloadavg()[0]
     body = (
-        "## Speed of the flagship\n\n"
+        "## Speed of concord\n\n"
         f"One 512 x 512 slice of a simulated chest, all included, median of {REPEATS};\n"
         "pix2pix's U-Net (random weights, the network alone) in the same run. One thread on the left, two right.\n"
         f"Load average when it began: {load:.1f} on {os.cpu_count()} cores: CPU time is what can be compared.\n\n"

@@ -1,6 +1,6 @@
 """CIResDiff's tables on simulated patients with pulmonary fibrosis: five folds by subject, in pieces that resume.
 
-python -m benchmarks.followup                     # cohort, registration, every fold and method; writes docs/results.md
+python -m benchmarks.followup                     # cohort, registration, every fold and method; writes docs/results
 python -m benchmarks.followup --minutes 9         # one piece; run it again to go on
 python -m benchmarks.followup --folds 0 2 4       # a second process takes the others; whoever ends last writes
 python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal     # tables to the screen only
@@ -324,7 +324,7 @@ def on_few(folder: Path, test: Sequence[Prepared], model: Path) -> dict[str, Any
 def report(
     done: dict[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]], few: dict[str, Any]
 ) -> str:
-    """The section of docs/results.md."""
+    """The page of docs/results."""
     names = EVERY
     every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in names}
     truth = np.array([label for _, _, labels in done.values() for label in labels])

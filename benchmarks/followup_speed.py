@@ -1,6 +1,6 @@
 """`predict-followup` on a chest of 300 x 300 x 300 voxels at 1 mm: time by stage and peak memory, DICOM to DICOM.
 
-python -m benchmarks.followup_speed     # about five minutes; writes docs/results.md
+python -m benchmarks.followup_speed     # about five minutes; writes docs/results
 
 The network is recipe `gpu`'s (1 mm, patches of 96) after two steps of training: what it learned changes no time. The
 command runs as a user would run it, on two threads; CPU seconds stand beside the clock because other work may share

@@ -1,6 +1,6 @@
 """The spectral method on the real pairs: HU error, noise power and texture, on slices it was not calibrated on.
 
-python -m benchmarks.real_pairs      # writes its section of docs/results.md; needs ../shared/data
+python -m benchmarks.real_pairs      # writes its page of docs/results; needs ../shared/data
 """
 
 from __future__ import annotations

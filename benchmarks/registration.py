@@ -1,4 +1,4 @@
-"""Registration lung by lung: known motions, real low-resolution data, fibrosis; a section of docs/results.md.
+"""Registration lung by lung: known motions, real low-resolution data, fibrosis; a page of docs/results.
 
 python -m benchmarks.registration              # keeps each case's numbers in runs/registration and goes on from there
 PYTHONPATH=src:. ANTS/bin/python -m benchmarks.registration --backend ants      # ANTS: an environment with antspyx

@@ -1,16 +1,33 @@
-"""Sections of docs/results.md: each benchmark replaces its own and leaves the others alone."""
+"""Pages of docs/results: each study writes its own."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from concordct.judging.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results.md"
-TITLE = "# Results\n\nWritten by the commands named in each section; nothing here is typed by hand.\n"
+RESULTS = ROOT / "docs" / "results"
+#: Titles of the pages.
+TITLES = {
+    "real-pairs": "Real pairs: filter and seeded noise",
+    "flagship-real": "Real pairs: method concord",
+    "flagship-patients": "Simulated patients, Br40 to Bl64",
+    "flagship-vendors": "Simulated patients, kernels of other vendors and an iterative-like source",
+    "flagship-phantom": "Simulated phantom, 2.5 mm",
+    "flagship-ablation": "Ablation of concord",
+    "flagship-safety": "Safety: structures lost and invented",
+    "flagship-speed": "Speed of concord",
+    "speed": "Speed and memory of the filter",
+    "papers": "The papers' table on the virtual scanner",
+    "diffusionct": "DiffusionCT: what the paper does not print",
+    "self-check": "The self-check: wrong kernels found out",
+    "features": "Radiomic features beside PyRadiomics",
+    "registration": "Registration lung by lung",
+    "followup": "Follow-up scans of pulmonary fibrosis",
+    "followup-speed": "Speed of predict-followup",
+}
 
 
 def data_folder() -> Path | None:
@@ -20,22 +37,20 @@ def data_folder() -> Path | None:
 
 
 def write_section(name: str, command: str, body: str, *, seed: str) -> None:
-    """Replace the section between the markers of a name.
+    """Write the page of a study.
 
     Parameters
     ----------
-    name : of the section, a word; sections keep the order in which they first came.
+    name : of the page, a word of `TITLES`, or any other, which is then its title, too.
     command : what regenerates it.
     body : Markdown.
     seed : the seeds used, in words.
     """
     made = provenance()
-    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else TITLE
     origin = f"*`{command}`, {made['software']}, commit {made['commit']}, seed {seed}, {made['machine']}.*"
-    section = f"<!-- {name} -->\n{body.strip()}\n\n{origin}\n<!-- /{name} -->\n"
-    pattern = re.compile(f"<!-- {name} -->\n.*?<!-- /{name} -->\n", re.DOTALL)
-    text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text}\n{section}"
-    RESULTS.write_text(text, encoding="utf-8")
+    title = TITLES.get(name, name.replace("-", " ").capitalize())
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{body.strip()}\n\n{origin}\n", encoding="utf-8")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,6 +1,6 @@
 """The self-check: which scans it takes for the calibrated kernel, and how well results return their input.
 
-python -m benchmarks.self_check [FOLDER]     # writes its section of docs/results.md
+python -m benchmarks.self_check [FOLDER]     # writes its page of docs/results
 
 Its thresholds were chosen on other simulated patients (seed 77) and on no real scan. Simulated scans are kept in
 FOLDER. Real pairs are judged where ../shared/data is at hand.

@@ -1,6 +1,6 @@
 """Seconds a slice and memory of the spectral method on one core: the method alone, and whole commands.
 
-python -m benchmarks.speed      # writes its section of docs/results.md
+python -m benchmarks.speed      # writes its page of docs/results
 """
 
 from __future__ import annotations

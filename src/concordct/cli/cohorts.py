@@ -41,6 +41,7 @@ class SubjectChoice(StrEnum):
 
     phantom = "phantom"
     patients = "patients"
+    fibrosis = "fibrosis"
 
 
 class FormatChoice(StrEnum):
@@ -89,11 +90,32 @@ def simulate(
     """Scan digital patients or the chest phantom, reconstruct with several kernels, write pairs.csv. Resumes.
 
     Example: `concordct simulate patients -n 3 --kernel Br40 --kernel Bl64 --slice-thickness 1 --seed 7 -o cohort`
+
+    `fibrosis` draws patients with pulmonary fibrosis at two visits, with lung-function tests, for `train ciresdiff`.
     """
     from concordct.pipelines import simulate as pipeline
 
     if (subjects is None) == (recipe is None):
         raise ConcordctError("expected either subjects or --recipe, found " + ("both" if recipe else "neither"))
+    if subjects is SubjectChoice.fibrosis:
+        if kernel or len(slice_thickness or ()) != 1:
+            raise ConcordctError("expected one --slice-thickness and no --kernel for drawn patients with fibrosis")
+        assert slice_thickness is not None
+        with bar(quiet=as_json) as report:
+            cohort = pipeline.simulate_fibrosis(
+                output,
+                count=count,
+                slice_thickness_mm=slice_thickness[0],
+                pixel_mm=pixel_mm,
+                seed=seed,
+                workers=workers,
+                progress=lambda done, total: report("patients", done, total),
+            )
+        if as_json:
+            print_json({"cohort": str(cohort), "subjects": count})
+        else:
+            echo(f"{count} patients, each at two visits: {cohort}")
+        return
     if recipe is not None:
         jobs = pipeline.plan_recipe(recipe, seed=seed)
     else:

@@ -84,6 +84,19 @@ LOG_WIDTH = 160
 #: Exit codes: some scans failed; nothing could be done; all were done, and some failed their self-check.
 FAILED, REFUSED, DOUBTED = 1, 2, 3
 
+#: Libraries that a plain installation does not have -> the extra that brings them.
+EXTRA_OF = {
+    **dict.fromkeys(("numba", "skimage", "pywt", "matplotlib"), "measure"),
+    **dict.fromkeys(("monai", "transformers", "tokenizers"), "followup"),
+    "torch": "train",
+    "astra": "simulate",
+    "ants": "register",
+    **dict.fromkeys(("duckdb", "idc_index", "idc_index_data"), "archive"),
+    **dict.fromkeys(
+        ("pynetdicom", "dicomweb_client", "starlette", "uvicorn", "prometheus_client", "highdicom"), "serve"
+    ),
+}
+
 #: What is said on the terminal and what is done, for `--verbose` and `--log`.
 logger = logging.getLogger("concordct")
 _quiet = False
@@ -192,6 +205,7 @@ def fail(error: Exception) -> None:
 
     The file holds the names of functions and lines, the kinds of exceptions, versions and the verb: no path, no value.
     """
+    error = _as_extra(error)
     line = hinted(reason_of(error))
     faulty = not isinstance(error, ConcordctError | OSError | MemoryError)
     if faulty:
@@ -199,6 +213,14 @@ def fail(error: Exception) -> None:
         line += f"; please report it{f' with {report}' if report else ''}"
     logger.error("error: %s", line)
     errors.print(f"error: {cell(line)}", style="red", soft_wrap=True, highlight=False)
+
+
+def _as_extra(error: Exception) -> Exception:
+    """A library that an extra brings, as a refusal that names the extra; every other error as it is."""
+    missing = (getattr(error, "name", None) or "").split(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or missing not in EXTRA_OF:
+        return error
+    return ConcordctError(f"expected {missing}, found none: pip install 'concordct[{EXTRA_OF[missing]}]'")
 
 
 def _fault_report(error: BaseException) -> Path | None:

@@ -87,7 +87,7 @@ def train(
         return
     if clip is not None:
         raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method}")
-    need_torch(extra="nets")
+    need_torch(extra="train")
     from concordct.pipelines import train as pipeline
 
     with bar(quiet=as_json) as report:

@@ -116,7 +116,7 @@ def find_candidates(collection: str, *, source_kernel: str, target_kernel: str) 
 
     Raises
     ------
-    ConcordctError : the extra `idc` is missing, or the collection does not name its kernels.
+    ConcordctError : the extra `archive` is missing, or the collection does not name its kernels.
     """
     if collection not in NLST_LIKE:
         raise ConcordctError(
@@ -126,7 +126,7 @@ def find_candidates(collection: str, *, source_kernel: str, target_kernel: str) 
         import duckdb
         import idc_index_data
     except ImportError:
-        raise ConcordctError("the archive's index is not installed; expected: pip install concordct[idc]") from None
+        raise ConcordctError("the archive's index is not installed; expected: pip install concordct[archive]") from None
     rows = duckdb.execute(
         _QUERY,
         {
@@ -229,7 +229,7 @@ def _download(candidates: Sequence[Candidate], output: Path) -> None:
     try:
         from idc_index import IDCClient
     except ImportError:
-        raise ConcordctError("the archive's client is not installed; expected: pip install concordct[idc]") from None
+        raise ConcordctError("the archive's client is missing; expected: pip install concordct[archive]") from None
     try:
         client = IDCClient()
         for item in candidates:

@@ -14,6 +14,7 @@ import numpy as np
 
 from concordct.errors import ConcordctError
 from concordct.pipelines.engines import HERE, Engine, Share, each, share_of
+from concordct.progression.simulated import simulate_cohort
 from concordct.scanner.acquisition import Acquisition
 from concordct.scanner.cohorts import FORMATS, SIMULATOR, Job, digest, job_rows, run_job, warnings_of
 from concordct.scanner.frame import Frame, Stack
@@ -29,6 +30,9 @@ SUBJECTS = ("phantom", "patients")
 MANIFEST, PLAN = "pairs.csv", "cohort.json"
 #: Detector rows that a scan may be given; slices are whole numbers of them.
 THINNEST_ROW_MM, THICKEST_ROW_MM = 0.25, 1.25
+
+#: Voxels of drawn patients with fibrosis are no larger; the disease's structure is finer than that.
+COARSEST_MM = 10.0
 
 Progress = Callable[[int, int], None]
 
@@ -154,6 +158,47 @@ def _row_for(thicknesses_mm: Sequence[float]) -> float:
             f"{THINNEST_ROW_MM} mm; allowed are multiples of one"
         )
     return common / math.ceil(common / THICKEST_ROW_MM - 1e-9)
+
+
+def simulate_fibrosis(
+    output: Path,
+    *,
+    count: int,
+    slice_thickness_mm: float,
+    pixel_mm: float,
+    seed: int,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Draw patients with pulmonary fibrosis at two visits, with their lung-function tests. Resumes.
+
+    They are drawn, not scanned: white noise, no kernel. What they teach a method is the course of a disease.
+
+    Parameters
+    ----------
+    output : folder of the cohort.
+    count : patients, each at the first scan and at the follow-up.
+    progress : called with (patients done, patients in all).
+
+    Returns
+    -------
+    `cohort.csv`, which `train ciresdiff` reads; `lung_function.csv` lies beside it.
+
+    Raises
+    ------
+    ConcordctError : impossible parameters, or a folder that holds another cohort.
+    """
+    for value, name in ((slice_thickness_mm, "slice thickness"), (pixel_mm, "pixel")):
+        if not COARSEST_MM >= value > 0:
+            raise ConcordctError(f"{name} of {value:g} mm, expected more than 0 and at most {COARSEST_MM:g} mm")
+    return simulate_cohort(
+        output,
+        subjects=count,
+        seed=seed,
+        spacing_mm=(slice_thickness_mm, pixel_mm, pixel_mm),
+        workers=workers,
+        progress=None if progress is None else lambda done: progress(done, count),
+    )
 
 
 def plan_recipe(name: str, *, seed: int) -> tuple[Job, ...]:
