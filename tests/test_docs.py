@@ -44,7 +44,8 @@ def commands(block: str) -> Iterator[list[str]]:
     for line in block.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words:
-            yield words[: words.index(">")] if ">" in words else words
+            end = [place for place, word in enumerate(words) if word in (">", "|", "&", "&&", "2>&1")]
+            yield words[: end[0]] if end else words
 
 
 def ours(words: list[str]) -> bool:
