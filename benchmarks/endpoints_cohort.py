@@ -26,7 +26,7 @@ from concordct.volumes.place import atomic_file
 from concordct.volumes.volume import Volume
 
 FOLDER = ROOT / "runs" / "endpoints"
-SEED, SMOKERS, CALIBRATE = 41, 10, 2
+SEED, SMOKERS, CALIBRATE = 41, 9, 2
 FRAME, SLICES = Frame((448, 448), 0.8), 12
 #: Source and target. Sharp to soft is what endpoints are converted by; the last is the hard way round.
 PAIRS = (("B50f", "B30f"), ("LUNG", "STANDARD"), ("Br40", "Bl64"))
@@ -34,8 +34,8 @@ KERNELS = tuple(dict.fromkeys(name for pair in PAIRS for name in pair))
 #: Height of the first slice as a share of the chest's, where heart and lungs are both large.
 LOW_SHARE = 0.36
 #: Emphysema, share of the slices' lungs, and plaques, over the smokers in turn: from next to none to severe.
-EMPHYSEMA = (0.05, 0.12, 0.004, 0.01, 0.02, 0.035, 0.05, 0.07, 0.10, 0.14)
-PLAQUES = (6, 12, 0, 1, 2, 3, 5, 7, 9, 12)
+EMPHYSEMA = (0.05, 0.12, 0.004, 0.01, 0.02, 0.035, 0.05, 0.07, 0.10)
+PLAQUES = (6, 12, 0, 1, 2, 3, 5, 7, 9)
 #: Lungs in a slice of 1 mm, ml, about.
 LUNG_ML_PER_MM = 28.0
 

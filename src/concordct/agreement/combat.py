@@ -7,7 +7,7 @@ Source: Johnson, Li & Rabinovic 2007, doi:10.1093/biostatistics/kxj037 (section 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,39 @@ class Combat:
         found: Array = (z - self.gamma[index]) / np.sqrt(self.delta[index]) * self.spread + centre
         found[:, self.constant] = values[:, self.constant]
         return found
+
+    def with_batch(self, values: Array, batch: str, covariates: Array | None = None) -> Combat:
+        """The same ComBat that knows one more batch, from that batch's own subjects; nothing fitted before moves.
+
+        Parameters
+        ----------
+        values : [subject, feature] two subjects or more of the new batch.
+        batch : its name.
+        covariates : [subject, covariate] the columns fitted with.
+
+        Raises
+        ------
+        ConcordctError : a batch that is known already, fewer than two subjects, shapes that do not fit.
+        """
+        x = _design(values, [batch] * len(values), covariates)
+        if batch in self.batches:
+            raise ConcordctError(f"ComBat has been fitted on batch {batch} already")
+        if len(values) < 2 or values.shape[1] != self.grand_mean.size or x.shape[1] != self.covariates:
+            raise ConcordctError(
+                f"batch {batch}: expected two subjects or more with {self.grand_mean.size} features and "
+                f"{self.covariates} covariates, found {values.shape} and {x.shape[1]}"
+            )
+        z = (values - self.grand_mean - x @ self.slopes) / self.spread
+        gamma, delta = np.zeros(self.spread.size), np.ones(self.spread.size)
+        use = ~self.constant
+        if use.any():
+            gamma[use], delta[use] = _parametric(z[:, use])
+        return replace(
+            self,
+            batches=(*self.batches, batch),
+            gamma=np.vstack([self.gamma, gamma]),
+            delta=np.vstack([self.delta, delta]),
+        )
 
 
 def fit_combat(

@@ -27,6 +27,7 @@ from concordct.cli import standardizing
 from concordct.cli import training
 from concordct.cli import measuring
 from concordct.cli import endpoints
+from concordct.cli import harmonizing
 from concordct.cli import cohorts
 from concordct.cli import followup
 from concordct.cli import serving
@@ -34,7 +35,7 @@ from concordct.cli import serving
 
 __all__ = ["main"]
 
-VERBS = (standardizing, training, measuring, endpoints, cohorts, followup, serving)
+VERBS = (standardizing, training, measuring, endpoints, harmonizing, cohorts, followup, serving)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
