@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from concordct.cli.common import app
 from concordct.errors import ConcordctError
+from concordct.judging.endpoints import changed_classes
 from concordct.pipelines import measure
 from concordct.pipelines.measure_image import Choice, Job
 from concordct.volumes.manifest import PairRow, write_manifest
@@ -144,7 +145,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_changed_class_is_named() -> None:
-    found = measure.changed_classes(
+    found = changed_classes(
         {"laa950_lungs_percent": 7.0, "agatston": 90.0, "perc15_lungs_hu": -950.0},
         {"laa950_lungs_percent": 3.0, "agatston": 95.0, "perc15_lungs_hu": -900.0},
     )

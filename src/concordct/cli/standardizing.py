@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,13 @@ from concordct.methods.catalogue import names
 CALIBRATED = names("calibrate")
 #: Where a diffusion may start, as `methods.paired.conditional.Start` names them.
 STARTS = ("noise", "source")
+
+
+class ReferenceChoice(StrEnum):
+    """What a standardized scan is held against."""
+
+    target = "target"
+    none = "none"
 
 
 @app.command()
@@ -299,6 +307,9 @@ def evaluate(
         typer.Option(help="Features to compare: a preset or a PyRadiomics parameter file; 2D textures without."),
     ] = None,
     origin: Annotated[str, typer.Option(help="What was simulated and what was real, for the report.")] = "",
+    reference: Annotated[
+        ReferenceChoice, typer.Option(help="none: no target, what changed between --source and --standardized?")
+    ] = ReferenceChoice.target,
     any_kernel: Annotated[
         bool, typer.Option("--any-kernel", help="Standardize sources of other kernels than the model's, too.")
     ] = False,
@@ -315,6 +326,19 @@ def evaluate(
     from concordct.pipelines import evaluate as pipeline
     from concordct.report.terminal import summary_rows
 
+    if reference is ReferenceChoice.none:
+        _without_target(
+            source,
+            standardized,
+            output,
+            model,
+            mode,
+            seed,
+            frozenset(allow or ()),
+            overwrite=overwrite,
+            as_json=as_json,
+        )
+        return
     given = (source, standardized, target)
     if pairs is None and source is not None and standardized is not None and target is not None:
         cases = one_case(source, standardized, target, mask)
@@ -402,3 +426,45 @@ def demo(
                 warn("warning", warning)
     for shown in found:
         echo(f"{shown.title}: {shown.look_at}")
+
+
+def _without_target(
+    source: Path | None,
+    standardized: Path | None,
+    output: Path,
+    model: Path | None,
+    mode: ModeChoice,
+    seed: int,
+    allow: frozenset[str],
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """`evaluate --reference none`."""
+    from concordct.methods.models import load_model
+    from concordct.pipelines.unreferenced import evaluate_without_target
+
+    if source is None or (standardized is None) == (model is None):
+        raise ConcordctError("expected --source and either --standardized or --model, found something else")
+    results = evaluate_without_target(
+        source,
+        standardized,
+        output,
+        model=None if model is None else load_model(model),
+        mode=mode.value,
+        seed=seed,
+        allow=allow,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json(results)
+        return
+    table = Table("", "unit", "before", "after", "change")
+    for row in results["endpoints"]:
+        if row["headline"]:
+            shown = ("-" if row[key] is None else f"{row[key]:.4g}" for key in ("source", "standardized", "change"))
+            table.add_row(row["title"], row["unit"], *shown)
+    tables().print(table)
+    for warning in results["warnings"]:
+        warn("warning", warning)
+    echo(f"results: {output / 'results.json'}")

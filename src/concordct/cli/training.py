@@ -138,6 +138,13 @@ def compare(
     any_kernel: Annotated[
         bool, typer.Option("--any-kernel", help="Judge models on scans of other kernels than theirs, too.")
     ] = False,
+    endpoints: Annotated[bool, typer.Option(help="Emphysema, density, calcium and noise of every row.")] = True,
+    downstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A program asked on source, output and target: a command with {input}, module:function, or 'sybil'."
+        ),
+    ] = None,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -158,6 +165,8 @@ def compare(
             preset=preset,
             seed=seed,
             any_kernel=any_kernel,
+            endpoints=endpoints,
+            downstream=tuple(downstream or ()),
             allow=frozenset(allow or ()),
             overwrite=overwrite,
             progress=report,

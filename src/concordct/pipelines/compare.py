@@ -19,9 +19,11 @@ import numpy as np
 
 from concordct import __version__
 from concordct.agreement import concordance
+from concordct.endpoints.masks import EndpointMasks
 from concordct.errors import ConcordctError
 from concordct.judging import kept
 from concordct.judging.case import Case, Pair, cases_of_manifest, open_pair, same_place
+from concordct.judging.endpoints import endpoint_rows, endpoints_of, masks_for
 from concordct.judging.features import number
 from concordct.judging.regions import (
     LEAST_SHARE,
@@ -37,9 +39,10 @@ from concordct.judging.seen import check_kernels, check_roles, seen_in_calibrati
 from concordct.judging.stages import TARGET, standardized, standardizer_for
 from concordct.judging.table import curves_of_methods, table_of_methods
 from concordct.methods.models import Model, load_model
+from concordct.pipelines.consistency import asked, consistency, downstream_rows
 from concordct.radiomics.presets import settings_for
 from concordct.report.comparison import Panel, write_comparison
-from concordct.volumes.place import atomic_directory
+from concordct.volumes.place import atomic_directory, atomic_file
 from concordct.volumes.volume import Volume
 
 #: Random ROIs in each range of each pair.
@@ -59,6 +62,7 @@ class _Measured:
 
     stages: dict[str, list[kept.Kept]] = field(default_factory=dict)
     subjects: dict[str, list[str]] = field(default_factory=dict)
+    endpoints: list[dict[str, dict[str, float | None]]] = field(default_factory=list)
 
     def values(self, region: str, stage: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """[roi, feature] over all pairs that have the region."""
@@ -76,6 +80,8 @@ def compare(
     rois_per_range: int = ROIS_PER_RANGE,
     seed: int = 0,
     any_kernel: bool = False,
+    endpoints: bool = False,
+    downstream: Sequence[str] = (),
     allow: frozenset[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -89,6 +95,8 @@ def compare(
     preset : features, see `radiomics.presets`.
     rois_per_range : random ROIs in each of the papers' HU ranges, in each pair.
     any_kernel : judge models on scans of other kernels than theirs, too.
+    endpoints : emphysema, density, calcium and noise of every stage as well.
+    downstream : programs that are asked on source, output and target, see `consistency.asked`.
     allow : geometry problems that may pass.
 
     Returns
@@ -127,17 +135,36 @@ def compare(
         first = next(iter(regions.values()))
         if case is cases[0]:
             centre = centre_of_roi(first)
+        masks: EndpointMasks | None = None
+        measured: dict[str, dict[str, float | None]] = {}
         for stage in (TARGET, *stages):
             key = _key(case, stage, loaded.get(stage), again.get(case.name), [seed, preset, rois_per_range])
-            path = place / f"{key}.npz"
-            if not path.exists():
+            path, beside = place / f"{key}.npz", place / f"{key}.endpoints.json"
+            if not path.exists() or (endpoints and not beside.exists()):
                 volume, cost = _volume(stage, case, pair, loaded.get(stage), again, seed, allow)
-                kept.save(path, kept.measure(volume, regions, settings, shown=middle_slice(first), cost=cost))
+                if not path.exists():
+                    kept.save(path, kept.measure(volume, regions, settings, shown=middle_slice(first), cost=cost))
+                if endpoints:
+                    masks = masks_for(pair.source) if masks is None else masks
+                    with atomic_file(beside, overwrite=True) as aside:
+                        aside.write_text(json.dumps(endpoints_of(volume, masks)))
+            if endpoints:
+                measured[stage] = json.loads(beside.read_text())
             found.stages.setdefault(stage, []).append(kept.load(path))
             done += 1
             if progress is not None:
                 progress(f"{case.name}, {stage}", done, total)
+        found.endpoints.append(measured)
     results = _results(found, stages, loaded, cases, preset=preset, seed=seed)
+    if endpoints:
+        results["endpoints"] = endpoint_rows(
+            found.endpoints, [case.subject for case in cases], target=TARGET, seed=seed
+        )
+    if downstream:
+        results["downstream"] = [
+            {"program": text, "rows": _asked(text, pairs, loaded, split=split, seed=seed, allow=allow, place=place)}
+            for text in downstream
+        ]
     headline = results["table"][results["headline_region"]]
     glcm = {row["name"]: row["classes"].get("GLCM", {}).get("papers_ccc") for row in headline}
     panels = [Panel(stage, one[0].image) for stage, one in found.stages.items()]
@@ -145,6 +172,31 @@ def compare(
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
         write_comparison(aside / "report.html", results, panels, centre=centre, below=glcm)
     return results
+
+
+def _asked(
+    text: str,
+    pairs: Path,
+    models: Mapping[str, Model],
+    *,
+    split: str | None,
+    seed: int,
+    allow: frozenset[str],
+    place: Path,
+) -> list[dict[str, Any]]:
+    """What conversion by each model does to a program's answers; kept, model by model."""
+    ask = asked(text)
+    rows: list[dict[str, Any]] = []
+    for name, model in models.items():
+        scans = [[case.source.key, case.target.key] for case in cases_of_manifest(pairs, split=split)]
+        parts = [text, name, model.sha256, scans, seed, sorted(allow), __version__]
+        path = place / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.downstream.json"
+        if not path.exists():
+            found = consistency(pairs, model, ask, split=split, seed=seed, allow=allow)
+            with atomic_file(path, overwrite=True) as aside:
+                aside.write_text(json.dumps(downstream_rows(found, name)))
+        rows += json.loads(path.read_text())
+    return rows
 
 
 def _key(case: Case, stage: str, model: Model | None, again: Case | None, settings: list[Any]) -> str:

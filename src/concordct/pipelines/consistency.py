@@ -2,8 +2,8 @@
 
     consistency(pairs, model, score, split="test")
 
-`score` is any callable from a Volume to numbers, such as a risk for each of the years 1 to 6 (`sybil`). It is asked
-three times for each pair: on the target, on the source, and on the source standardized.
+`score` is any callable from a Volume to numbers or labels, such as a risk for each of the years 1 to 6 (`sybil`). It is
+asked three times for each pair: on the target, on the source, and on the source standardized.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,13 @@ from numpy.typing import NDArray
 from concordct.agreement.bootstrap import draw_subjects, percentiles
 from concordct.errors import ConcordctError
 from concordct.judging.case import cases_of_manifest, open_pair
+from concordct.judging.features import number
 from concordct.judging.stages import standardized, standardizer_for
 from concordct.methods.models import Model
 from concordct.methods.standardizer import Mode
+from concordct.pipelines.programs import Program, compared, program
 from concordct.volumes.new_series import INTERCEPT, SimulatedScan, write_new_series
 from concordct.volumes.volume import Volume
-
-#: A Volume to its scores, always as many.
-Score = Callable[[Volume], Sequence[float]]
 
 #: Bootstrap samples of subjects.
 REPEATS = 1000
@@ -38,6 +38,7 @@ class Consistency:
 
     Attributes
     ----------
+    names : [score] what the program calls them; "Dice of label 1" for labels, whose target has 1.
     source, standardized, target : [pair, score].
     before, after : [score] mean absolute difference to the target's score, without and with standardization.
     gain : [score] before - after; above 0 where standardization brings the scores closer.
@@ -45,6 +46,7 @@ class Consistency:
     """
 
     subjects: tuple[str, ...]
+    names: tuple[str, ...]
     source: NDArray[np.float64]
     standardized: NDArray[np.float64]
     target: NDArray[np.float64]
@@ -57,7 +59,7 @@ class Consistency:
 def consistency(
     pairs: Path,
     model: Model,
-    score: Score,
+    score: Program,
     *,
     split: str | None = "test",
     mode: Mode = "sample",
@@ -72,16 +74,18 @@ def consistency(
         always as many.
     """
     cases = cases_of_manifest(pairs, split=split)
-    found = []
+    found, names = [], set[tuple[str, ...]]()
     for case in cases:
         pair = open_pair(case, allow=allow)
         after = standardized(
             case.source, pair.source, standardizer_for(case.source, model, mode=mode), seed=seed, allow=allow
         )
-        found.append([[float(one) for one in score(volume)] for volume in (pair.source, after, pair.target)])
-    lengths = {len(scores) for three in found for scores in three}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ConcordctError(f"expected as many scores for every scan, found {sorted(lengths)}")
+        stages = (pair.source, after, pair.target)
+        called, three = compared([score(volume) for volume in stages], pair.source)
+        names.add(called)
+        found.append(three)
+    if len(names) != 1:
+        raise ConcordctError(f"expected as many scores for every scan, found {sorted(map(len, names))}")
     values = np.array(found)  # [pair, 3, score]
     if not np.isfinite(values).all():
         raise ConcordctError("expected finite scores, found some that are not")
@@ -90,6 +94,7 @@ def consistency(
     mean = far.mean(axis=0)
     return Consistency(
         subjects,
+        names.pop(),
         values[:, 0],
         values[:, 1],
         values[:, 2],
@@ -107,8 +112,8 @@ def _interval(gains: NDArray[np.float64], subjects: Sequence[str], seed: int) ->
     return np.array([percentiles(column) for column in means.T]).T
 
 
-def sybil(name: str = "sybil_ensemble") -> Score:
-    """Sybil's risk of lung cancer within 1 to 6 years (Mikhael et al. 2023, doi:10.1200/JCO.22.01345) as a `Score`.
+def sybil(name: str = "sybil_ensemble") -> Callable[[Volume], list[float]]:
+    """Sybil's risk of lung cancer within 1 to 6 years (Mikhael et al. 2023, doi:10.1200/JCO.22.01345) as a program.
 
     Sybil reads DICOM files, so each volume is written as a series without a patient, rounded and cut to 12 bits, and
     removed again. What Sybil rests on it downloads by itself on first use.
@@ -142,3 +147,23 @@ def sybil(name: str = "sybil_ensemble") -> Score:
         return [float(risk) for risk in found.scores[0]]
 
     return score
+
+
+def asked(text: str) -> Program:
+    """The program that a text names: "sybil", a command with {input}, or module:function."""
+    return sybil() if text == "sybil" else program(text)
+
+
+def downstream_rows(found: Consistency, model: str) -> list[dict[str, Any]]:
+    """A row for each score, ready for JSON: how far from the target's before and after, and the gain."""
+    return [
+        {
+            "model": model,
+            "name": name,
+            "before": number(found.before[k]),
+            "after": number(found.after[k]),
+            "gain": number(found.gain[k]),
+            "interval": [number(found.gain_interval[0, k]), number(found.gain_interval[1, k])],
+        }
+        for k, name in enumerate(found.names)
+    ]

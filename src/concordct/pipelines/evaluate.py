@@ -14,6 +14,7 @@ import numpy as np
 
 from concordct.errors import ConcordctError
 from concordct.judging.case import Case, Pair, open_pair, same_place
+from concordct.judging.endpoints import class_warnings, endpoint_rows, endpoints_of, masks_for
 from concordct.judging.provenance import provenance
 from concordct.judging.regions import body_grid, roi_edge
 from concordct.judging.seen import check_kernels, check_roles, seen_in_calibration
@@ -60,6 +61,7 @@ def evaluate(
     preset: str | None = None,
     origin: str = "",
     any_kernel: bool = False,
+    endpoints: bool = True,
     allow: frozenset[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -73,6 +75,7 @@ def evaluate(
     preset : features to compare, a name of `features.presets` or a PyRadiomics parameter file; None for 2D textures.
     origin : what was simulated and what was real, in words, for the report.
     any_kernel : standardize sources of other kernels than the model's, too.
+    endpoints : measure emphysema, density, calcium and noise of every stage as well.
     allow : geometry problems that may pass.
 
     Returns
@@ -93,6 +96,7 @@ def evaluate(
     settings = FEATURES if preset is None else settings_for(preset)
     gathered, warnings, edges = Gathered(), list[str](), set[int]()
     shown: dict[str, Volume] = {}
+    measured: list[dict[str, dict[str, float | None]]] = []
     for index, case in enumerate(cases):
         pair = open_pair(case, allow=allow, checked=False)
         stages = {
@@ -105,6 +109,11 @@ def evaluate(
         if rois is not None and pair.labels is None:
             edges.add(roi_edge(rois))
         warnings += gather(gathered, stages, subject=case.subject, region=region, rois=rois, settings=settings)
+        if endpoints:
+            masks = masks_for(pair.source)
+            measured.append({name: endpoints_of(image, masks) for name, image in stages.items()})
+            changes = class_warnings(measured[-1]["source"], measured[-1]["standardized"], case.name or case.subject)
+            warnings += [f"clinical class changed: {line}" for line in changes]
         shown = shown or stages
         if progress is not None:
             progress(index + 1, len(cases))
@@ -113,6 +122,9 @@ def evaluate(
     results = _results(
         gathered, cases, warnings, model=model, mode=mode, seed=seed, preset=preset, origin=origin, grid=grid
     )
+    if measured:
+        people = [case.subject for case in cases]
+        results["endpoints"] = endpoint_rows(measured, people, target=TARGET, seed=seed)
     first = shown["source"]
     with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")

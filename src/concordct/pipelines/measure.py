@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from concordct import __version__
-from concordct.agreement.classes import class_of
 from concordct.endpoints.catalogue import ENDPOINTS
 from concordct.errors import ConcordctError
+from concordct.judging.endpoints import class_warnings
 from concordct.methods.models import load_model
 from concordct.pipelines.engines import HERE, Engine, each, share_of
 from concordct.pipelines.measure_image import Choice, Job, Outcome, Row, measure_job
@@ -264,27 +264,8 @@ def class_changes_of(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[s
         before = of.get((image, "source"))
         if stage != "standardized" or before is None:
             continue
-        lines += [
-            f"{image}: {title} from {old:.4g} to {new:.4g}"
-            for title, old, new in changed_classes(_own(before), _own(outcome))
-        ]
+        lines += class_warnings(_own(before), _own(outcome), image)
     return lines
-
-
-def changed_classes(
-    before: Mapping[str, float | None], after: Mapping[str, float | None]
-) -> list[tuple[str, float, float]]:
-    """(title, value before, value after) of the columns whose clinical class differs."""
-    found = []
-    for endpoint in ENDPOINTS.values():
-        for column in endpoint.columns:
-            old, new = before.get(column.name), after.get(column.name)
-            if not column.cuts or old is None or new is None:
-                continue
-            first, second = class_of([old, new], column.cuts)
-            if first != second:
-                found.append((column.title, old, new))
-    return found
 
 
 def _own(outcome: Outcome) -> Mapping[str, float | None]:

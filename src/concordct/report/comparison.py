@@ -49,6 +49,7 @@ def write_comparison(
     template = (resources.files(__package__) / "assets" / "comparison.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True)
     environment.filters["n"] = lambda value: "?" if value is None else f"{value:.2f}"
+    environment.filters["g"] = lambda value: "?" if value is None else f"{value:.4g}"
     region = results["headline_region"]
     for rows in results["table"].values():
         for row in rows:

@@ -184,6 +184,7 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
         "quality": results.get("image_quality") or {},
         "quality_rows": quality_rows(results),
         "bias": results.get("bias_by_hu_range") or [],
+        "endpoints": [row for row in results.get("endpoints") or [] if row["headline"]],
         "classes": agreement_rows(results),
         "ceiling": any(is_number(row.get("ceiling_ccc_mean")) for row in agreement_rows(results)),
         "worst": worst_features(results),
