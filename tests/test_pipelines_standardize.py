@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from concordct.judging.case import one_case
 from concordct.methods.models import load_model
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate
-from concordct.pipelines.standardize import Record, Settings, _result, plan, run
+from concordct.pipelines.standardize import Record, Settings, plan, run
 from concordct.training.bundle import Bundle, load_bundle, save_bundle
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.new_series import SimulatedScan, write_new_series
@@ -249,26 +247,14 @@ def test_a_scan_is_no_pair_with_itself(exam: Path, tmp_path: Path) -> None:
         calibrate_pairs(pairs_of_paths(exam / "Br40", exam / "Br40"), tmp_path / "model")
 
 
-def test_a_killed_worker_fails_its_scans_by_name(exam: Path, model: Path, tmp_path: Path) -> None:
-    job = plan(exam / "Br40", tmp_path / "out", load_model(model), MEAN).jobs[0]
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        record = _result(pool.submit(os._exit, 9), job)
-    assert record.status == "failed"
-    assert "killed" in str(record.reason)
-    assert record.input == job.input_name
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
     program = tmp_path / "pool.py"
     program.write_text(
         "import os, sys, time\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context\n"
-        "from concordct.pipelines.standardize import _end_with_parent\n"
+        "from concordct.volumes.workers import worker_pool\n"
         "if __name__ == '__main__':\n"
-        "    spawn = get_context('spawn')\n"
-        "    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent) as pool:\n"
+        "    with worker_pool(1) as pool:\n"
         "        print(pool.submit(os.getpid).result(), flush=True)\n"
         "        time.sleep(600)\n"
     )
