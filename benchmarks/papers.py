@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ from concordct.volumes.scans import paired_scans
 PAGE = ROOT / "docs" / "results" / "papers.md"
 #: Rows that are no methods and compete with none.
 BESIDE = (INPUT, SECOND, REDRAWN)
+#: What the two ceilings are.
+CEILINGS = (
+    f'"{SECOND}" has all its noise anew, the part that the source knows included: it is no bound, and the input',
+    f'may beat it. "{REDRAWN}" keeps what the source says through the spectral transfer and takes the rest from',
+    "the second scan; anatomy beyond the source's limit stays, so it lies a little above what a method can reach.",
+)
 #: What the page says after its tables; kept in a file of its own, since it is an opinion and not a figure.
 VERDICT = ROOT / "benchmarks" / "papers_verdict.md"
 
@@ -94,23 +100,23 @@ def _within(values: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.asarray(np.nanmedian(np.where(np.isfinite(errors), errors, np.nan), axis=0) < 0.15)
 
 
-def measure_rows(manifest: Path, repeats: Path, names: Sequence[str]) -> dict[str, Measured]:
-    """Features of every row whose model stands, of the input and of the ceilings."""
+def measure_rows(manifest: Path, repeats: Path | None, names: Sequence[str]) -> dict[str, Measured]:
+    """Features of every row whose model stands, of the input and, with second scans, of the ceilings."""
     subjects = judged(manifest, repeats, "test")
     found = {INPUT: measured(subjects, fixed_stage(INPUT), label=INPUT)}
     for name in (*names, *papers_rivals.RIVALS):
         if model_of(name).exists():
             found[name] = measured(subjects, row_stage(name), label=name)
-    for name in (SECOND, REDRAWN):
+    for name in () if repeats is None else (SECOND, REDRAWN):
         found[name] = measured(subjects, fixed_stage(name), label=name)
     return found
 
 
-def _header(classes: Sequence[str], first: str = "") -> list[str]:
+def _header(classes: Iterable[str], first: str = "") -> list[str]:
     return [first, *dict.fromkeys(classes), "RE < 0.15", "processor s a slice"]
 
 
-def _two_samples(manifest: Path, repeats: Path, names: Sequence[str]) -> list[list[str]]:
+def _two_samples(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[list[str]]:
     """Agreement of two samples of one model: what a target would have with them, were the model calibrated."""
     subjects = judged(manifest, repeats, "test")
     rows = []
@@ -145,95 +151,122 @@ def _cost(names: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def page(manifest: Path, repeats: Path, names: Sequence[str], most_steps: int | None) -> None:
-    """Write the page from what stands."""
+def _main(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
     found = measure_rows(manifest, repeats, names)
     subjects = judged(manifest, repeats, "test")
     target = measured(subjects, fixed_stage("target"), label="target")
     classes = tuple(dict.fromkeys(target.classes))
-    validation = judged(manifest, None, "validation")
-    train, other = stored_pairs(manifest, "train"), stored_pairs(manifest, "validation")
     pruned = [name for name in found if name in ROWS and ROWS[name].of]
     main_rows = {name: one for name, one in found.items() if name not in pruned}
-    body = [
-        "# The papers' table on the virtual scanner",
-        "",
-        f"Br40 to Bl64, simulated: {len(train)} subjects trained on, {len(validation)} for choices, "
-        f"{len(subjects)} judged, {len(target.subjects)} random ROIs of 16 x 16 pixels in the papers' four HU "
-        f"ranges, preset {PRESET}. Lin's CCC of each feature across ROIs, mean of a class (95 % interval over "
-        "subjects); the best method of each class in bold; share of all features with a median relative error "
-        "below 0.15; processor seconds of one thread for a slice of 512 x 512."
-        + (f" A rehearsal: every phase cut to {most_steps} steps." if most_steps else ""),
+    trained = len({pair.subject for pair in paired_scans(manifest, split="train")})
+    return [
+        f"Br40 to Bl64, simulated: {trained} subjects trained on, 3 for choices, {len(subjects)} judged on two slices",
+        f"each, {len(target.subjects)} random ROIs of 16 x 16 pixels in the papers' four HU ranges, preset {PRESET}.",
+        "Lin's CCC of each feature across ROIs, mean of a class (95 % interval over subjects); the best method of each",
+        "class in bold; share of all features with a median relative error below 0.15; processor seconds of one thread",
+        "for a slice of 512 x 512. Nothing was chosen on the judged subjects.",
         "",
         table(_header(classes), table_rows(main_rows, target)),
         "",
-        f'"{SECOND}" has all its noise anew, the part that the source knows included: it is no bound, and the input '
-        f'may beat it. "{REDRAWN}" keeps what the source says through the spectral transfer and takes the rest from '
-        "the second scan; anatomy beyond the source's limit stays, so it lies a little above what a method can reach.",
+        *([] if repeats is None else CEILINGS),
         "",
-        "## The same models pruned, started elsewhere, in other steps",
+        "### The same models pruned, started elsewhere, in other steps",
         "",
         table(_header(classes), table_rows({INPUT: found[INPUT], **{name: found[name] for name in pruned}}, target)),
-        "",
-        "## Two samples of one model against each other",
-        "",
+    ]
+
+
+def _samples(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
+    subjects = judged(manifest, repeats, "test")
+    target = measured(subjects, fixed_stage("target"), label="target")
+    return [
         "What target and sample would have, were the model the target's conditional distribution; a model that agrees",
         "with itself more than with the target draws too little.",
         "",
-        table(_header(classes), _two_samples(manifest, repeats, names)),
-        "",
-        "## A real repeat",
-        "",
+        table(_header(dict.fromkeys(target.classes)), _two_samples(manifest, repeats, names)),
+    ]
+
+
+def _repeat(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
+    rows = _phantom()
+    classes = ("GLCM", "GLRLM", "GOH", "ID", "IH", "NID")
+    return [
         "Two scans of one printed lung phantom, one protocol (Canon, iterative and deep-learning reconstruction): a",
         "repeat, all noise independent; real, no patient.",
         "",
-        table(_header(classes), _phantom()),
-        "",
-        "## What a latent can carry: compression against texture",
-        "",
+        table(_header(classes), rows) if rows else "Not measured: the scans are not here.",
+    ]
+
+
+def _curve(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
+    return [
         "D(E(B)) on the validation subjects: RMSE in the body, CCC of texture classes. The linear code is the best of",
         "its kind (principal components of blocks); the networks were trained briefly and alike.",
         "",
-        table(["", "RMSE, HU", *papers_codec.SHOWN], papers_codec.curve(train, validation)),
+        table(
+            ["", "RMSE, HU", *papers_codec.SHOWN],
+            papers_codec.curve(stored_pairs(manifest, "train"), judged(manifest, None, "validation")),
+        ),
     ]
-    if model_of("LTDiff++").exists():
-        body += [
-            "",
-            "## Each scale's share in the shipped LTDiff++",
-            "",
-            "D(E(B)) again; pruned to each depth, and with one scale's latent replaced by its mean.",
-            "",
-            table(["", "RMSE, HU", *papers_codec.SHOWN], papers_codec.scales(validation)),
-        ]
-    body += [
+
+
+def _scales(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
+    return [
+        "D(E(B)) again: pruned to each depth, and with one scale's latent replaced by its mean.",
         "",
-        "## The leak",
-        "",
+        table(["", "RMSE, HU", *papers_codec.SHOWN], papers_codec.scales(judged(manifest, None, "validation"))),
+    ]
+
+
+def _leak(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
+    return [
         "How far the output moves toward B when A's latents are replaced by B's while A's skips stay: 1 when the",
         "latents carry everything, 0 when the skips do; validation patches.",
         "",
-        table(["", "moved"], papers_codec.leak(train, other)),
-        "",
-        "## Learning curves",
-        "",
+        table(["", "moved"], papers_codec.leak(stored_pairs(manifest, "train"), stored_pairs(manifest, "validation"))),
+    ]
+
+
+def _learning(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
+    return [
         "Loss after a tenth, a quarter, a half and all of the steps of a phase.",
         "",
         table(["", "phase", "steps", "10 %", "25 %", "50 %", "100 %"], papers_codec.learning(names)),
         "",
-        "## What training cost",
-        "",
-        "Steps of each phase, processor minutes of one thread.",
+        "Processor minutes of one thread:",
         "",
         table(["", "steps", "processor min"], _cost(names)),
     ]
+
+
+#: Parts of the page: heading, and what makes it.
+PARTS: dict[str, tuple[str, Callable[[Path, Path | None, Sequence[str]], list[str]]]] = {
+    "table": ("The table", _main),
+    "samples": ("Two samples of one model against each other", _samples),
+    "repeat": ("A real repeat", _repeat),
+    "curve": ("What a latent can carry: compression against texture", _curve),
+    "scales": ("Each scale's share in the shipped LTDiff++", _scales),
+    "leak": ("The leak", _leak),
+    "learning": ("Learning curves and cost", _learning),
+}
+
+
+def page(manifest: Path, repeats: Path | None, names: Sequence[str], parts: Sequence[str]) -> None:
+    """Make these parts anew, and write the page from all that stand."""
+    made = provenance()
+    folder = runs() / "parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        origin = f"*`python -m benchmarks.papers --page --parts {part}`, commit {made['commit']}.*"
+        text = "\n".join([*PARTS[part][1](manifest, repeats, names), "", origin])
+        (folder / f"{part}.md").write_text(text + "\n", encoding="utf-8")
+    body = ["# The papers' table on the virtual scanner"]
+    for part, (heading, _) in PARTS.items():
+        if (folder / f"{part}.md").exists():
+            body += ["", f"## {heading}", "", (folder / f"{part}.md").read_text(encoding="utf-8").strip()]
     if VERDICT.exists():
         body += ["", "## What it is worth", "", VERDICT.read_text(encoding="utf-8").strip()]
-    made = provenance()
-    command = "make bench-papers" + (f" (--most-steps {most_steps})" if most_steps else "")
-    body += [
-        "",
-        f"*`{command}`, {made['software']}, commit {made['commit']}, seed {SEED}, {made['machine']}.*",
-    ]
+    body += ["", f"*`make bench-papers`, {made['software']}, seed {SEED}, {made['machine']}.*"]
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join(body) + "\n", encoding="utf-8")
     print(PAGE)
@@ -246,18 +279,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
     parser.add_argument("--most-steps", type=int)
     parser.add_argument("--page", action="store_true", help="train nothing")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS), help="of the page, made anew")
     parser.add_argument("--models", action="store_true", help="train only")
     given = parser.parse_args()
     began = time.monotonic()
+    if given.page:
+        manifest, second = runs() / "cohort" / "pairs.csv", runs() / "second-scans" / "repeats.csv"
+        page(manifest, second if second.exists() else None, list(ROWS), given.parts)
+        return
     try:
         manifest, repeats = cohort(minutes=given.minutes)
     except Paused:
         raise SystemExit("paused in the cohort; run it again to go on") from None
     left = None if given.minutes is None else given.minutes - (time.monotonic() - began) / 60
-    if not given.page and not train_rows(given.rows, manifest, minutes=left, most_steps=given.most_steps):
+    if not train_rows(given.rows, manifest, minutes=left, most_steps=given.most_steps):
         raise SystemExit("paused; run it again to go on")
     if not given.models:
-        page(manifest, repeats, list(ROWS), given.most_steps)
+        page(manifest, repeats, list(ROWS), given.parts)
 
 
 if __name__ == "__main__":

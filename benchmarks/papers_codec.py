@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from benchmarks.papers_measure import INPUT, Judged, Measured, fixed_stage, meas
 from benchmarks.papers_rows import DCT, LONG, lines_of
 from concordct.agreement import concordance
 from concordct.judging.stages import stored
-from concordct.methods.network import Recipe, TrainingData, from_unit, load_system, seeded, to_unit
+from concordct.methods.network import TrainingData, from_unit, load_system, seeded, to_unit
 from concordct.methods.paired import diffusionct, ltdiffpp
 from concordct.methods.paired.conditional import Sampling
 from concordct.training.bundle import load_bundle
@@ -27,11 +26,11 @@ from concordct.training.engine import Run, train_phase
 from concordct.volumes.volume import Volume
 
 #: Latent channels of the trained curve at each scale, and steps of its trainings.
-CURVE, CURVE_STEPS = ((2, 8, 24), (4, 16, 48), (6, 24, 64)), 500
+CURVE, CURVE_STEPS = ((2, 8, 24), (4, 16, 48), (6, 24, 64)), 250
 #: Shares of the numbers that the best linear code of 8 x 8 blocks keeps.
 LINEAR, BLOCK = (1 / 16, 0.25, 0.375, 0.5, 0.6875, 0.875), 8
 #: Steps of each phase of the paper's architecture, and its patches: what a CPU allows in minutes.
-PAPER_STEPS, PAPER_PATCH, PAPER_BATCH = 60, 64, 4
+PAPER_STEPS, PAPER_PATCH, PAPER_BATCH = 30, 64, 4
 #: Classes shown.
 SHOWN = ("GLCM", "GLRLM", "NID")
 
@@ -185,7 +184,7 @@ def leak(train: Sequence[Images], validation: Sequence[Images]) -> list[list[str
         ("before phase 3", dataclasses.replace(short, phases=short.phases[:2])),
         ("after phase 3", short),
     ):
-        bundle = ltdiffpp.fit(TrainingData(train, [], {}), recipe, Run(_folder_of(recipe)))
+        bundle = ltdiffpp.fit(TrainingData(train, [], {}), recipe, Run(runs() / "leak"))
         system = ltdiffpp.build(json.loads(json.dumps(dict(bundle.metadata)))["config"])
         system.load_state_dict({key: torch.from_numpy(np.array(one)) for key, one in bundle.tensors.items()})
         rows.append([f"LTDiff++ `paper`, {PAPER_STEPS} steps a phase, {name}", _moved(system.codec, validation)])
@@ -198,10 +197,6 @@ def leak(train: Sequence[Images], validation: Sequence[Images]) -> list[list[str
             other = load_system("diffusionct", load_bundle(model_of(name)), diffusionct.build)
             rows.append([name, _moved(other.autoencoder, validation, 128)])
     return rows
-
-
-def _folder_of(recipe: Recipe) -> Path:
-    return runs() / "leak" / f"{len(recipe.phases)}-phases"
 
 
 def _moved(codec: torch.nn.Module, validation: Sequence[Images], size: int = 64) -> str:

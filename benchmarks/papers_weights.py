@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.papers_rows import DCT, LONG, place_of
 from benchmarks.results import ROOT
+from concordct.scanner.recipes import SOURCE, TARGET
 from concordct.training.bundle import load_bundle, save_bundle
 
 #: Name in the package -> the row that it is.
@@ -30,10 +31,9 @@ def main() -> None:
             print(f"{row}: not trained yet")
             continue
         bundle = load_bundle(place_of(row))
-        info = dict(bundle.metadata["info"])
-        source, target = "/".join(info["source_kernels"]), "/".join(info["target_kernels"])
+        info = {**bundle.metadata["info"], "source_kernels": [SOURCE], "target_kernels": [TARGET]}
         info["caution"] = (
-            f"trained on simulated scans of one kernel pair, {source} to {target}: for studies of the method, "
+            f"trained on simulated scans of one kernel pair, {SOURCE} to {TARGET}: for studies of the method, "
             "not for patients' scans"
         )
         # Statistics of the latents stay whole: they are small, and what they scale is not.
@@ -46,6 +46,7 @@ def main() -> None:
         metadata = {key: value for key, value in bundle.metadata.items() if key not in written}
         small = dataclasses.replace(bundle, tensors=tensors, metadata={**metadata, "info": info})
         card = (place_of(row) / "docs" / "README.md").read_text(encoding="utf-8")
+        card = card.replace("unnamed to unnamed", f"{SOURCE} to {TARGET}")
         card += f"\n**One simulated kernel pair only:** {info['caution']}. Weights in half precision.\n"
         save_bundle(small, WEIGHTS / name, card=card, overwrite=True)
         size = (WEIGHTS / name / "models" / "model.safetensors").stat().st_size

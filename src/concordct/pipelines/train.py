@@ -33,7 +33,7 @@ from concordct.training.run import (
     plain,
     time_limit,
 )
-from concordct.volumes.manifest import read_manifest
+from concordct.volumes.manifest import PairRow, read_manifest
 from concordct.volumes.pairing import check_pair
 from concordct.volumes.scans import Scan, find_scans, scans_of_row
 
@@ -92,7 +92,7 @@ def train(
             distributed.barrier()
         if members.rank > 0:
             data = _store(folder / "voxels", scans, loose)
-        info = _info(scans, len({row.subject for row in rows}), recipe)
+        info = _info(scans, rows, recipe)
         try:
             assert trained.fit is not None
             options = {"imagenet": imagenet} if trained.pretrained else {}
@@ -161,15 +161,19 @@ def _identity(
     }
 
 
-def _info(scans: Sequence[tuple[str, Scan, Scan]], subjects: int, recipe: str) -> dict[str, Any]:
+def _info(scans: Sequence[tuple[str, Scan, Scan]], rows: Sequence[PairRow], recipe: str) -> dict[str, Any]:
+    # A volume file names no kernel; its manifest may.
+    both = list(zip(scans, rows, strict=True))
+    sources = {source.kernel or row.source_kernel for (_, source, _), row in both}
+    targets = {target.kernel or row.target_kernel for (_, _, target), row in both}
     thickness = sorted({scan.slice_thickness_mm for _, scan, _ in scans if scan.slice_thickness_mm})
     return {
         "software": f"concordct {__version__}",
         "recipe": recipe,
-        "source_kernels": sorted({source.kernel for _, source, _ in scans if source.kernel}),
-        "target_kernels": sorted({target.kernel for _, _, target in scans if target.kernel}),
+        "source_kernels": sorted(filter(None, sources)),
+        "target_kernels": sorted(filter(None, targets)),
         "pairs": len(scans),
-        "subjects": subjects,
+        "subjects": len({row.subject for row in rows}),
         "slices": sum(source.shape[0] for _, source, _ in scans),
         "slice_thickness_mm": thickness[0] if len(thickness) == 1 else None,
     }
