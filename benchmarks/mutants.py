@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers_cohort import runs
-from benchmarks.results import ROOT, table
+from benchmarks.results import RESULTS, ROOT, table
 from concordct.judging.provenance import provenance
 
 SEED, COUNT = 0, 300
@@ -48,7 +48,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 #: What says how a method is trained.
 RECIPES = {"RECIPES", "UNETPP_RECIPES", "_SMALL", "_small", "_phases", "_recipes", "ENTRY", "CATALOGUE", "__all__"}
-PAGE = ROOT / "docs" / "results" / "mutants.md"
+PAGE = RESULTS / "mutants.md"
 
 _SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

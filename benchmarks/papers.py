@@ -36,14 +36,14 @@ from benchmarks.papers_measure import (
     row_stage,
 )
 from benchmarks.papers_rows import ROWS, spent, train_rows
-from benchmarks.results import ROOT, data_folder, table
+from benchmarks.results import RESULTS, ROOT, data_folder, table
 from concordct.judging.provenance import provenance
 from concordct.judging.table import table_of_methods
 from concordct.training.data import Images, store
 from concordct.training.engine import Paused
 from concordct.volumes.scans import paired_scans
 
-PAGE = ROOT / "docs" / "results" / "papers.md"
+PAGE = RESULTS / "papers.md"
 #: Rows that are no methods and compete with none.
 BESIDE = (INPUT, SECOND, REDRAWN)
 #: What the two ceilings are.

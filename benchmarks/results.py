@@ -21,7 +21,6 @@ TITLES = {
     "flagship-speed": "Speed of concord",
     "speed": "Speed and memory of the filter",
     "papers": "The papers' table on the virtual scanner",
-    "diffusionct": "DiffusionCT: what the paper does not print",
     "self-check": "The self-check: wrong kernels found out",
     "features": "Radiomic features beside PyRadiomics",
     "registration": "Registration lung by lung",
