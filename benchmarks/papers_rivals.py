@@ -36,6 +36,7 @@ import torch
 
 from benchmarks.papers_cohort import ROIS_PER_RANGE, SEED, cohort, runs
 from concordct.agreement import concordance as agreement
+from concordct.judging.stages import stored
 from concordct.methods import catalogue
 from concordct.methods.method import Method
 from concordct.methods.network import Recipe, TrainingData
@@ -57,8 +58,6 @@ MINUTES = 1.5
 WARM, MEASURED = 5, 25
 PRESET = "ibex-1401"
 ROI_PIXELS = 16
-#: HU that a scan stores.
-STORED_HU = (-1024, 3071)
 
 Setting = Mapping[str, Any]
 
@@ -176,7 +175,7 @@ def agreement_of(standardizer: Any, manifest: Path) -> dict[str, float]:
     values = []
     for seeds, volume, rois, _ in judged:
         made = volume if standardizer is None else standardizer(volume, generator=seeds)
-        values.append(extract(made.with_hu(np.clip(np.rint(made.hu), *STORED_HU)), rois, settings).values)
+        values.append(extract(made.with_hu(stored(made.hu, volume.hu)), rois, settings).values)
     targets = np.concatenate([wanted.values for *_, wanted in judged])
     classes = judged[0][-1].classes
     found = agreement.mean_by_class(agreement.ccc_per_feature(np.concatenate(values), targets), classes)
