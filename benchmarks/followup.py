@@ -24,14 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.followup_rivals import RIVALS, SLICES, SLICES_STEPS, by_rival, train_rival
 from benchmarks.followup_tables import RULE, gain_rows, judged_rows, quality_rows, rule, step_rows
 from benchmarks.results import ROOT, table, write_section
-from concordct.methods.network import TrainingData
-from concordct.methods.paired import diffusionct
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup import FIBROSIS_HU, prepare_cohort, recipe_of
 from concordct.pipelines.followup_data import Prepared
-from concordct.progression import ciresdiff
+from concordct.progression import ciresdiff, ciresdiff_recipes
 from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
 from concordct.progression.ciresdiff_predict import Predictor, load
 from concordct.progression.diagnosis import (
@@ -48,37 +47,30 @@ from concordct.progression.simulated import simulate_cohort
 from concordct.scanner.ipf import ipf_subject
 from concordct.signal.quality import compare_images
 from concordct.training.bundle import load_bundle, save_bundle
-from concordct.training.data import Images
 from concordct.training.engine import Paused, Run
 from concordct.volumes.place import atomic_file
 from concordct.volumes.seeds import SliceSeeds
-from concordct.volumes.volume import Volume
 
-SEED, SUBJECTS, FOLDS = 7, 60, 5
+#: With five folds 152 subjects train.
+SEED, SUBJECTS, FOLDS = 7, 190, 5
 SPACING_MM = 3.0
 RANGE_HU = HIGH_HU - LOW_HU
-#: Models of every fold: the ablation. DM is also the rival cDiff.
-MODELS = tuple(ciresdiff.ABLATIONS)
-#: Beside them on the first fold: y_0 added to what the usual diffusion predicts; the usual cross-attention.
-ADDED, BY_IMAGE = "DM, y_0 added", "DM-R-CIP, query from the image"
-ASIDE: dict[str, tuple[str, dict[str, Any]]] = {
-    ADDED: ("DM", {"onto_initial": True}),
-    BY_IMAGE: ("DM-R-CIP", {"query": "image"}),
-}
+#: Models of every fold: the ablation, all with the same parametrization of the output.
+MODELS = tuple(ciresdiff_recipes.ABLATIONS)
+#: Models of the first folds: the other parametrization and what else stands beside the ablation, and the rivals.
+ASIDE_FOLDS = (0, 1)
 WHOLE = "DM-R-CIP"
 SHUFFLED, OPPOSITE = "DM-R-CIP, text of another subject", "DM-R-CIP, text of the other label"
 PLAIN = ("no change", "linear trend")
 #: Every method's estimate (`mean`: one evaluation, nothing drawn), and below it what the models draw.
 METHODS = (*PLAIN, *MODELS, SHUFFLED, OPPOSITE)
-DRAWN = {name: f"{name}, drawn" for name in ciresdiff.ABLATIONS}
+DRAWN = {name: f"{name}, drawn" for name in ciresdiff_recipes.ABLATIONS}
 #: Steps of the ablation and of the text.
 LADDER = (
     ("DM", "DM-CIP"), ("DM", "DM-R"), ("DM-CIP", WHOLE), ("DM-R", WHOLE), (SHUFFLED, WHOLE), (OPPOSITE, WHOLE),
 )  # fmt: skip
-#: Rival of Table 2 that works slice by slice, and the steps of each of its two phases here.
-RIVAL, RIVAL_STEPS, RIVAL_TILE = "DiffusionCT", 500, 96
 EVERY = (*METHODS, *DRAWN.values())
-FIRST = (*ASIDE, f"{RIVAL}, drawn")
+FIRST = (*ciresdiff_recipes.VARIANTS, *RIVALS, "cDiff, drawn", f"{SLICES}, drawn")
 #: Sampling steps against quality, on the first fold; so many of its subjects for this, the seams and the ceiling.
 STEPS, FEW = (1, 2, 4, 15), 3
 #: Noise of a voxel of the simulated scans, HU.
@@ -147,46 +139,11 @@ def train_fold(folder: Path, train: Sequence[Prepared], name: str, steps: int | 
     path = folder / name.replace(",", "").replace(" ", "-")
     if path.exists():
         return path
-    row, changed = ASIDE.get(name, (name, {}))
-    recipe = recipe_of("small", row=row, seed=SEED, most_steps=steps)
-    recipe = dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, **changed))
+    recipe = recipe_of("small", row=name, seed=SEED, most_steps=steps)
     data = CohortData([one.data for one in train], {"row": name})
     run = Run(path.with_name(path.name + ".run"), stop=stop)
     save_bundle(ciresdiff.fit(data, recipe, run), path, card=name)
     return path
-
-
-def train_rival(folder: Path, train: Sequence[Prepared], steps: int | None, stop: Callable[[], bool]) -> Path:
-    """DiffusionCT on slices of the pairs: initial scan to registered follow-up."""
-    path = folder / RIVAL
-    if path.exists():
-        return path
-    small = diffusionct.RECIPES["small"]
-    recipe = dataclasses.replace(
-        small,
-        config=dataclasses.replace(small.config, tile=RIVAL_TILE),
-        patch=RIVAL_TILE,
-        phases=tuple(
-            (name, dataclasses.replace(phase, steps=min(steps or RIVAL_STEPS, RIVAL_STEPS)))
-            for name, phase in small.phases
-        ),
-        seed=SEED,
-    )
-    pairs = []
-    for one in train:
-        whole = np.array([0, one.data.initial.shape[1] - 1, 0, one.data.initial.shape[2] - 1], np.int32)
-        boxes = np.tile(whole, (len(one.data.initial), 1))
-        pairs.append(Images(one.subject, one.data.initial, one.data.followup, boxes))
-    run = Run(path.with_name(path.name + ".run"), stop=stop)
-    save_bundle(diffusionct.fit(TrainingData(pairs, [], {"row": RIVAL}), recipe, run), path, card=RIVAL)
-    return path
-
-
-def by_rival(model: Path, one: Prepared, mode: Mode) -> NDArray[np.float32]:
-    """[z, y, x] HU."""
-    spacing = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
-    scan = Volume(np.asarray(one.data.initial, np.float32), spacing, slice_thickness_mm=SPACING_MM)
-    return diffusionct.load(load_bundle(model), mode)(scan, generator=SliceSeeds(SEED, one.subject)).hu
 
 
 def sentence_for(name: str, test: Sequence[Prepared], index: int) -> str:
@@ -215,7 +172,8 @@ def predicted(
         drawn = name.endswith(", drawn")
         mode: Mode = "sample" if drawn else "mean"
         model = models.get(WHOLE if name in (SHUFFLED, OPPOSITE) else name.removesuffix(", drawn"))
-        predictor = None if model is None or RIVAL in name else load(load_bundle(model), mode)
+        rival = name.removesuffix(", drawn") if name.removesuffix(", drawn") in (*RIVALS, SLICES) else None
+        predictor = None if model is None or rival else load(load_bundle(model), mode)
         trend = Trend(train) if name == "linear trend" else None
         rows, cubes = [], []
         for index, one in enumerate(test):
@@ -223,8 +181,8 @@ def predicted(
             if predictor is not None:
                 said = sentence_for(name, test, index)
                 made = predictor.predict(hu, region, said, seeds=SliceSeeds(SEED, one.subject))
-            elif model is not None:
-                made = by_rival(model, one, mode)
+            elif model is not None and rival is not None:
+                made = by_rival(rival, model, one, mode, SPACING_MM)
             else:
                 made = trend.predict(one) if trend is not None else hu
             rows.append(measure(one, made))
@@ -337,14 +295,15 @@ def report(
     header += [f"{WHOLE} above it, dB", "and SSIM, %"]
     seams = few["seams"]
     beside = []
-    if 0 in done:
-        first = {
-            name: done[0][0][name]["rows"] for name in (*PLAIN, *MODELS, DRAWN[WHOLE], *FIRST) if name in done[0][0]
-        }
+    aside = [done[index][0] for index in ASIDE_FOLDS if index in done]
+    shown = [name for name in (*PLAIN, *MODELS, DRAWN[WHOLE], *FIRST) if aside and all(name in made for made in aside)]
+    if any(name in shown for name in FIRST):
+        first = {name: [row for made in aside for row in made[name]["rows"]] for name in shown}
         beside = [
-            f"The first fold alone, {len(done[0][2])} subjects: the usual diffusion with y_0 added to the output, as "
-            "the residual one's does; eq. 5 with the query from the image; DiffusionCT "
-            f"({RIVAL_STEPS:,} steps in each of its two phases), which works slice by slice.",
+            f"{len(aside)} of the folds {' and '.join(map(str, ASIDE_FOLDS))}, {len(first[PLAIN[0]])} subjects: the "
+            "ablation with x_0 itself as the network's output, a text tower that was never trained, a reading of the "
+            "text that starts anywhere, the usual cross-attention; and the rivals, which read no lung function. "
+            f"DiffusionCT: {SLICES_STEPS:,} steps in each of its two phases, the others 800 as CIResDiff.",
             table(header, quality_rows(first, WHOLE)),
         ]
     parts = [
@@ -364,7 +323,8 @@ def report(
         table(["method", "stable", "progressive"], gain_rows(every, truth)),
         "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's follow-up.",
         table(
-            ["second scan", "accuracy, %", "AUC"], judged_rows([found for _, found, _ in done.values()], names, truth)
+            ["second scan", "accuracy, %", "AUC", "Brier", "above the rule's"],
+            judged_rows([found for _, found, _ in done.values()], names, truth),
         ),
         f"Sampling steps of {WHOLE}, first fold, {FEW} subjects.",
         table(["steps", "PSNR, dB", "SSIM, %", "seconds a scan"], few["curve"]),
@@ -419,8 +379,8 @@ def main() -> None:
             if index == 0:
                 test = [ready[i] for i in parts[index]]
                 on_few(models_of, test, models_of / f"fold-{index}" / WHOLE)
-        if 0 in given.folds:
-            run_aside(models_of / "fold-0", ready, parts[0], given.most_steps, stop)
+        for index in (one for one in ASIDE_FOLDS if one in given.folds):
+            run_aside(models_of / f"fold-{index}", ready, parts[index], given.most_steps, stop)
     except Paused:
         paused = True
     if paused and given.rehearsal:
@@ -431,7 +391,7 @@ def main() -> None:
         if not (place / "diagnosis.json").exists():
             continue
         test = [ready[i] for i in parts[index]]
-        names = (*EVERY, *(name for name in FIRST if index == 0 and stored(place, name).exists()))
+        names = (*EVERY, *(name for name in FIRST if index in ASIDE_FOLDS and stored(place, name).exists()))
         made = {name: predicted(place, name, [], test, {}) for name in names}
         train = [one for i, one in enumerate(ready) if i not in parts[index]]
         done[index] = (
@@ -473,11 +433,11 @@ def run_fold(
 def run_aside(
     place: Path, ready: Sequence[Prepared], tested: Sequence[int], steps: int | None, stop: Callable[[], bool]
 ) -> None:
-    """What stands beside the ablation on one fold."""
+    """What stands beside the ablation on a fold."""
     test = [ready[i] for i in tested]
     train = [one for i, one in enumerate(ready) if i not in tested]
-    models = {RIVAL: train_rival(place, train, steps, stop)}
-    models |= {name: train_fold(place, train, name, steps, stop) for name in ASIDE}
+    models = {name: train_fold(place, train, name, steps, stop) for name in ciresdiff_recipes.VARIANTS}
+    models |= {name: train_rival(place, train, name, steps, stop) for name in (*RIVALS, SLICES)}
     for name in FIRST:
         predicted(place, name, train, test, models)
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import ROOT, table, write_section
-from concordct.progression import ciresdiff
+from concordct.progression import ciresdiff, ciresdiff_recipes
 from concordct.progression.ciresdiff import CohortData
 from concordct.progression.lung_function import sentence, write_table
 from concordct.progression.patches3d import Followup
@@ -86,7 +86,7 @@ def model_of(work: Path) -> Path:
     """The network of recipe `gpu` after two steps on noise."""
     place = work / "model"
     subject = ipf_subject(NUMBER, seed=SEED)
-    recipe = ciresdiff.RECIPES["gpu"]
+    recipe = ciresdiff_recipes.RECIPES["gpu"]
     noise = np.random.default_rng(SEED).normal(-850.0, 60.0, (2, 32, 32, 32)).astype(np.int16)
     region = np.ones(noise.shape[1:], bool)
     said = sentence(visits_of(subject)[0].values, weeks=subject.weeks)
@@ -133,7 +133,7 @@ def text(found: dict[str, Any]) -> str:
     rows = [[row["stage"], f"{row['clock']:.0f}", f"{row['cpu']:.0f}"] for row in found["rows"]]
     clock, cpu = (sum(row[key] for row in found["rows"]) for key in ("clock", "cpu"))
     rows.append(["**all**", f"**{clock:.0f}**", f"**{cpu:.0f}**"])
-    steps = ciresdiff.RECIPES["gpu"].sampling_steps
+    steps = ciresdiff_recipes.RECIPES["gpu"].sampling_steps
     return "\n\n".join(
         [
             "## Speed of `predict-followup`",

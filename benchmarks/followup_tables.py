@@ -41,9 +41,8 @@ def quality_rows(every: Mapping[str, Sequence[Mapping[str, float]]], whole: str)
             "" if best is found else against([scale * row[key] for row in best], [scale * v for v in values], 2)
             for key, scale, values in (("psnr", 1, psnr), ("ssim", 100, ssim))
         ]
-        named = name + (" (= cDiff)" if name == "DM" else "")
         figures = [spread(psnr, 2), spread([100 * s for s in ssim], 2), spread(error, 1), f"{100 * grown:.2f}"]
-        rows.append([named, *figures, *beyond])
+        rows.append([name, *figures, *beyond])
     return rows
 
 
@@ -71,14 +70,22 @@ def gain_rows(every: Mapping[str, Sequence[Mapping[str, float]]], progressive: N
 def judged_rows(
     diagnoses: Sequence[Mapping[str, Sequence[float]]], names: Sequence[str], progressive: NDArray[np.bool_]
 ) -> list[list[str]]:
-    """Accuracy and area under the curve of the classifier on what each method made."""
-    rows = []
+    """Accuracy, area under the curve and Brier score of the classifier on what each method made, and how far the last
+    lies above the linear rule's: calibration, where 0 is best and 0.25 is a coin.
+    """
+
+    def brier(name: str) -> list[float]:
+        p = np.clip([value for found in diagnoses for value in found[name]], 0, 1)
+        return list(np.square(p - progressive))
+
+    rows, by_rule = [], brier(RULE)
     for name in ("real follow-up", "first scan and table alone", RULE, *names):
         p = np.array([value for found in diagnoses for value in found[name]])
         right, (low, high) = accuracy(p, progressive)
         area, (least, most) = auc(p, progressive, seed=SEED)
         shares = f"{100 * right:.0f} ({100 * low:.0f} to {100 * high:.0f})"
-        rows.append([name, shares, f"{area:.2f} ({least:.2f} to {most:.2f})"])
+        beyond = "" if name == RULE else against(brier(name), by_rule, 3)
+        rows.append([name, shares, f"{area:.2f} ({least:.2f} to {most:.2f})", f"{np.mean(brier(name)):.3f}", beyond])
     return rows
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from concordct.pipelines.followup_data import Prepared
-from concordct.progression import ciresdiff
+from concordct.progression import catalogue, ciresdiff_recipes
 from concordct.progression.lung_function import LungFunction
 from test_progression_ciresdiff import TINY, subject
+from test_progression_rivals import recipe_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import followup as benchmark
-from benchmarks import followup_tables
+from benchmarks import followup_rivals, followup_tables
 
 
 def prepared(count: int) -> list[Prepared]:
@@ -56,12 +57,14 @@ def test_pieces_come_to_one_table(
 ) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("monai")
-    monkeypatch.setitem(ciresdiff.RECIPES, "small", TINY)
+    monkeypatch.setitem(ciresdiff_recipes.RECIPES, "small", TINY)
     monkeypatch.setattr(benchmark, "simulate_cohort", lambda folder, **_: folder / "cohort.csv")
     monkeypatch.setattr(benchmark, "prepare_cohort", lambda *_, **__: prepared(10))
     monkeypatch.setattr(benchmark, "STEPS", (1, 2))
     monkeypatch.setattr(benchmark, "FEW", 1)
-    monkeypatch.setattr(benchmark, "RIVAL_TILE", 32)
+    monkeypatch.setattr(followup_rivals, "SLICES_TILE", 32)
+    for name in followup_rivals.RIVALS.values():
+        monkeypatch.setitem(catalogue.method(name).recipes, "small", recipe_of(name))
     words = ["followup", "--folder", str(tmp_path), "--folds", "0", "--most-steps", "2", "--rehearsal"]
     monkeypatch.setattr(sys, "argv", [*words, "--minutes", "0"])
     with pytest.raises(SystemExit, match="paused"):

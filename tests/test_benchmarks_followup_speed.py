@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from concordct.progression import ciresdiff
+from concordct.progression import ciresdiff_recipes
 from concordct.progression.ciresdiff_predict import load
 from concordct.training.bundle import load_bundle
 
@@ -20,7 +20,7 @@ pytest.importorskip("transformers")
 
 def test_the_model_is_recipe_gpu(tmp_path: Path) -> None:
     predictor = load(load_bundle(speed.model_of(tmp_path)))
-    recipe = ciresdiff.RECIPES["gpu"]
+    recipe = ciresdiff_recipes.RECIPES["gpu"]
     for name in ("spacing_mm", "patch", "overlap"):
         assert getattr(predictor, name) == getattr(recipe, name)
     assert predictor.steps == recipe.sampling_steps

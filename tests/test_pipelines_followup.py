@@ -21,7 +21,7 @@ from concordct.nets.clip import TextConfig
 from concordct.pipelines import followup as pipeline
 from concordct.pipelines import followup_verdict as judging
 from concordct.pipelines.followup_data import lungs_of, onto, prepare, to_spacing
-from concordct.progression import ciresdiff
+from concordct.progression import ciresdiff_recipes
 from concordct.progression.cohort import FollowupPair, read_cohort, write_cohort
 from concordct.progression.diagnosis import ClassifierRecipe
 from concordct.progression.lung_function import LungFunction, Visit, write_table
@@ -37,8 +37,8 @@ SPACING = 6.0
 #: SyntheticData came into the standard (2023) after Debian's dciodvfy.
 NEWER = "(0x0008,0x001c)"
 QUICK = Phase(steps=3, batch=2, learning_rate=2e-3, warmup=2, every=1)
-TINY = ciresdiff.Recipe(
-    config=ciresdiff.Config(steps=4, widths=(8, 8), attend=(1,), text=TextConfig(8, 1, 2), scan_widths=(4, 4)),
+TINY = ciresdiff_recipes.Recipe(
+    config=ciresdiff_recipes.Config(steps=4, widths=(8, 8), attend=(1,), text=TextConfig(8, 1, 2), scan_widths=(4, 4)),
     spacing_mm=SPACING,
     patch=16,
     overlap=8,
@@ -86,7 +86,7 @@ def visit(fvc_ml: float) -> tuple[Visit, ...]:
 
 def tiny(patch: pytest.MonkeyPatch) -> None:
     """Networks of a few thousand weights, and one subject of either label is enough."""
-    patch.setitem(ciresdiff.RECIPES, "small", TINY)
+    patch.setitem(ciresdiff_recipes.RECIPES, "small", TINY)
     patch.setattr(judging, "CLASSIFIER", ClassifierRecipe(widths=(4, 4, 8, 8), phase=QUICK))
     patch.setattr(judging, "LEAST_LABELLED", 1)
 

@@ -12,20 +12,10 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.nets.clip import TextConfig
-from concordct.progression.ciresdiff import (
-    ABLATIONS,
-    RECIPES,
-    CIResDiff,
-    CohortData,
-    Config,
-    Recipe,
-    ablated,
-    fit,
-    scale_of,
-    thumbnail,
-)
+from concordct.progression.ciresdiff import CIResDiff, CohortData, fit, scale_of, thumbnail
 from concordct.progression.ciresdiff_known import TOLD, dense_share, text_direction, told_again
 from concordct.progression.ciresdiff_predict import Predictor, load
+from concordct.progression.ciresdiff_recipes import ABLATIONS, RECIPES, VARIANTS, Config, Recipe, ablated
 from concordct.progression.patches3d import Followup, Patches3d
 from concordct.progression.tiling3d import blended, starts, window
 from concordct.training.bundle import load_bundle, save_bundle
@@ -292,3 +282,21 @@ def test_seams_are_below_the_noise(trained: dict[str, Predictor]) -> None:
         jumps = [np.sqrt((np.diff(error, axis=0)[i][m] ** 2).mean()) for i, m in enumerate(both) if m.sum() > 40]
         assert len(jumps) > 12
         assert max(jumps) < 20.0  # the scans' noise, HU
+
+
+def test_rows_of_the_ablation_differ_in_what_they_name_alone(tmp_path: Path) -> None:
+    """One parametrization in all rows; a random tower is never trained; without ridge the reading starts anywhere."""
+    pytest.importorskip("transformers")
+    for recipe in RECIPES.values():
+        assert len({ablated(recipe, row).config.onto_initial for row in ABLATIONS}) == 1
+        assert not ablated(recipe, "DM, x_0 itself").config.onto_initial
+    data = CohortData([subject(number) for number in range(4)], {})
+    still = dataclasses.replace(TINY, diffusion=dataclasses.replace(QUICK, learning_rate=0.0))
+    readings = {}
+    for row in ("DM-R-CIP", *(name for name in VARIANTS if "tower" in name or "ridge" in name)):
+        bundle = fit(data, ablated(still, row), Run(tmp_path / row))
+        readings[row] = bundle.tensors["net.reading.weight"]
+        assert (tmp_path / row / "checkpoints" / "contrast").exists() == ("tower" not in row)
+    first, start = readings["DM-R-CIP"], readings["DM-R-CIP, without ridge start"]
+    assert not np.array_equal(first[0], start[0])
+    assert np.array_equal(first[1:], start[1:])

@@ -33,8 +33,9 @@ from concordct.pipelines.followup_data import (
     to_spacing,
 )
 from concordct.pipelines.followup_verdict import ENTRY, counted, parted, verdict, with_classifier
-from concordct.progression import catalogue, ciresdiff
-from concordct.progression.ciresdiff import CohortData, Recipe
+from concordct.progression import catalogue, ciresdiff, ciresdiff_recipes
+from concordct.progression.ciresdiff import CohortData
+from concordct.progression.ciresdiff_recipes import Recipe
 from concordct.progression.cohort import LABELS, FollowupPair, read_cohort
 from concordct.progression.lung_function import check_weeks, first_visit, read_table, sentence
 from concordct.progression.method import FollowupPredictor
@@ -87,7 +88,7 @@ def train(
     ----------
     cohort : `cohort.csv`, with `lung_function.csv` beside it; see `progression.cohort`.
     method : a name of `progression.catalogue`. recipe : one of its recipes.
-    row : of `ciresdiff.ABLATIONS`, for CIResDiff; the last is the whole method.
+    row : of `ciresdiff_recipes.ABLATIONS` or `VARIANTS`, for CIResDiff.
     clip : folder of published CLIP weights, for CIResDiff.
     subjects : train on these alone; None for all.
     most_steps : cut both phases to this many steps. minutes : pause with a checkpoint after this long.
@@ -136,10 +137,10 @@ def recipe_of(name: str, *, row: str, seed: int, most_steps: int | None = None) 
     ------
     ConcordctError : unknown names.
     """
-    if name not in ciresdiff.RECIPES or row not in ciresdiff.ABLATIONS:
-        known = f"{', '.join(ciresdiff.RECIPES)} and a row of {', '.join(ciresdiff.ABLATIONS)}"
+    if name not in ciresdiff_recipes.RECIPES or row not in (*ciresdiff_recipes.ABLATIONS, *ciresdiff_recipes.VARIANTS):
+        known = f"{', '.join(ciresdiff_recipes.RECIPES)} and a row of {', '.join(ciresdiff_recipes.ABLATIONS)}"
         raise ConcordctError(f"expected a recipe of {known}, found {name!r} and {row!r}")
-    chosen = dataclasses.replace(ciresdiff.ablated(ciresdiff.RECIPES[name], row), seed=seed)
+    chosen = dataclasses.replace(ciresdiff_recipes.ablated(ciresdiff_recipes.RECIPES[name], row), seed=seed)
     contrast, diffusion = (cut_short(phase, most_steps) for phase in (chosen.contrast, chosen.diffusion))
     return dataclasses.replace(chosen, contrast=contrast, diffusion=diffusion)
 

@@ -1,10 +1,9 @@
 """CIResDiff: the follow-up scan of a patient with pulmonary fibrosis from the first scan and the lung-function tests.
 
 Jiang et al. 2024, arXiv:2408.00938. Residual diffusion in 3D (eqs. 1 to 4, `diffusion/residual_shifting.py`) by an
-attention U-Net that predicts x_0, steered by a sentence through CLIP (eq. 5, `nets/`). `ABLATIONS` are the rows of its
-Table 1: DM is the usual conditional diffusion, which is also its rival cDiff (the same figures stand in both tables).
-`docs/equations.md` says what the paper leaves open and what was decided; y_0 is the initial, x_0 the follow-up scan, as
-in its equations. `ciresdiff_predict.py` runs what is trained here.
+attention U-Net that predicts x_0, steered by a sentence through CLIP (eq. 5, `nets/`). `ciresdiff_recipes.py` has the
+rows of its Table 1, `docs/equations.md` what the paper leaves open and what was decided; y_0 is the initial, x_0 the
+follow-up scan, as in its equations. `ciresdiff_predict.py` runs what is trained here.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +33,13 @@ from concordct.nets.clip import (
     train_tokenizer,
     vocabulary,
 )
-from concordct.nets.unet3d import AttentionUNet3d, Query
+from concordct.nets.unet3d import AttentionUNet3d
 from concordct.progression.ciresdiff_known import TOLD, dense_share, text_direction, told_again
+from concordct.progression.ciresdiff_recipes import Config, Intensity, Recipe
 from concordct.progression.patches3d import Followup, Patches3d, cube, patch_seed
 from concordct.training.bundle import Bundle
 from concordct.training.data import Batch
-from concordct.training.engine import Phase, Run, train_phase
+from concordct.training.engine import Run, train_phase
 
 METHOD = "ciresdiff"
 
@@ -62,114 +62,6 @@ TEXT_NOISE = 0.3
 SPREAD_FLOOR = 0.3
 #: Voxels of the scan that the contrastive pre-training sees, each way, and their spacing, mm.
 THUMBNAIL, THUMBNAIL_MM = 32, 10.0
-
-Intensity = Literal["fixed", "minmax"]
-
-
-@dataclass(frozen=True)
-class Config:
-    """Networks and process.
-
-    Attributes
-    ----------
-    residual : the residual diffusion of eqs. 1 to 3; False for the usual one from pure noise.
-    query : of the cross-attention: "text" as printed, "image" as usual, "none" without lung function.
-    steps : T. kappa, power : of the eta schedule.
-    widths : of the U-Net's scales. fold : voxels that become channels. attend : scales that the text enters.
-    text, scan_widths : of the contrastive pre-training.
-    intensity : "fixed", or "minmax" of each scan, as the paper has it.
-    onto_initial : the network's output is added to y_0; without, it is x_0 itself.
-    """
-
-    residual: bool = True
-    query: Query = "text"
-    steps: int = 15
-    kappa: float = 0.1
-    power: float = 0.3
-    widths: tuple[int, ...] = (32, 48, 64)
-    fold: int = 2
-    attend: tuple[int, ...] = (0, 1)
-    text: TextConfig = TextConfig()  # noqa: RUF009
-    scan_widths: tuple[int, ...] = (8, 16, 32)
-    intensity: Intensity = "fixed"
-    onto_initial: bool = True
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How CIResDiff is trained and run.
-
-    Attributes
-    ----------
-    config : networks and process.
-    spacing_mm : of the isotropic grid that everything happens on.
-    patch, overlap : edge of a patch, and how far neighbours overlap at inference, voxels.
-    contrast, diffusion : the two phases.
-    sampling_steps : of the T, at inference.
-    seed : of initial weights, patches and noise.
-    """
-
-    config: Config
-    spacing_mm: float
-    patch: int
-    overlap: int
-    contrast: Phase
-    diffusion: Phase
-    sampling_steps: int
-    seed: int = 0
-
-
-#: `paper`: 1 mm, 96^3, Adam at 0.001 and min-max as printed; widths, T, kappa, batch and epochs are not (ours).
-RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(
-        config=Config(
-            widths=(32, 64, 128, 256),
-            fold=1,
-            attend=(2, 3),
-            text=TextConfig(512, 12, 8),
-            scan_widths=(16, 32, 64, 128),
-            intensity="minmax",
-            onto_initial=False,
-        ),
-        spacing_mm=1.0,
-        patch=96,
-        overlap=16,
-        contrast=Phase(epochs=50, batch=16, learning_rate=1e-3, final_rate=0.05),
-        diffusion=Phase(epochs=400, batch=4, learning_rate=1e-3, final_rate=0.05),
-        sampling_steps=15,
-    ),
-    "small": Recipe(
-        config=Config(),
-        spacing_mm=3.0,
-        patch=32,
-        overlap=8,
-        contrast=Phase(steps=100, batch=16, learning_rate=5e-4, final_rate=0.05, warmup=50),
-        diffusion=Phase(steps=800, batch=2, learning_rate=2e-3, final_rate=0.05, warmup=50, every=200),
-        sampling_steps=2,
-    ),
-    "gpu": Recipe(
-        config=Config(),
-        spacing_mm=1.0,
-        patch=96,
-        overlap=16,
-        contrast=Phase(steps=500, batch=32, learning_rate=1e-3, final_rate=0.05),
-        diffusion=Phase(steps=4000, batch=8, learning_rate=1e-3, final_rate=0.05),
-        sampling_steps=4,
-    ),
-}
-
-#: Rows of the paper's Table 1: name -> what differs.
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "DM": {"residual": False, "onto_initial": False, "query": "none"},
-    "DM-CIP": {"residual": False, "onto_initial": False},
-    "DM-R": {"query": "none"},
-    "DM-R-CIP": {},
-}
-
-
-def ablated(recipe: Recipe, row: str) -> Recipe:
-    """The recipe of a row of `ABLATIONS`."""
-    return replace(recipe, config=replace(recipe.config, **ABLATIONS[row]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -430,11 +322,13 @@ def fit(data: CohortData, recipe: Recipe, run: Run, *, clip: Path | None = None)
         system.pair.requires_grad_(True)
         scans = np.stack([thumbnail(one.initial, one.region, recipe.spacing_mm) for one in data.subjects])
         thumbnails = _Thumbnails(scans, recipe.seed)
-        train_phase("contrast", _Contrast(system, tokenizer, sentences, thumbnails), thumbnails, recipe.contrast, run)
+        if config.tower == "contrast":
+            contrast = _Contrast(system, tokenizer, sentences, thumbnails)
+            train_phase("contrast", contrast, thumbnails, recipe.contrast, run)
         system.pair.requires_grad_(False)
         system.eval().set_text_statistics(tokenizer, sentences, run.team.device)
         words = system.words(tokenizer, sentences, run.team.device)
-        if words is not None and system.net.reading is not None:
+        if words is not None and system.net.reading is not None and config.ridge:
             system.net.start_reading(text_direction(words[0][:, 0].cpu(), data.subjects).to(run.team.device))
 
     # Phase 2: the follow-up from the initial scan.

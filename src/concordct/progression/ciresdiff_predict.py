@@ -26,7 +26,6 @@ from concordct.progression.ciresdiff import (
     HIGH_HU,
     METHOD,
     OUTSIDE,
-    RECIPES,
     SPREAD,
     CIResDiff,
     Condition,
@@ -35,6 +34,7 @@ from concordct.progression.ciresdiff import (
     scale_of,
 )
 from concordct.progression.ciresdiff_known import dense_share
+from concordct.progression.ciresdiff_recipes import RECIPES
 from concordct.progression.method import FollowupMethod
 from concordct.progression.patches3d import region_box
 from concordct.progression.tiling3d import blended
