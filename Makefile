@@ -61,6 +61,8 @@ bench-physics: .venv/installed
 
 # Two hours of one core; stops and resumes where it was. `--minutes 9` makes pieces of it, `--page` writes what stands.
 bench-papers: .venv/installed
+	$(BIN)/python -m benchmarks.papers_rivals
+	$(BIN)/python -m benchmarks.papers_rivals_page
 	$(BIN)/python -m benchmarks.papers
 
 # What training left of LTDiff++ and DiffusionCT goes into the package.
@@ -92,7 +94,8 @@ bench-service: .venv/installed
 bench-followup-speed: .venv/installed
 	$(BIN)/python -m benchmarks.followup_speed
 
-# Under two hours on two cores; `--minutes 9` makes pieces of it, `--folds 3 4` in a second process takes a share.
+# Most of a day on two cores (190 subjects, 17 models on each of the first two folds); `--minutes 9` makes pieces of it,
+# `--folds 3 4` in a second process takes a share, `--subjects 60` is the smaller cohort of before.
 bench-followup: .venv/installed
 	$(BIN)/python -m benchmarks.followup
 
