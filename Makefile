@@ -86,7 +86,7 @@ bench-self-check: .venv/installed
 bench-registration: .venv/installed
 	$(BIN)/python -m benchmarks.registration
 
-# Five to ten minutes on two quiet cores; writes docs/results/service.md. One of its three kinds of clients is dcmtk's.
+# About ten minutes on two quiet cores; writes docs/results/service.md. One of its three kinds of clients is dcmtk's.
 bench-service: .venv/installed
 	$(BIN)/python -m benchmarks.service
 
