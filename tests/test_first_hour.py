@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -197,3 +198,15 @@ def test_ctrl_c_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert err.strip().splitlines()[-1].startswith("interrupted: what was finished stands")
     assert "Traceback" not in err
+
+
+def test_inspect_names_scanner_date_and_the_kernels_that_a_scan_looks_like(shared_data: Path, tmp_path: Path) -> None:
+    code, out, _ = invoke("inspect", shared_data / "chest_B40f", "--identify", "--json")
+    assert code == 0
+    (scan,) = json.loads(out)["scans"]
+    assert (scan["kernel"], scan["scanner"]) == ("B40f", "Siemens")
+    assert scan["looks_like"][0]["kernel"] in ("B40f", "STANDARD", "FC08")  # within a fifth of each other in MTF50
+    assert scan["looks_like"][0]["distance"] < scan["looks_like"][-1]["distance"]
+    write_volume_file(tmp_path / "air.nii.gz", volume(np.full((2, 32, 32), -1000.0)))
+    code, out, _ = invoke("inspect", tmp_path / "air.nii.gz", "--identify", "--json")
+    assert json.loads(out)["scans"][0]["looks_like"] == []

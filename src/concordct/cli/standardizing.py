@@ -56,16 +56,19 @@ class ReferenceChoice(StrEnum):
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="A file or folder of CT scans.")],
+    identify: Annotated[
+        bool, typer.Option("--identify", help="Measure which kernels each scan looks like, by its edges and noise.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the CT series found: kernel, spacing, slices, and what is wrong with each.
+    """List the CT series found: kernel, date, scanner, spacing, slices, and what is wrong with each.
 
     Example: `concordct inspect /data/exam`
     """
     from concordct.pipelines.inspect import describe
 
     with bar(quiet=as_json) as report:
-        found = describe(path, progress=lambda done, total: report("reading headers", done, total))
+        found = describe(path, kernels=identify, progress=lambda done, total: report("reading headers", done, total))
     if as_json:
         print_json(found)
         return
@@ -73,7 +76,10 @@ def inspect(
         Column("scan", overflow="fold"), "kernel", "slices", "spacing z y x, mm", "thickness, mm", "problems and notes"
     )
     for scan in found["scans"]:
-        remarks = [f"{problem['message']} [{problem['code']}]" for problem in scan["problems"]] + scan["notes"]
+        about = ", ".join(filter(None, (scan["scanner"], scan["date"])))
+        like = ", ".join(f"{one['kernel']} ({one['distance']:.1f})" for one in scan.get("looks_like", ()))
+        remarks = [*filter(None, (about, like and f"looks like {like}"))]
+        remarks += [f"{problem['message']} [{problem['code']}]" for problem in scan["problems"]] + scan["notes"]
         table.add_row(
             *(
                 cell(text)
