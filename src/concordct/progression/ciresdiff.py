@@ -175,6 +175,8 @@ class CIResDiff(nn.Module):
         centred = (words - mean) * seen
         if self.config.query == "text":
             _, sizes, basis = torch.linalg.svd(centred.flatten(1).double(), full_matrices=False)
+            # The sign of a component is arbitrary, and another on another processor: its largest entry is positive.
+            basis = basis * basis.gather(1, basis.abs().argmax(dim=1, keepdim=True)).sign()
             kept = min(COMPONENTS, int((sizes > 1e-6 * sizes[0]).sum()))
             scaled = basis[:kept].T * (len(sentences) ** 0.5 / sizes[:kept])
             self.get_buffer("text_basis").zero_()[:, :kept] = scaled.to(words.dtype)

@@ -35,7 +35,7 @@ from concordct.volumes.volume import Volume
 FORMATS = ("dicom", "nifti")
 RECORD = "scan.json"
 #: Bump when a change of the simulator changes images, so that an old cohort is not resumed with new physics.
-SIMULATOR = 1
+SIMULATOR = 2
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def grow_tree(
         count = len(cloud)
         middle = cloud.mean(axis=0)
         tip = cloud[0] if count == 1 else start + generator.uniform(*REACH) * (middle - start)
-        length = float(np.linalg.norm(tip - start))
+        length = float(np.sqrt(((tip - start) ** 2).sum()))
         bend = generator.normal(size=3) * wander * length
         path = np.stack([start, 0.5 * (start + tip) + bend, tip])
         r0, r1 = (end_radius_mm * n ** (1 / MURRAY) for n in (min(parent, 1.6 * count), count))
@@ -57,12 +57,22 @@ def grow_tree(
         feeds += [count, count]
         if count > 1:
             spread = cloud - middle
-            axis = np.linalg.eigh(spread.T @ spread)[1][:, -1]
-            order = np.argsort(spread @ axis, kind="stable")
+            order = np.argsort((spread * _longest_axis(spread)).sum(axis=1), kind="stable")
             cut = min(max(round(count * generator.uniform(0.3, 0.7)), 1), count - 1)
             waiting.append((tip, cloud[order[:cut]], count))
             waiting.append((tip, cloud[order[cut:]], count))
     return np.concatenate(tubes), np.array(feeds)
+
+
+def _longest_axis(spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[3] unit vector along the longest axis of a cloud around its middle, the same on every processor.
+
+    An eigenvector's sign is arbitrary and its last digits are those of the linear algebra at hand: the largest component
+    is made positive, the digits are cut. Sums are written out, since matrix products differ between processors, too.
+    """
+    moments = (spread[:, :, None] * spread[:, None, :]).sum(axis=0)
+    axis = np.linalg.eigh(moments)[1][:, -1].round(9)
+    return np.asarray(axis * (1.0 if axis[np.argmax(np.abs(axis))] > 0 else -1.0))
 
 
 def companion(
