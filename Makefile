@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCK := requirements.lock
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
 #: Real CT for tests and the demonstration; both do without where it is missing.
 DATA ?= $(or $(CONCORDCT_DATA),$(wildcard ../shared/data))
 #: Browser, DICOM judge and the like that some tests use; without them those tests skip and say so.
@@ -11,7 +14,7 @@ REFERENCE := .venv/pyradiomics
 
 .PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
   bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service paper-weights mutants \
-  docs dist packages clean
+  docs dist packages lock licences crash clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -99,9 +102,13 @@ bench-followup-speed: .venv/installed
 bench-followup: .venv/installed
 	$(BIN)/python -m benchmarks.followup
 
-.venv/installed: pyproject.toml constraints.txt
+# What `make demo` and `make test` install: every version, with its hashes, and torch for processors alone.
+.venv/installed: pyproject.toml constraints.txt $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) --require-hashes -r $(LOCK) 2>/dev/null \
+	  || $(PIP) --extra-index-url $(TORCH_INDEX) --require-hashes -r $(LOCK) \
+	  || echo "$(LOCK) does not fit this machine; installing by the ranges of pyproject.toml"
+	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@
 
 # PyRadiomics 3.0.1, for comparison in tests and benchmarks only: an environment of its own, tried once. It is compiled
@@ -135,6 +142,17 @@ packages:
 	      || echo "could not install $$package: its tests skip"; \
 	  else echo "$$package is not installed: its tests skip"; fi; \
 	done
+
+# The lock file anew; takes uv. After any change of the dependencies in pyproject.toml.
+lock:
+	$(BIN)/python -m benchmarks.lock
+
+licences: .venv/installed
+	$(BIN)/python -m benchmarks.licences
+
+# 100 kills over all verbs, full and read-only disks, sources that vanish: a quarter of an hour; docs/results/crash.md.
+crash: .venv/installed
+	$(BIN)/python -m benchmarks.crash
 
 clean:
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
