@@ -16,7 +16,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1]))
 
+from fuzz_dicom import read_dicom
+from fuzz_dicom import seeds as dicom_seeds
 from test_masks import AFFINE, FRAME, LABELS, SHAPE, segmentation, structures
 
 from concordct.errors import ConcordctError
@@ -200,6 +203,7 @@ TARGETS: list[Target] = [
     Target("mask", _masks(), read_mask),
     Target("bundle", _bundles(), partial(_quietly, load_bundle), reads_file=False),
     Target("manifest", _manifests(), partial(_quietly, read_manifest)),
+    Target("dicom", dicom_seeds(), read_dicom, reads_file=False),
     Target("yaml", _parameters(), partial(_quietly, read_parameters)),
 ]
 

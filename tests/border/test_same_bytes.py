@@ -20,7 +20,8 @@ from concordct.scanner.frame import Frame
 from concordct.scanner.patients import digital_patient
 from concordct.scanner.trees import grow_tree
 g = np.random.default_rng(3)
-tubes, feeds = grow_tree(np.zeros(3), g.normal(size=(900, 3)) * (30, 20, 40), end_radius_mm=0.4, wander=0.1, generator=g)
+cloud = g.normal(size=(900, 3)) * (30, 20, 40)
+tubes, feeds = grow_tree(np.zeros(3), cloud, end_radius_mm=0.4, wander=0.1, generator=g)
 body = digital_patient(3, seed=5)
 hu = body.draw(np.array([0.4, 0.5, 0.6]) * body.height_mm, Frame((128, 128), 3.0)).round()
 print(hashlib.sha256(tubes.round(6).tobytes() + feeds.tobytes() + hu.astype("<i2").tobytes()).hexdigest())
@@ -34,6 +35,7 @@ def _run(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_simulated_patients_are_the_same_on_every_processor() -> None:
     """OpenBLAS picks its kernels by the processor; numpy its own loops. Older kernels stand in for other machines."""
     here = _run(_DRAW)
@@ -92,6 +94,7 @@ def _digest(folder: Path) -> str:
     return found.hexdigest()
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_bytes_in_any_environment(tree: Path) -> None:
     def run(name: str, *words: str, **environment: str) -> str:
         _command(tree, "standardize", "in", "-m", "model", "-o", name, *words, **environment)
