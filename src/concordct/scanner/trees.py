@@ -68,7 +68,7 @@ def _longest_axis(spread: NDArray[np.float64]) -> NDArray[np.float64]:
     """[3] unit vector along the longest axis of a cloud around its middle, the same on every processor.
 
     An eigenvector's sign is arbitrary and its last digits are those of the linear algebra at hand: the largest
-    component is made positive, the digits are cut. Sums are written out: matrix products differ between processors, too.
+    component is made positive, the digits are cut. Sums are written out: matrix products differ as well.
     """
     moments = (spread[:, :, None] * spread[:, None, :]).sum(axis=0)
     axis = np.linalg.eigh(moments)[1][:, -1].round(9)
