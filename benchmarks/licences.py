@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
 #: Licences that ask for more than a notice; a package that the product imports must not carry the strong ones.
+#: Packages of several licences, of which the strong one concerns a part that is not used.
+EXAMINED = {"docutils": "BSD and public domain; the GPL is that of an Emacs mode, which nothing imports"}
 STRONG = re.compile(r"\bA?GPL\b|GNU (Affero )?General Public", re.IGNORECASE)
 WEAK = re.compile(r"\bLGPL|\bMPL\b|Lesser General|Mozilla Public", re.IGNORECASE)
 
@@ -45,7 +47,8 @@ def main() -> None:
     locked = names_locked()
     found = {_folded(one.metadata["Name"]): one for one in distributions() if _folded(one.metadata["Name"]) in locked}
     rows = [(name, one.version, licence_of(one)) for name, one in sorted(found.items())]
-    strong = [name for name, _, licence in rows if STRONG.search(licence) and not WEAK.search(licence)]
+    doubtful = [name for name, _, licence in rows if STRONG.search(licence) and not WEAK.search(licence)]
+    strong = [name for name in doubtful if name not in EXAMINED]
     weak = [name for name, _, licence in rows if WEAK.search(licence)]
     page = (
         "# Licences of what is installed\n\nWritten by `make licences` from the packages' own metadata, for the pins "
@@ -53,6 +56,7 @@ def main() -> None:
     page += f"of `requirements.lock` that are installed here ({len(rows)} of {len(locked)}).\n\n"
     page += f"Strong copyleft: {', '.join(strong) or 'none'}. Weak copyleft (used as it is, not changed): "
     page += f"{', '.join(weak) or 'none'}.\n\n"
+    page += "".join(f"{name}: {EXAMINED[name]}.\n\n" for name in doubtful if name in EXAMINED)
     page += "astra-toolbox (GPL-3.0) is no dependency: a test and a benchmark compare with it where it is there.\n\n"
     page += "| package | version | licence |\n|---|---|---|\n"
     page += "".join(f"| {name} | {version} | {licence.replace('|', '/')} |\n" for name, version, licence in rows)
