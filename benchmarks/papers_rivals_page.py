@@ -163,7 +163,7 @@ def main() -> None:
         "",
         table([*header, "s a slice"], rows),
         "",
-        f"Not trained yet: {', '.join(missing)}; `python -m benchmarks.papers_rivals` goes on with them."
+        f"Not trained yet: {'; '.join(missing)}; `python -m benchmarks.papers_rivals` goes on with them."
         if missing
         else "All are trained.",
         "",

@@ -1,6 +1,7 @@
-"""The trained LTDiff++ and DiffusionCT of the papers' table, in half precision, into the package.
+"""The trained LTDiff++ and DiffusionCT of the papers' table, and rivals above their input, in half precision, into the
+package.
 
-python -m benchmarks.papers_weights    # after `python -m benchmarks.papers` has trained the rows
+python -m benchmarks.papers_weights    # after `make bench-papers` has trained the rows
 
 Each becomes a folder of `src/concordct/methods/weights`, which `concordct standardize -m NAME` finds. They know one
 simulated kernel pair, and say so: in their card, and in a note with every result.
@@ -12,13 +13,14 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.papers_rows import DCT, LONG, place_of
+from benchmarks import papers_rivals
+from benchmarks.papers_rows import DCT, LONG, ROWS, place_of
 from benchmarks.results import ROOT
 from concordct.scanner.recipes import SOURCE, TARGET
 from concordct.training.bundle import load_bundle, save_bundle
 
 #: Name in the package -> the row that it is.
-SHIPPED = {"ltdiffpp": LONG, "diffusionct": DCT}
+SHIPPED = {"ltdiffpp": LONG, "diffusionct": DCT, "choe": "Choe 2019", "pix2pix": "Pix2Pix", "ganai": "GANai"}
 WEIGHTS = ROOT / "src" / "concordct" / "methods" / "weights"
 #: Largest file of weights, bytes.
 LARGEST = 16_000_000
@@ -27,10 +29,11 @@ LARGEST = 16_000_000
 def main() -> None:
     """Write every model whose training is done."""
     for name, row in SHIPPED.items():
-        if not place_of(row).exists():
+        place = place_of(row) if row in ROWS else papers_rivals.place(row)
+        if not place.exists():
             print(f"{row}: not trained yet")
             continue
-        bundle = load_bundle(place_of(row))
+        bundle = load_bundle(place)
         info = {**bundle.metadata["info"], "source_kernels": [SOURCE], "target_kernels": [TARGET]}
         info["caution"] = (
             f"trained on simulated scans of one kernel pair, {SOURCE} to {TARGET}: for studies of the method, "
@@ -45,7 +48,7 @@ def main() -> None:
         written = ("schema", "tensors_sha256", "sha256")
         metadata = {key: value for key, value in bundle.metadata.items() if key not in written}
         small = dataclasses.replace(bundle, tensors=tensors, metadata={**metadata, "info": info})
-        card = (place_of(row) / "docs" / "README.md").read_text(encoding="utf-8")
+        card = (place / "docs" / "README.md").read_text(encoding="utf-8")
         card = card.replace("unnamed to unnamed", f"{SOURCE} to {TARGET}")
         card += f"\n**One simulated kernel pair only:** {info['caution']}. Weights in half precision.\n"
         save_bundle(small, WEIGHTS / name, card=card, overwrite=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from concordct.errors import ConcordctError
 from concordct.methods import catalogue
+from concordct.methods.models import load_model
 from concordct.methods.network import Recipe, TrainingData, to_unit
 from concordct.methods.paired import choe, ganai, pix2pix, radiomicgan, stan_ct
 from concordct.methods.translation import GAME, Translation
@@ -337,3 +338,15 @@ def test_it_overfits_two_pairs(method: ModuleType, tmp_path: Path) -> None:
 
 def test_units_are_those_of_the_networks() -> None:
     assert float(to_unit(torch.tensor(TENTH)) - to_unit(torch.tensor(0.0))) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["choe", "pix2pix", "ganai"])
+def test_what_ships_works_by_its_name_and_says_what_it_knows(name: str) -> None:
+    model = load_model(Path(name))
+    assert "one kernel pair" in model.bundle.metadata["info"]["caution"]
+    assert (model.source_kernels, model.target_kernels) == (("Br40",), ("Bl64",))
+    assert sum(one.nbytes for one in model.bundle.tensors.values()) < 1_000_000
+    soft, _ = pair(0, depth=1)
+    made = model.standardizer(mode="sample")(soft, generator=SliceSeeds(0, "s")).hu
+    rough = [np.abs(np.diff(hu[0, 16:48, 16:48])).mean() for hu in (made, soft.hu)]
+    assert rough[0] > 1.1 * rough[1]  # toward a sharp kernel
