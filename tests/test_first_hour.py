@@ -210,3 +210,16 @@ def test_inspect_names_scanner_date_and_the_kernels_that_a_scan_looks_like(share
     write_volume_file(tmp_path / "air.nii.gz", volume(np.full((2, 32, 32), -1000.0)))
     code, out, _ = invoke("inspect", tmp_path / "air.nii.gz", "--identify", "--json")
     assert json.loads(out)["scans"][0]["looks_like"] == []
+
+
+def test_a_zip_is_read_as_the_tree_that_it_holds(exams: Path, model: Path, tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "exams"), "zip", exams)
+    words = ("standardize", tmp_path / "exams.zip", "-m", model, "-o", tmp_path / "out", "--mode", "mean")
+    code, out, _ = invoke(*words)
+    assert code == 0
+    assert "done: alpha/Br40 -> alpha/Br40" in out
+    assert "already there: beta/Br40" in invoke(*words)[1]
+    code, out, _ = invoke("inspect", tmp_path / "exams.zip", "--json")
+    assert {scan["path"] for scan in json.loads(out)["scans"]} >= {"alpha/Bl64", "beta/Br40"}
+    code, _, err = invoke("calibrate", tmp_path / "exams.zip", "--from", "Br40", "--to", "Bl64", "-o", tmp_path / "m")
+    assert code == 0, err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ from concordct.cli.common import (
 )
 from concordct.errors import ConcordctError
 from concordct.methods.catalogue import names
+from concordct.volumes.zipped import as_tree
 
 CALIBRATED = names("calibrate")
 #: Where a diffusion may start, as `methods.paired.conditional.Start` names them.
@@ -55,7 +57,7 @@ class ReferenceChoice(StrEnum):
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A file or folder of CT scans.")],
+    path: Annotated[Path, typer.Argument(help="A file, folder or zip archive of CT scans.")],
     identify: Annotated[
         bool, typer.Option("--identify", help="Measure which kernels each scan looks like, by its edges and noise.")
     ] = False,
@@ -67,8 +69,8 @@ def inspect(
     """
     from concordct.pipelines.inspect import describe
 
-    with bar(quiet=as_json) as report:
-        found = describe(path, kernels=identify, progress=lambda done, total: report("reading headers", done, total))
+    with as_tree(path) as tree, bar(quiet=as_json) as report:
+        found = describe(tree, kernels=identify, progress=lambda done, total: report("reading headers", done, total))
     if as_json:
         print_json(found)
         return
@@ -159,15 +161,16 @@ def calibrate(
     allowed = frozenset(allow or ())
     unpaired_scans: tuple[str, ...] = ()
     paired_method = method or "concord"
-    with bar(quiet=as_json) as report:
+    with ExitStack() as opened, bar(quiet=as_json) as report:
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
         if pairs is not None:
             found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
             result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
         elif source_kernel is not None and target_kernel is not None:
             assert source is not None
+            tree = opened.enter_context(as_tree(source))
             found, unpaired_scans = pipeline.pairs_of_folder(
-                source, source_kernel=source_kernel, target_kernel=target_kernel, allow=allowed, progress=report
+                tree, source_kernel=source_kernel, target_kernel=target_kernel, allow=allowed, progress=report
             )
             result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
         elif tables:
@@ -191,7 +194,7 @@ def calibrate(
 
 @app.command()
 def standardize(
-    input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="A volume file, a series, or a tree of them.")],
+    input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="A volume file, a series, a tree, or a zip.")],
     model: Annotated[
         Path,
         typer.Option("--model", "-m", help="A model that `calibrate` or `train` wrote, or the name of one that ships."),
@@ -235,11 +238,11 @@ def standardize(
         mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling
     )
     where = engine_of(workers, engine, address, shard)
-    with bar(quiet=as_json) as report:
+    with as_tree(input_path) as tree, bar(quiet=as_json) as report:
         loaded = load_model(model)
         if sampling:
             loaded.standardizer(mode=mode.value, sampling=sampling)
-        planned = pipeline.plan(input_path, output, loaded, settings)
+        planned = pipeline.plan(tree, output, loaded, settings)
         count = len(planned.jobs)
         depths = [job.scan.shape[0] for job in planned.jobs]
 

@@ -1,0 +1,72 @@
+"""A zip archive read as the tree that it holds, under limits: archives come from outside and may be made to harm."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from concordct.errors import ConcordctError
+
+#: Files in an archive at most: a large study has ten thousand.
+MOST_FILES = 200_000
+#: Bytes in all at most, and how many times larger than the archive: CT shrinks to a third, text to a twentieth.
+MOST_BYTES, LARGEST_RATIO = 64 * 2**30, 100
+#: Small archives may hold more than that ratio says, bytes.
+ALWAYS_BYTES = 64 * 2**20
+
+
+@contextmanager
+def as_tree(path: Path) -> Iterator[Path]:
+    """The path itself, or of a zip archive a temporary folder with what it holds, removed afterwards.
+
+    Raises
+    ------
+    ConcordctError : a damaged or encrypted archive, one beyond the limits, or one whose names lead out of it.
+    """
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="concordct-zip-") as folder:
+        _extract(path, Path(folder))
+        yield Path(folder)
+
+
+def _extract(path: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if not one.is_dir()]
+            _check(path, members)
+            allowed = max(ALWAYS_BYTES, min(MOST_BYTES, LARGEST_RATIO * path.stat().st_size))
+            for member in members:
+                place = folder / PurePosixPath(member.filename)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, place.open("xb") as target:
+                    # Sizes in an archive may lie, so what comes out is counted.
+                    while piece := source.read(2**20):
+                        allowed -= len(piece)
+                        if allowed < 0:
+                            raise ConcordctError(f"{path}: expected at most {LARGEST_RATIO} times its size, found more")
+                        target.write(piece)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, ValueError) as error:
+        raise ConcordctError(f"{path}: expected a whole zip archive, found {type(error).__name__}") from None
+    except RuntimeError:
+        raise ConcordctError(f"{path}: expected an archive without a password, found an encrypted one") from None
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ConcordctError(f"{path}: cannot be unpacked: {error.strerror or type(error).__name__}") from None
+
+
+def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    if len(members) > MOST_FILES:
+        raise ConcordctError(f"{path}: expected at most {MOST_FILES} files, found {len(members)}")
+    for member in members:
+        parts = PurePosixPath(member.filename.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in member.filename:
+            raise ConcordctError(f"{path}: expected names inside the archive, found one that leads out of it")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise ConcordctError(f"{path}: expected files, found a link")
