@@ -43,6 +43,7 @@ def read_dicom_regions(
     ConcordctError : neither of the two, broken or cut short, of another frame of reference, without a voxel, or not on
         the image's grid.
     """
+    _refuse_cut(path)
     try:
         dataset = open_dataset(path, pixels=True)
     except ConcordctError as error:
@@ -55,7 +56,6 @@ def read_dicom_regions(
             if modality not in ("SEG", "RTSTRUCT"):
                 said = modality if modality.isalnum() and len(modality) <= 16 else "none"
                 raise ConcordctError(f"ROIs come from SEG or RTSTRUCT, found modality {said} in {path}")
-            _refuse_cut(path)
             _refuse_other_frame(dataset, frame_of_reference_uid, path)
             if modality == "SEG":
                 return _read_seg(dataset, path, affine, shape)
