@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from concordct.errors import ConcordctError
 from concordct.volumes.ct_range import ct_range
 from concordct.volumes.formats.layout import Layout, extent_mm
-from concordct.volumes.formats.stream import PIECE, planes
+from concordct.volumes.formats.stream import PIECE, all_planes, planes
 from concordct.volumes.formats.written import ENDINGS, READ_ENDINGS, read_layout, write_planes
 from concordct.volumes.geometry import (
     POSITION_TOLERANCE_MM,
@@ -357,8 +357,13 @@ def _survey(layout: Layout, order: tuple[int, int, int]) -> _Survey:
     digest = hashlib.sha256(repr((z, y, x)).encode())
     low, high, wrong = np.inf, -np.inf, 0
     step = max(1, PIECE // (4 * y * x))
-    for start in range(0, z, step):
-        hu = _hu(layout, order, start, min(start + step, z))
+    if order == _AS_STORED:
+        pieces = all_planes(layout, step)
+    else:
+        turned = _turned(layout, order)
+        pieces = (turned[start : start + step] for start in range(0, z, step))
+    for piece in pieces:
+        hu = _in_hu(layout, piece)
         digest.update(np.ascontiguousarray(hu, dtype="<f4").data)
         with np.errstate(invalid="ignore"):
             ends = float(hu.min()), float(hu.max())
@@ -371,7 +376,10 @@ def _survey(layout: Layout, order: tuple[int, int, int]) -> _Survey:
 
 
 def _hu(layout: Layout, order: tuple[int, int, int], start: int, stop: int) -> NDArray[np.float32]:
-    values = planes(layout, start, stop) if order == _AS_STORED else _turned(layout, order)[start:stop]
+    return _in_hu(layout, planes(layout, start, stop) if order == _AS_STORED else _turned(layout, order)[start:stop])
+
+
+def _in_hu(layout: Layout, values: NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # what float32 cannot hold is no HU and is found as infinite
         if (layout.slope, layout.inter) == (1.0, 0.0):
             return values.astype(np.float32)

@@ -148,5 +148,5 @@ def _row(values: dict[str | None, str | None], number: int, path: Path) -> PairR
     placed = {name: folder / getattr(row, name) for name in _PATHS if getattr(row, name) is not None}
     for name, place in placed.items():
         if not place.exists():
-            raise ConcordctError(f"row {number}, column {name}: no such file or folder {place}: {path}")
+            raise ConcordctError(f"row {number}, column {name}: no such file or folder {str(place)[:200]}: {path}")
     return row.model_copy(update=placed)

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -41,35 +40,90 @@ class _Mark:
     inflater: Any
 
 
+_MARKS: dict[Layout, tuple[_Mark, ...]] = {}
+#: What was read last, of a source and its target: the writer asks for the slab that was just worked on.
+_LAST: dict[Layout, tuple[int, int, NDArray[Any] | None]] = {}
+_LAST_BYTES = 2**26
+
+
 def planes(layout: Layout, start: int, stop: int) -> NDArray[Any]:
-    """[k, j, i] stored values of the planes [start, stop) along the file's slowest axis.
+    """[k, j, i] stored values of the planes [start, stop) along the file's slowest axis, not to be written to.
 
     Raises
     ------
     ConcordctError : the file changed, ends too early, or its deflated stream is damaged anywhere.
     """
-    count = layout.size[0] * layout.size[1]
-    size = count * layout.dtype.itemsize
+    first, last, kept = _LAST.get(layout, (0, 0, None))
+    if kept is not None and first <= start and stop <= last:
+        return kept[start - first : stop - first]
+    size = layout.size[0] * layout.size[1] * layout.dtype.itemsize
+    if layout.encoding != "raw":
+        marks = _checked(layout)
     with _opened(layout) as file:
         if layout.encoding == "raw":
             file.seek(layout.start + start * size)
             raw = file.read((stop - start) * size)
         else:
-            marks = _checked(layout)
             at = layout.skip + start * size
             mark = marks[bisect.bisect_right([mark.at for mark in marks], at) - 1]
             raw = b"".join(_inflated(layout, file, mark, at, at + (stop - start) * size))
     if len(raw) < (stop - start) * size:
         raise _cut(layout, layout.voxel_bytes, stop * size)
-    return np.frombuffer(raw, layout.dtype).reshape(stop - start, layout.size[1], layout.size[0])
+    found = _shaped(raw, layout)
+    if found.nbytes <= _LAST_BYTES:
+        _remember(_LAST, layout, (start, stop, found), 2)
+    return found
+
+
+def all_planes(layout: Layout, step: int) -> Iterator[NDArray[Any]]:
+    """Every plane in order, `step` at a time; the first such pass through a deflated stream is what checks it.
+
+    Raises
+    ------
+    ConcordctError : as `planes`, at the latest when the last planes are asked for; until then nothing may be used.
+    """
+    if layout.encoding == "raw" or layout in _MARKS:
+        for start in range(0, layout.size[2], step):
+            yield planes(layout, start, min(start + step, layout.size[2]))
+        return
+    _refuse_cut(layout)
+    plane = layout.size[0] * layout.size[1] * layout.dtype.itemsize
+    marks: list[_Mark] = []
+    waiting, found = bytearray(), 0
+    with _opened(layout) as file:
+        first = _Mark(0, layout.start, zlib.decompressobj(_WINDOW))
+        for piece in _inflated(layout, file, first, layout.skip, None, marks):
+            waiting += piece
+            found += len(piece)
+            while len(waiting) >= step * plane:
+                yield _shaped(bytes(waiting[: step * plane]), layout)
+                del waiting[: step * plane]
+        used = file.tell() - layout.start
+    if found < layout.voxel_bytes:
+        raise _cut(layout, found, layout.voxel_bytes)
+    if layout.stored_bytes not in (None, used):
+        raise ConcordctError(f"{used} bytes of deflated voxels, expected {layout.stored_bytes}: {layout.data}")
+    _remember(_MARKS, layout, tuple(marks), _KEPT)
+    if waiting:
+        yield _shaped(bytes(waiting), layout)
+
+
+def _shaped(raw: bytes, layout: Layout) -> NDArray[Any]:
+    return np.frombuffer(raw, layout.dtype).reshape(-1, layout.size[1], layout.size[0])
+
+
+def _remember(kept: dict[Layout, Any], layout: Layout, value: Any, most: int) -> None:
+    kept.pop(layout, None)
+    while len(kept) >= most:
+        kept.pop(next(iter(kept)), None)
+    kept[layout] = value
 
 
 def stored_crc(layout: Layout) -> int:
     """CRC-32 of all voxels as stored, inflated; the whole stream is gone through."""
     crc = 0
-    step = max(1, PIECE // (layout.voxel_bytes // layout.size[2]))
-    for start in range(0, layout.size[2], step):
-        crc = zlib.crc32(planes(layout, start, min(start + step, layout.size[2])).tobytes(), crc)
+    for piece in all_planes(layout, max(1, PIECE // (layout.voxel_bytes // layout.size[2]))):
+        crc = zlib.crc32(piece.tobytes(), crc)
     return crc
 
 
@@ -82,27 +136,23 @@ def _opened(layout: Layout) -> Iterator[BinaryIO]:
         yield file
 
 
-@lru_cache(maxsize=_KEPT)
 def _checked(layout: Layout) -> tuple[_Mark, ...]:
-    """Go through a deflated stream to its end and checksum; the marks on the way."""
-    end = layout.skip + layout.voxel_bytes
+    """The marks of a deflated stream that was gone through to its end and checksum."""
+    if layout not in _MARKS:
+        for _ in all_planes(layout, max(1, PIECE // (layout.voxel_bytes // layout.size[2]))):
+            pass
+    return _MARKS[layout]
+
+
+def _refuse_cut(layout: Layout) -> None:
+    """Refuse a deflated stream that is too short for what its header says, before it is looked at."""
     room = layout.stamp[2] - layout.start
     if layout.stored_bytes is not None and layout.stored_bytes > room:
         raise ConcordctError(
             f"truncated: {room} bytes of deflated voxels, expected {layout.stored_bytes}: {layout.data}"
         )
-    if room * MOST_INFLATED < end:
+    if room * MOST_INFLATED < layout.skip + layout.voxel_bytes:
         raise _cut(layout, room * MOST_INFLATED - layout.skip, layout.voxel_bytes)
-    marks: list[_Mark] = []
-    with _opened(layout) as file:
-        first = _Mark(0, layout.start, zlib.decompressobj(_WINDOW))
-        found = sum(len(piece) for piece in _inflated(layout, file, first, 0, None, marks))
-        used = file.tell() - layout.start
-    if found < end:
-        raise _cut(layout, found - layout.skip, layout.voxel_bytes)
-    if layout.stored_bytes not in (None, used):
-        raise ConcordctError(f"{used} bytes of deflated voxels, expected {layout.stored_bytes}: {layout.data}")
-    return tuple(marks)
 
 
 def _inflated(
