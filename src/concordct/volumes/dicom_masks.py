@@ -71,7 +71,7 @@ def _refuse_cut(path: Path) -> None:
     """A parser takes a file that ends inside an element as one that holds less: fewer contours, a smaller ROI."""
     with open_regular(path) as (file, stamp):
         start, syntax = start_of_dataset(file.read(4096))
-        if UID(syntax).is_private or not syntax or UID(syntax).is_deflated:
+        if not UID(syntax).is_transfer_syntax or UID(syntax).is_deflated:
             return  # deflated data have an end of their own
         file.seek(start)
         fault = structure_fault(file, stamp[2], big_endian=not UID(syntax).is_little_endian, whole=True)
