@@ -334,6 +334,23 @@ def disturbed(place: Path, say: Callable[[str], None]) -> list[tuple[str, int, s
     return rows
 
 
+def _write(rows: list[str], others: list[tuple[str, int, str]], notes: list[str], seed: int, seconds: float) -> None:
+    """The page, after every verb: a run that is stopped leaves what it has found."""
+    page = (
+        "# Runs that are killed or disturbed\n\nWritten by `make crash` (`benchmarks/crash.py`) on simulated discs of "
+    )
+    page += f"{SLICES} slices, {SIDE} x {SIDE}; seed {seed}, {seconds / 60:.0f} minutes so far.\n\n"
+    page += "SIGKILL at a random moment, then the same command again:\n\n"
+    page += "| verb | seconds | kills | run was over | inputs changed | final name torn | processes left | second run "
+    page += "failed | other bytes | leftovers |\n|---|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+    page += "| disturbance | runs | what came of it |\n|---|---|---|\n"
+    page += "".join(f"| {what} | {runs} | {came} |\n" for what, runs, came in others)
+    if notes:
+        page += "\nWhat did not pass:\n\n" + "".join(f"- {' '.join(note.split())[:300]}\n" for note in notes)
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(page)
+
+
 def main() -> None:
     """Run it all and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -365,21 +382,9 @@ def main() -> None:
             print(rows[-1], flush=True)
             if not tally.passed:
                 say(f"{name}: {tally}")
+            _write(rows, [], notes, arguments.seed, time.monotonic() - begun)
         others = disturbed(place, say)
-    minutes = (time.monotonic() - begun) / 60
-    page = (
-        "# Runs that are killed or disturbed\n\nWritten by `make crash` (`benchmarks/crash.py`) on simulated discs of "
-    )
-    page += f"{SLICES} slices, {SIDE} x {SIDE}; seed {arguments.seed}, {minutes:.0f} minutes on two busy cores.\n\n"
-    page += "SIGKILL at a random moment, then the same command again:\n\n"
-    page += "| verb | seconds | kills | run was over | inputs changed | final name torn | processes left | second run "
-    page += "failed | other bytes | leftovers |\n|---|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-    page += "| disturbance | runs | what came of it |\n|---|---|---|\n"
-    page += "".join(f"| {what} | {runs} | {came} |\n" for what, runs, came in others)
-    if notes:
-        page += "\nWhat did not pass:\n\n" + "".join(f"- {' '.join(note.split())[:300]}\n" for note in notes)
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(page)
+    _write(rows, others, notes, arguments.seed, time.monotonic() - begun)
     print(f"{PAGE.relative_to(ROOT)}: {total.kills} kills, {len(notes)} that did not pass")
 
 
