@@ -80,6 +80,10 @@ mutants: .venv/installed
 bench-flagship: .venv/installed
 	$(BIN)/python -m benchmarks.flagship
 
+# Five minutes. Real pairs of iterative and deep-learning reconstruction beside a real repeat.
+bench-nonlinear: .venv/installed
+	$(BIN)/python -m benchmarks.nonlinear
+
 # A quarter of an hour.
 bench-self-check: .venv/installed
 	$(BIN)/python -m benchmarks.self_check

@@ -31,7 +31,7 @@ from benchmarks.flagship_judge import (
 from benchmarks.results import ROOT, table, write_section
 from concordct.methods.concord.bundle import METHOD as FLAGSHIP
 
-PARTS = ("cohorts", "safety", "speed", "real", "ablation")
+PARTS = ("cohorts", "safety", "speed", "real", "nonlinear", "ablation")
 #: Where `benchmarks.papers` keeps what it trained; its kernels are those of the cohort "patients".
 PAPERS = ROOT / "runs" / "papers" / "models"
 PAPERS_COHORT = "patients"
@@ -161,6 +161,8 @@ def main() -> None:
         flagship_speed.run(methods)
     if "real" in given.part:
         flagship_real.run(methods, given.quick)
+    if "nonlinear" in given.part:
+        nonlinear.main()
     if "ablation" in given.part:
         flagship_ablation.run()
 

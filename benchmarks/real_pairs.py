@@ -128,16 +128,16 @@ class Texture:
 
     def __init__(self, like: Volume, target: Hu, body: NDArray[np.bool_]) -> None:
         self.like, self.rois = like, grid_rois(body, size=28)
-        self.target = self._features(target)
+        self.target = self.features(target)
 
-    def _features(self, hu: Hu) -> NDArray[np.float64]:
+    def features(self, hu: Hu) -> NDArray[np.float64]:
         table = extract(Volume(hu, self.like.affine), self.rois, FEATURES)
         self.classes = table.classes
         return table.values
 
     def ccc(self, hu: Hu) -> dict[str, float]:
         """Mean CCC per feature, by class."""
-        found = agreement.ccc_per_feature(self._features(hu), self.target)
+        found = agreement.ccc_per_feature(self.features(hu), self.target)
         return {name: one.mean for name, one in agreement.mean_by_class(found, self.classes).items()}
 
 

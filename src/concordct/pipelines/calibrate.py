@@ -15,7 +15,9 @@ from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.judging.seen import CALIBRATED_ON
 from concordct.methods.concord import bundle as concord_bundle
-from concordct.methods.concord.transport import Transport, fit_transport
+from concordct.methods.concord.adaptive import Adaptive
+from concordct.methods.concord.fit import fit_concord
+from concordct.methods.concord.transport import Transport
 from concordct.methods.models import Model
 from concordct.methods.spectral import transfer as spectral
 from concordct.methods.spectral.fit import fit_pairs
@@ -45,6 +47,11 @@ LARGEST_BIAS_HU = 3.0
 METHODS = (concord_bundle.METHOD, spectral.METHOD)
 
 Pair = tuple[Scan, Scan]
+#: What the flagship adds to a transfer.
+Texture = tuple[Transport | None, Adaptive | None]
+NO_TEXTURE: Texture = (None, None)
+#: How often a calibration reads its slices.
+PASSES = {concord_bundle.METHOD: 10, spectral.METHOD: 3}
 #: Called with (what is being read, slices done, slices in all).
 Progress = Callable[[str, int, int], None]
 
@@ -152,7 +159,7 @@ def calibrate_pairs(
     """
     if method not in METHODS:
         raise ConcordctError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
-    passes = 4 if method == concord_bundle.METHOD else 3
+    passes = PASSES[method]
     total = passes * sum(stop - start for source, _ in pairs for start, stop in _slabs(source))
     done = 0
 
@@ -179,16 +186,16 @@ def calibrate_pairs(
     ]
     worst: float = max(bias, key=abs)
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
-    transport = fit_transport(model, slabs) if method == concord_bundle.METHOD else None
-    model = _with_own_return(model, transport, pairs[0][0], method, allow)
-    return _save(model, transport, output, method, overwrite)
+    texture = fit_concord(model, slabs) if method == concord_bundle.METHOD else NO_TEXTURE
+    model = _with_own_return(model, texture, pairs[0][0], method, allow)
+    return _save(model, texture, output, method, overwrite)
 
 
 def _with_own_return(
-    model: SpectralModel, transport: Transport | None, source: Scan, method: str, allow: Collection[str]
+    model: SpectralModel, texture: Texture, source: Scan, method: str, allow: Collection[str]
 ) -> SpectralModel:
     """The model with what the self-check finds on a scan that it was calibrated on, against which others are held."""
-    standardizer = Model("", _bundle(model, transport, method), "").standardizer(
+    standardizer = Model("", _bundle(model, texture, method), "").standardizer(
         mode="sample" if model.noise else "mean", use_neighbours=evenly_spaced(source)
     )
     found = check_scan(source, standardizer, seed=0, allow=allow)
@@ -227,7 +234,7 @@ def calibrate_unpaired(
 
     info = _info(found[0], found[1], pairs=0, allow=allow)
     model = fit_unpaired(lambda: slabs(found[0]), lambda: slabs(found[1]), info=info)
-    return _save(model, None, output, spectral.METHOD, overwrite)
+    return _save(model, NO_TEXTURE, output, spectral.METHOD, overwrite)
 
 
 def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: bool = False) -> Calibration:
@@ -249,7 +256,7 @@ def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: boo
         nps_target_hu2_mm2=on.get("nps_hu2_mm2") if "nps_hu2_mm2" in inside else None,
         info={"software": f"concordct {__version__}", "source_kernels": [], "target_kernels": []},
     )
-    return _save(model, None, output, spectral.METHOD, overwrite)
+    return _save(model, NO_TEXTURE, output, spectral.METHOD, overwrite)
 
 
 def _slabs(scan: Scan) -> list[tuple[int, int]]:
@@ -309,7 +316,7 @@ def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
 
 def _save(
     model: SpectralModel,
-    transport: Transport | None,
+    texture: Texture,
     output: Path,
     method: str,
     overwrite: bool,
@@ -318,12 +325,12 @@ def _save(
     bias = model.info.get("bias_hu", 0.0)
     if abs(bias) > LARGEST_BIAS_HU:
         warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
-    save_bundle(_bundle(model, transport, method), output, card=_card(model, method, warnings), overwrite=overwrite)
+    save_bundle(_bundle(model, texture, method), output, card=_card(model, method, warnings), overwrite=overwrite)
     return Calibration(model, method, output, tuple(warnings))
 
 
-def _bundle(model: SpectralModel, transport: Transport | None, method: str) -> Bundle:
-    return concord_bundle.to_bundle(model, transport) if method == concord_bundle.METHOD else model.to_bundle()
+def _bundle(model: SpectralModel, texture: Texture, method: str) -> Bundle:
+    return concord_bundle.to_bundle(model, *texture) if method == concord_bundle.METHOD else model.to_bundle()
 
 
 def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:

@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.bundle import METHOD, parts
 from concordct.methods.concord.curves import curves, prepare
 from concordct.methods.concord.transport import Transport
 from concordct.methods.method import Method
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.methods.standardizer import Mode
+from concordct.signal.body import material_mask
 from concordct.signal.spectra import detail_from_cosines, detail_to_cosines
 from concordct.training.bundle import Bundle
 from concordct.volumes.seeds import SliceSeeds
@@ -42,12 +44,14 @@ class ConcordStandardizer:
     transport : what calibration says about texture; None where it could not be measured, and a sample is the filter's.
     mode : "sample" (right texture) or "mean" (least HU error).
     use_neighbours : set to False for series whose slices are not evenly spaced.
+    adaptive : in place of the transport for pairs that one transfer does not serve; None for linear ones.
     """
 
     model: SpectralModel
     transport: Transport | None
     mode: Mode = "sample"
     use_neighbours: bool = True
+    adaptive: Adaptive | None = None
 
     def __post_init__(self) -> None:
         if self.mode == "sample" and self.model.noise is None:
@@ -87,6 +91,8 @@ class ConcordStandardizer:
         ConcordctError : slices that are not axial.
         """
         base = self.base
+        if self.adaptive is not None:
+            return self._adapted(self.adaptive, volume, generator)
         if self.mode == "mean" or self.transport is None:
             return replace(base, mode=self.mode)(volume, generator=generator)
         on = curves(self.model, self.transport, volume.shape[1:], volume.spacing_mm[1:])
@@ -101,6 +107,16 @@ class ConcordStandardizer:
             hu[index] += one.level * detail_from_cosines(white * (on.in_all - on.drawn))
         return volume.with_hu(hu)
 
+    def _adapted(self, adaptive: Adaptive, volume: Volume, generator: SliceSeeds) -> Volume:
+        base, spacing = self.base, volume.spacing_mm[1:]
+        hu = base(volume, generator=generator).hu
+        bodies = material_mask(volume.hu, spacing)
+        for index, (source, body) in enumerate(zip(volume.hu, bodies, strict=True)):
+            draws = self.mode == "sample" and adaptive.drawn > 0
+            white = base.white(volume, index, generator) if draws else None
+            hu[index] += adaptive.written(hu[index], source, body, spacing, white)
+        return volume.with_hu(hu)
+
 
 def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The part of an image in some cosine coefficients."""
@@ -109,8 +125,8 @@ def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.fl
 
 def load(bundle: Bundle, mode: Mode, *, use_neighbours: bool = True) -> ConcordStandardizer:
     """A stored calibration at work."""
-    model, transport = parts(bundle)
-    return ConcordStandardizer(model, transport, mode, use_neighbours)
+    model, transport, adaptive = parts(bundle)
+    return ConcordStandardizer(model, transport, mode, use_neighbours, adaptive)
 
 
 ENTRY = Method(

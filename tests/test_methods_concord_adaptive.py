@@ -1,0 +1,166 @@
+"""The adaptive transfer: found where noise and edges differ, left alone where one transfer serves both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from concordct.errors import ConcordctError
+from concordct.methods.concord import fit
+from concordct.methods.concord.adaptive import Adaptive, box_around
+from concordct.methods.concord.bundle import parts, to_bundle
+from concordct.methods.concord.perceptron import begun, trained
+from concordct.methods.concord.standardizer import ConcordStandardizer
+from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.signal.body import material_mask
+from concordct.volumes.seeds import SliceSeeds
+from concordct.volumes.volume import Volume
+from synthetic import filtered, frequency, volume
+
+SEEDS = SliceSeeds(0, "test")
+SIZE = 192
+
+
+def scan(seed: int, slices: int = 2) -> tuple[Volume, Volume]:
+    """A round body with rods, sharp edges; the target is the same with a third of the noise and the same edges."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
+    hu = np.where(np.hypot(y, x) < 80, 40.0, -1000.0)
+    for _ in range(40):
+        cy, cx, radius = rng.uniform(-20, 60), rng.uniform(-60, 60), rng.uniform(1.5, 5)
+        hu[np.hypot(y - cy, x - cx) < radius] = rng.choice([-700.0, 300.0])
+    body = ndimage.gaussian_filter(hu, 0.7)
+    f = frequency(SIZE, 0.75)
+    noise = [18 * filtered(rng.standard_normal((SIZE, SIZE)), np.exp(-((f / 7.0) ** 4))) for _ in range(slices)]
+    shape = np.exp(-((f / 6.0) ** 2))
+    source = np.stack([body + one for one in noise])
+    target = np.stack([body + 0.33 * filtered(one, shape) for one in noise])
+    return volume(np.rint(source), pixel_mm=0.75), volume(np.rint(target), pixel_mm=0.75)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shorter() -> Iterator[None]:
+    """A training that is enough for these bodies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "STEPS", 500)
+        patch.setattr(fit, "PIXELS", 20_000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def adapted() -> tuple[SpectralModel, Adaptive]:
+    pairs = [scan(1)]
+    model = fit_pairs(lambda: pairs)
+    adaptive = fit.fit_adaptive(model, lambda: pairs)
+    assert adaptive is not None
+    return model, adaptive
+
+
+def flat_and_steep(target: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    body = material_mask(target.hu, (0.75, 0.75))
+    steep = np.stack([ndimage.maximum_filter(ndimage.gaussian_gradient_magnitude(one, 1.0), 7) for one in target.hu])
+    return body & (steep < 20), body & (steep > 100)
+
+
+def test_noise_is_lowered_and_edges_stay(adapted: tuple[SpectralModel, Adaptive]) -> None:
+    source, target = scan(2)
+    model, adaptive = adapted
+    before = SpectralStandardizer(model, "mean")(source, generator=SEEDS).hu
+    after = ConcordStandardizer(model, None, "mean", adaptive=adaptive)(source, generator=SEEDS).hu
+    flat, steep = flat_and_steep(target)
+    for place, least in ((flat, 0.5), (steep, 1.0)):
+        errors = [float(np.sqrt(np.mean((one - target.hu)[place] ** 2))) for one in (before, after)]
+        assert errors[1] < least * errors[0]
+
+
+def test_it_is_chosen_for_such_a_pair_and_not_for_a_linear_one() -> None:
+    source, target = scan(1)
+    f = frequency(SIZE, 0.75)
+    linear = volume(np.rint(np.stack([filtered(one, np.exp(-((f / 5.0) ** 2))) for one in source.hu])), pixel_mm=0.75)
+    chosen = []
+    for pair in ((source, target), (source, linear)):
+        pairs = [pair]
+        model = fit_pairs(lambda p=pairs: p)
+        chosen.append(fit.fit_concord(model, lambda p=pairs: p)[1])
+    assert chosen[0] is not None
+    assert chosen[1] is None
+
+
+def test_same_seed_same_bytes_whatever_the_slab(adapted: tuple[SpectralModel, Adaptive]) -> None:
+    model, adaptive = adapted
+    source, _ = scan(3)
+    work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=1.0))
+    whole = work(source, generator=SEEDS).hu
+    one = replace(source, hu=source.hu[1:2], first_slice=1)
+    if not work.context_slices:
+        assert work(one, generator=SEEDS).hu.tobytes() == whole[1:2].tobytes()
+    assert not np.array_equal(work(source, generator=SliceSeeds(1, "test")).hu, whole)
+    mean = replace(work, mode="mean")(source, generator=SEEDS).hu
+    silent = replace(work, adaptive=replace(adaptive, drawn=0.0))(source, generator=SEEDS).hu
+    assert mean.tobytes() == silent.tobytes()
+
+
+def test_air_comes_back_and_nothing_is_drawn_outside_the_body(adapted: tuple[SpectralModel, Adaptive]) -> None:
+    model, adaptive = adapted
+    work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=1.0))
+    empty = volume(np.full((1, 64, 64), -1000.0), pixel_mm=0.75)
+    np.testing.assert_allclose(work(empty, generator=SEEDS).hu, -1000, atol=0.01)
+    source, _ = scan(4)
+    outside = ~material_mask(source.hu, (0.75, 0.75))
+    base = SpectralStandardizer(model, "mean")(source, generator=SEEDS).hu
+    assert np.array_equal(work(source, generator=SEEDS).hu[outside], base[outside])
+
+
+def test_a_box_holds_the_body_and_is_even() -> None:
+    for shape, body in (((65, 91), np.s_[3:60, 40:91]), ((64, 64), np.s_[0:64, 0:64]), ((90, 33), np.s_[40:42, 5:6])):
+        mask = np.zeros(shape, bool)
+        mask[body] = True
+        box = box_around(mask)
+        assert all((one.stop - one.start) % 2 == 0 and one.stop <= n for one, n in zip(box, shape, strict=True))
+        lost = mask.copy()
+        lost[box] = False
+        # An odd edge may cost the last row or column.
+        assert lost.sum() <= max(shape)
+
+
+def test_it_survives_the_disk(adapted: tuple[SpectralModel, Adaptive]) -> None:
+    model, adaptive = adapted
+    again = parts(to_bundle(model, None, adaptive))[2]
+    assert again is not None
+    source, _ = scan(3)
+    hu = [ConcordStandardizer(model, None, adaptive=one)(source, generator=SEEDS).hu for one in (adaptive, again)]
+    assert hu[0].tobytes() == hu[1].tobytes()
+    tensors = adaptive.to_tensors()
+    for name, wrong in (("centre", tensors["centre"][:3]), ("weight_1", tensors["weight_1"] * np.nan)):
+        with pytest.raises(ConcordctError, match="adaptive transfer"):
+            Adaptive.from_tensors({**tensors, name: wrong})
+    with pytest.raises(ConcordctError, match="without"):
+        Adaptive.from_tensors({name: one for name, one in tensors.items() if name != "left"})
+
+
+def test_a_perceptron_learns_a_bend_and_its_gradient_is_right() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 1)).astype(np.float32)
+    wanted = np.abs(x)
+    network = begun((1, 8, 8, 1), np.zeros(1, np.float32), rng)
+
+    def slope(rows: NDArray[np.intp], said: NDArray[np.float32]) -> NDArray[np.float32]:
+        return ((said - wanted[rows]) / np.float32(len(rows))).astype(np.float32)
+
+    layers = network.layers(x)
+    found = network.gradients(layers, slope(np.arange(2000), layers[-1]))[0][0][0, 0]
+    step = np.float32(1e-2)
+    losses = []
+    for sign in (1, -1):
+        network.weights[0][0, 0] += sign * step
+        losses.append(0.5 * float(np.mean((network(x) - wanted) ** 2, dtype=np.float64)))
+        network.weights[0][0, 0] -= sign * step
+    assert found == pytest.approx((losses[0] - losses[1]) / (2 * float(step)), rel=0.05, abs=1e-4)
+    done = trained(network, x, slope, steps=400, batch=256, rate=1e-2, generator=rng)
+    assert np.sqrt(np.mean((done(x) - wanted) ** 2)) < 0.1
