@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from benchmarks import flagship_ablation, flagship_real, flagship_safety, flagship_speed
+from benchmarks import flagship_ablation, flagship_real, flagship_safety, flagship_speed, nonlinear
 from benchmarks.flagship_cohorts import COHORTS, FOLDER, Cohort, calibrated, subjects_of
 from benchmarks.flagship_judge import (
     CEILING,
