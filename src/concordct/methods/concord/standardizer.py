@@ -8,6 +8,9 @@
 2. noise is added where tissue lacks power although edges say that the scan knows, and what pixels wider than the
    calibrated ones fold back (`curves.py`).
 
+Pairs of iterative or deep-learning reconstruction, in which noise and edges have different gains, have an adaptive
+transfer in place of both, if held-out slices said so (`adaptive.py`); it serves `mean`, too.
+
     standardized = ConcordStandardizer(model, transport)(volume, generator=SliceSeeds(0, "series"))
 """
 
