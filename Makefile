@@ -84,6 +84,10 @@ bench-flagship: .venv/installed
 bench-nonlinear: .venv/installed
 	$(BIN)/python -m benchmarks.nonlinear
 
+# Seconds. Slices of 1 mm to slices of 5 mm.
+bench-thickness: .venv/installed
+	$(BIN)/python -m benchmarks.thickness
+
 # A quarter of an hour.
 bench-self-check: .venv/installed
 	$(BIN)/python -m benchmarks.self_check

@@ -13,6 +13,8 @@ RESULTS = ROOT / "docs" / "results"
 TITLES = {
     "real-pairs": "Real pairs: filter and seeded noise",
     "flagship-real": "Real pairs: method concord",
+    "nonlinear": "Real pairs of deep-learning and iterative reconstruction, beside a real repeat",
+    "thickness": "Slice thickness: 1 mm to 5 mm",
     "flagship-patients": "Simulated patients, Br40 to Bl64",
     "flagship-vendors": "Simulated patients, kernels of other vendors and an iterative-like source",
     "flagship-phantom": "Simulated phantom, 2.5 mm",
