@@ -80,6 +80,7 @@ mutants: .venv/installed
 bench-flagship: .venv/installed
 	$(BIN)/python -m benchmarks.flagship
 
+.PHONY: bench-nonlinear bench-thickness
 # Five minutes. Real pairs of iterative and deep-learning reconstruction beside a real repeat.
 bench-nonlinear: .venv/installed
 	$(BIN)/python -m benchmarks.nonlinear
