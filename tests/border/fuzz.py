@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from types import FrameType
@@ -174,6 +175,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the files of --case")
     parser.add_argument("--results", type=Path, help="page to write")
     given = parser.parse_args()
+    # A warning may quote what a damaged header holds.
+    warnings.filterwarnings("error", category=UserWarning)
     # What is there already counts as address space too; 2 GB come on top.
     base = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (base + BYTES, base + BYTES))

@@ -43,7 +43,8 @@ def read_dicom_regions(
     ConcordctError : neither of the two, broken or cut short, of another frame of reference, without a voxel, or not on
         the image's grid.
     """
-    _refuse_cut(path)
+    with quiet_dicom():
+        _refuse_cut(path)
     try:
         dataset = open_dataset(path, pixels=True)
     except ConcordctError as error:
