@@ -104,7 +104,8 @@ def measure_rows(manifest: Path, repeats: Path | None, names: Sequence[str]) -> 
     """Features of every row whose model stands, of the input and, with second scans, of the ceilings."""
     subjects = judged(manifest, repeats, "test")
     found = {INPUT: measured(subjects, fixed_stage(INPUT), label=INPUT)}
-    for name in (*names, *papers_rivals.RIVALS):
+    rivals = papers_rivals.RIVALS if set(names) == set(ROWS) else ()
+    for name in (*names, *rivals):
         if model_of(name).exists():
             found[name] = measured(subjects, row_stage(name), label=name)
     for name in () if repeats is None else (SECOND, REDRAWN):
@@ -200,12 +201,23 @@ def _repeat(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[
 
 def _curve(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
     return [
-        "D(E(B)) on the validation subjects: RMSE in the body, CCC of texture classes. The linear code is the best of",
-        "its kind (principal components of blocks); the networks were trained briefly and alike.",
+        "D(E(B)) on the validation subjects: RMSE in the body, CCC of texture classes, for the best linear code of its",
+        "kind (principal components of blocks).",
         "",
         table(
             ["", "RMSE, HU", *papers_codec.SHOWN],
             papers_codec.curve(stored_pairs(manifest, "train"), judged(manifest, None, "validation")),
+        ),
+    ]
+
+
+def _codecs(manifest: Path, repeats: Path | None, names: Sequence[str]) -> list[str]:
+    return [
+        "D(E(B)) of UNet++ codecs with other latents, trained briefly and alike.",
+        "",
+        table(
+            ["", "RMSE, HU", *papers_codec.SHOWN],
+            papers_codec.codecs(stored_pairs(manifest, "train"), judged(manifest, None, "validation")),
         ),
     ]
 
@@ -245,6 +257,7 @@ PARTS: dict[str, tuple[str, Callable[[Path, Path | None, Sequence[str]], list[st
     "samples": ("Two samples of one model against each other", _samples),
     "repeat": ("A real repeat", _repeat),
     "curve": ("What a latent can carry: compression against texture", _curve),
+    "codecs": ("The same, learned", _codecs),
     "scales": ("Each scale's share in the shipped LTDiff++", _scales),
     "leak": ("The leak", _leak),
     "learning": ("Learning curves and cost", _learning),
@@ -285,7 +298,7 @@ def main() -> None:
     began = time.monotonic()
     if given.page:
         manifest, second = runs() / "cohort" / "pairs.csv", runs() / "second-scans" / "repeats.csv"
-        page(manifest, second if second.exists() else None, list(ROWS), given.parts)
+        page(manifest, second if second.exists() else None, given.rows, given.parts)
         return
     try:
         manifest, repeats = cohort(minutes=given.minutes)

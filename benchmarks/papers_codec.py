@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.papers_cohort import runs
 from benchmarks.papers_measure import INPUT, Judged, Measured, fixed_stage, measured, model_of
-from benchmarks.papers_rows import DCT, LONG, lines_of
+from benchmarks.papers_rows import DCT, LONG, ROWS, lines_of
 from concordct.agreement import concordance
 from concordct.judging.stages import stored
 from concordct.methods.network import TrainingData, from_unit, load_system, seeded, to_unit
@@ -67,7 +67,7 @@ def _line(subjects: tuple[Judged, ...], name: str, identity: str, work: Callable
 
 
 def curve(train: Sequence[Images], subjects: tuple[Judged, ...]) -> list[list[str]]:
-    """Numbers a pixel, error of D(E(B)) in HU, texture CCC of D(E(B))."""
+    """Numbers a pixel, error of D(E(B)) in HU, texture CCC of D(E(B)), for the best linear code."""
     target = measured(subjects, fixed_stage("target"), label="target")
     source = measured(subjects, fixed_stage(INPUT), label=INPUT)
     rows = [
@@ -78,6 +78,12 @@ def curve(train: Sequence[Images], subjects: tuple[Judged, ...]) -> list[list[st
         kept = round(share * BLOCK**2)
         name = f"best linear code of {BLOCK} x {BLOCK} blocks, {share:.2f} numbers a pixel"
         rows.append(_line(subjects, name, name, lambda one, kept=kept: _projected(one, basis[:, :kept])))  # type: ignore[misc]
+    return rows
+
+
+def codecs(train: Sequence[Images], subjects: tuple[Judged, ...]) -> list[list[str]]:
+    """The same of UNet++ codecs of other latents, trained briefly and alike."""
+    rows = []
     for latents in CURVE:
         codec = _codec(train, latents)
         name = f"UNet++ {latents}, {codec.compression:.2f} numbers a pixel, {CURVE_STEPS} steps"
@@ -212,6 +218,8 @@ def learning(names: Sequence[str]) -> list[list[str]]:
     """The loss of each phase after a tenth, a quarter, a half and all of its steps: medians over a twentieth."""
     rows = []
     for name in names:
+        if ROWS[name].of:
+            continue
         by_phase: dict[str, list[float]] = {}
         for line in lines_of(name):
             by_phase.setdefault(line["phase"], []).append(line["loss"])
