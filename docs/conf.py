@@ -23,7 +23,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "decisions/*"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]
+# A study writes its page before anyone hangs it into a table of contents.
+suppress_warnings = ["myst.header", "toc.not_included"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
