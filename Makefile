@@ -13,8 +13,8 @@ PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb shellcheck
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service paper-weights mutants \
-  docs dist packages lock licences crash clean
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service bench-endpoints \
+  paper-weights mutants docs dist packages lock licences crash clean
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -57,6 +57,10 @@ bench-speed: .venv/installed
 
 bench-features: .venv/installed reference
 	$(BIN)/python -m benchmarks.features
+
+# Ten minutes of one core to scan the smokers once, then five; resumes. Writes docs/results/endpoints.md.
+bench-endpoints: .venv/installed
+	$(BIN)/python -m benchmarks.endpoints
 
 # About a quarter of an hour; writes docs/physics.md and its figures.
 bench-physics: .venv/installed

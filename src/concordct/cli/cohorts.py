@@ -173,6 +173,10 @@ def idc(
     output: OutputOption,
     kernel: Annotated[list[str], typer.Option(help="Two kernels as the archive names them, the source first.")],
     collection: Annotated[str, typer.Option(help="Collection of the Imaging Data Commons.")] = "nlst",
+    ct_index: Annotated[
+        Path | None, typer.Option(help="The archive's ct_index.parquet: any collection, kernels as headers name them.")
+    ] = None,
+    most_gb: Annotated[float | None, typer.Option(help="Refuse to download more, GB.", min=0)] = None,
     count: Annotated[int | None, typer.Option("-n", min=1, help="Pairs; all of them without.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch what is missing and verify it.")] = False,
     as_json: JsonOption = False,
@@ -191,6 +195,8 @@ def idc(
             target_kernel=target,
             count=count,
             output=output,
+            ct_index=ct_index,
+            most_gb=most_gb,
             download=download,
             progress=lambda done, total: report("verifying", done, total),
         )

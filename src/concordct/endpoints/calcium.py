@@ -93,4 +93,4 @@ COLUMNS = (
     Column("calcium_mass_mg", "mg", "calcium mass", headline=True),
     Column("calcium_lesions", "", "lesions, slice by slice"),
 )
-ENDPOINT = Endpoint("calcium", "Calcium of the heart region", "mediastinum", COLUMNS, measure)
+ENDPOINT = Endpoint("calcium", "Calcium of the heart region", "mediastinum", COLUMNS, measure, mode="mean")

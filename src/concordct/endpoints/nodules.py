@@ -143,4 +143,4 @@ COLUMNS = (
     Column("nodule_short_axis_mm", "mm", "longest axis across it"),
     Column("nodule_solidity", "", "solidity: share of the convex hull"),
 )
-ENDPOINT = Endpoint("nodules", "Regions and nodules", "region", COLUMNS, measure)
+ENDPOINT = Endpoint("nodules", "Regions and nodules", "region", COLUMNS, measure, mode="mean")

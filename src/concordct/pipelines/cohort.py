@@ -109,35 +109,69 @@ order by a.PatientID, a.StudyInstanceUID, a.SeriesInstanceUID, b.SeriesInstanceU
 """
 
 
-def find_candidates(collection: str, *, source_kernel: str, target_kernel: str) -> tuple[Candidate, ...]:
-    """Pairs of series in the archive's offline index: same study, field of view, thickness, kVp, mAs and slices.
+#: Any collection, by the archive's `ct_index`: one study, voltage, thickness, pixels and number of slices.
+_CT_QUERY = """
+with series as (
+    select i.PatientID, i.StudyInstanceUID, i.SeriesInstanceUID, i.instanceCount, i.license_short_name,
+           i.series_aws_url, i.series_size_MB, c.ConvolutionKernel as kernel, c.SliceThickness as thickness,
+           [c.KVP, c.SliceThickness, c.PixelSpacing_row_mm, c.PixelSpacing_col_mm, c.Rows, c.Columns] as protocol
+    from read_parquet($index) i join read_parquet($ct) c using (SeriesInstanceUID)
+    where i.collection_id = $collection and i.Modality = 'CT' and i.instanceCount >= $least
+)
+select a.PatientID, a.StudyInstanceUID, a.SeriesInstanceUID, b.SeriesInstanceUID, a.thickness::varchar,
+       a.instanceCount, a.series_size_MB + b.series_size_MB, a.license_short_name, a.series_aws_url, b.series_aws_url
+from series a join series b
+  on a.StudyInstanceUID = b.StudyInstanceUID and a.protocol = b.protocol and a.instanceCount = b.instanceCount
+where list_contains(a.kernel, $source) and list_contains(b.kernel, $target)
+order by a.PatientID, a.StudyInstanceUID, a.SeriesInstanceUID, b.SeriesInstanceUID
+"""
+
+
+def find_candidates(
+    collection: str, *, source_kernel: str, target_kernel: str, ct_index: Path | None = None
+) -> tuple[Candidate, ...]:
+    """Pairs of series in the archive's index: same study, protocol and number of slices.
 
     A series takes part in one pair only; where a study holds a kernel twice, the first of each is taken.
 
+    Parameters
+    ----------
+    ct_index : the archive's table of CT series (Parquet), by which any collection is searched; without it, the one
+        collection that names its kernels in its descriptions.
+
     Raises
     ------
-    ConcordctError : the extra `archive` is missing, or the collection does not name its kernels.
+    ConcordctError : the extra `archive` is missing, a collection that needs `ct_index`, or a table of another schema.
     """
-    if collection not in NLST_LIKE:
+    if ct_index is None and collection not in NLST_LIKE:
         raise ConcordctError(
-            f"collection {collection!r} does not name kernels in its index; known are {', '.join(NLST_LIKE)}"
+            f"collection {collection!r} does not name kernels in its index; known are {', '.join(NLST_LIKE)}; any "
+            "other needs the archive's ct_index"
         )
+    if ct_index is not None and not ct_index.is_file():
+        raise ConcordctError(f"{ct_index}: expected the archive's ct_index, found no file")
     try:
         import duckdb
         import idc_index_data
     except ImportError:
         raise ConcordctError("the archive's index is not installed; expected: pip install concordct[archive]") from None
-    rows = duckdb.execute(
-        _QUERY,
-        {
-            "index": str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH),
-            "collection": collection,
-            "least": LEAST_SLICES,
-            "fields": NLST_FIELDS,
-            "source": source_kernel,
-            "target": target_kernel,
-        },
-    ).fetchall()
+    asked = {
+        "index": str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH),
+        "collection": collection,
+        "least": LEAST_SLICES,
+        "source": source_kernel,
+        "target": target_kernel,
+    }
+    if ct_index is None:
+        rows = duckdb.execute(_QUERY, {**asked, "fields": NLST_FIELDS}).fetchall()
+    else:
+        try:
+            rows = duckdb.execute(_CT_QUERY, {**asked, "ct": str(ct_index)}).fetchall()
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise ConcordctError(
+                f"{ct_index}: expected the archive's ct_index, found another table: {reason}"
+            ) from None
     taken: set[str] = set()
     found = []
     for patient, study, source, target, thickness, slices, size, licence, first, second in rows:
@@ -176,6 +210,8 @@ def cohort_idc(
     target_kernel: str,
     count: int | None,
     output: Path,
+    ct_index: Path | None = None,
+    most_gb: float | None = None,
     download: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
@@ -185,6 +221,8 @@ def cohort_idc(
     ----------
     count : pairs, spread evenly over the candidates; None takes all.
     output : folder of `selection.json` and, after the download, `pairs.csv`, `failures.csv` and the series.
+    ct_index : see `find_candidates`.
+    most_gb : refuse to download a selection that is larger.
     download : fetch what is not there yet (needs a network), then verify every pair's geometry and content.
     progress : called with (pairs verified, pairs in all).
 
@@ -194,7 +232,9 @@ def cohort_idc(
     """
     if count is not None and count < 1:
         raise ConcordctError(f"{count} pairs: at least 1 is allowed")
-    candidates = find_candidates(collection, source_kernel=source_kernel, target_kernel=target_kernel)
+    candidates = find_candidates(
+        collection, source_kernel=source_kernel, target_kernel=target_kernel, ct_index=ct_index
+    )
     if not candidates:
         raise ConcordctError(f"no pairs of {source_kernel} and {target_kernel} in {collection}")
     if count is not None and count < len(candidates):
@@ -213,6 +253,11 @@ def cohort_idc(
         aside.write_text(json.dumps(selection, indent=1) + "\n", encoding="utf-8")
     if not download:
         return Cohort(None, len(candidates), (), size, licences)
+    if most_gb is not None and size > 1000 * most_gb:
+        raise ConcordctError(
+            f"{output}: expected at most {most_gb:g} GB, found {size / 1000:.1f} GB in {len(candidates)} pairs; "
+            "nothing was fetched"
+        )
     _download(candidates, output)
     rows, failures = _verify(candidates, output, progress)
     manifest = write_manifest(output / MANIFEST, rows, overwrite=True) if rows else None
