@@ -98,7 +98,7 @@ class SmokersChest(Chest):
             blend(hu, tube_coverage(segment, z, y_mm, x_mm), HU_PER_MG_ML * plaque.mg_per_ml)
 
     def masks(self, z_mm: Floats, frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        """As for every chest; "emphysema" (the holes), and "heart": what lies within 8 mm of its chambers."""
+        """As for every chest; "emphysema" (the holes), and "heart": within 8 mm of its chambers, bone included."""
         masks = super().masks(z_mm, frame)
         holes, heart = np.zeros_like(masks["lungs"]), np.zeros_like(masks["lungs"])
         for index, z in enumerate(z_mm):
