@@ -272,10 +272,10 @@ pixels of {FRAME.pixel_mm:g} mm, and the same in slices of 3 mm. {CALIBRATE} cal
 drawing. Bias is the mean of stage minus reference, in parentheses the 95 % limits of agreement; intervals of CCC are
 over smokers.
 
-**Calcium holds bone.** The heart's mask of these scans (everything within 8 mm of its chambers) reaches into sternum and
-spine: the smoker without a plaque has an Agatston score of 379 on the drawing itself. Its rows say how a conversion
-treats dense material that small, not how it treats coronary calcium alone; the Agatston bar is not shown for coronary
-calcium, and the mass against what is known is the bone's.
+**Calcium rows hold more than calcium.** The heart's mask of these scans (everything within 8 mm of its chambers)
+reaches other dense material, bone most likely: the smoker without a plaque has an Agatston score of 379 on the drawing
+itself. The rows say how a conversion treats small dense material, not coronary calcium alone; the Agatston bar is not
+shown for coronary calcium, and what the mass is off against what is known is mostly the bone's.
 
 ## What was asked for
 
