@@ -40,7 +40,7 @@ from benchmarks.results import RESULTS, ROOT, data_folder, table
 from concordct.judging.provenance import provenance
 from concordct.judging.table import table_of_methods
 from concordct.training.data import Images, store
-from concordct.training.engine import Paused
+from concordct.training.engine import Paused, Run
 from concordct.volumes.scans import paired_scans
 
 PAGE = RESULTS / "papers.md"
@@ -294,6 +294,9 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="train nothing")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS), help="of the page, made anew")
     parser.add_argument("--models", action="store_true", help="train only")
+    parser.add_argument(
+        "--method", type=Path, help="a stranger's method, one Python file; see benchmarks.papers_rivals"
+    )
     given = parser.parse_args()
     began = time.monotonic()
     if given.page:
@@ -304,6 +307,8 @@ def main() -> None:
         manifest, repeats = cohort(minutes=given.minutes)
     except Paused:
         raise SystemExit("paused in the cohort; run it again to go on") from None
+    if given.method is not None:
+        papers_rivals.train(given.method.stem, *papers_rivals.stranger(given.method), manifest, Run(Path()))
     left = None if given.minutes is None else given.minutes - (time.monotonic() - began) / 60
     if not train_rows(given.rows, manifest, minutes=left, most_steps=given.most_steps):
         raise SystemExit("paused; run it again to go on")

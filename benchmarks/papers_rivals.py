@@ -11,7 +11,8 @@ A method is one Python file. What it must hold:
 3. `load(bundle, mode) -> Standardizer` turns that bundle into what standardizes a volume; it never sees a target;
 4. `recipes["small"]`, a `Recipe`: a frozen dataclass of settings, the patch size, and the phases of training;
 5. `GRID`, if it likes: four settings, each from fields of that dataclass, or "learning_rate", to values.
-The row carries the file's name.
+The row carries the file's name, which is the method's. `python -m benchmarks.papers --method FILE.py` trains it in the
+same way and writes the whole table with it.
 
 Budget: a setting of the search gets a quarter of the final run's steps, and the final run as many steps as fit into
 `MINUTES` of one core's processor time, by its own measured speed. A setting is judged by the mean of the classes' CCC
@@ -107,7 +108,11 @@ def stranger(file: Path) -> tuple[Method, tuple[Setting, ...]]:
     entry = getattr(module, "ENTRY", None)
     if not isinstance(entry, Method) or entry.fit is None or "small" not in entry.recipes:
         raise SystemExit(f"{file}: expected ENTRY, a Method with fit and a recipe small, found {entry!r:.60}")
-    return entry, tuple(getattr(module, "GRID", RATES))
+    # For this process it is a method like any other: models name it, rows are measured by it.
+    sys.modules[f"concordct.methods.{file.stem}"] = module
+    catalogue.CATALOGUE[file.stem] = catalogue.Place(file.stem, "train")
+    RIVALS[file.stem] = (file.stem, tuple(getattr(module, "GRID", RATES)))
+    return entry, RIVALS[file.stem][1]
 
 
 def place(name: str) -> Path:
