@@ -37,6 +37,8 @@ PATCH, QUIET_SHARE, FEWEST_QUIET = 16, 0.12, 24
 FLATNESS_BLUR = 1.5
 #: Below the first frequency, cycles/pixel, N is H; it fades in to the second: anatomy is all there is.
 FADE = (0.005, 0.03)
+#: Where N moves less than this share of flat tissue's noise power, the pair is linear and nothing is fitted.
+LEAST_MOVED = 0.01
 #: Pixels that are learned from, in all; hidden units, steps, batch, rate and seed of the training.
 PIXELS, HIDDEN, STEPS, BATCH, RATE, SEED = 150_000, 20, 2500, 2048, 6e-3, 0
 #: A single pixel's derivative is cut at this.
@@ -87,7 +89,7 @@ def fit_concord(model: SpectralModel, pairs: Pairs) -> tuple[Transport | None, A
 
 
 def fit_adaptive(model: SpectralModel, pairs: Pairs) -> Adaptive | None:
-    """Fit an adaptive transfer to all but the held-out slices; None where there is too little flat tissue."""
+    """Fit an adaptive transfer to all but the held-out slices; None for linear pairs and too little flat tissue."""
     total, _ = _last(pairs)
     measured = _flat_tissue(model, pairs, total)
     if measured is None:
@@ -158,7 +160,7 @@ def _last_columns(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _flat_tissue(
     model: SpectralModel, pairs: Pairs, total: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float] | None:
-    """Frequency, (N - H) / H and amplitude left over of the flattest patches, and the pixel."""
+    """Frequency, (N - H) / H and amplitude left over of the flattest patches, and the pixel; None as above."""
     taper = np.outer(np.hanning(PATCH + 2)[1:-1], np.hanning(PATCH + 2)[1:-1])
     plane = plane_projector(PATCH)
     radius = np.hypot(fft.fftfreq(PATCH)[:, None], fft.fftfreq(PATCH)[None])
@@ -196,7 +198,11 @@ def _flat_tissue(
     kept = max(FEWEST_QUIET, int(QUIET_SHARE * len(order)))
     if len(order) < 2 * FEWEST_QUIET:
         return None
-    aa, tt, ta = np.concatenate(sums)[order[:kept]].mean(axis=0) / np.bincount(ring)
+    aa, tt, ta = np.concatenate(sums)[order[:kept]].mean(axis=0)
+    moved = float(np.sum((ta - aa) ** 2 / np.maximum(aa, 1e-9)) / max(float(tt.sum()), 1e-9))
+    if moved < LEAST_MOVED:
+        return None
+    aa, tt, ta = (one / np.bincount(ring) for one in (aa, tt, ta))
     at = np.arange(len(aa)) / PATCH  # cycles/pixel
     extra = ta / np.maximum(aa, 1e-9) - 1
     left = np.sqrt(np.maximum(tt - ta**2 / np.maximum(aa, 1e-9), 0))
