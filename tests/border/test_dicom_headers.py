@@ -22,6 +22,7 @@ from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import write_derived_series
 from concordct.volumes.find import find_series
 from concordct.volumes.padding import find_padding
+from concordct.volumes.pairing import check_pair
 from concordct.volumes.series import Series
 from volumes_slices import disc_hu, enhanced_dataset, slice_dataset, write_slice, write_stack
 
@@ -240,6 +241,13 @@ def test_virtual_energies_are_no_part_of_the_plain_stack(tmp_path: Path, tags: d
     assert [(series.energy, series.shape[0]) for series in found] == [(None, 4), (energy, 4)]
     assert {problem.code for series in found for problem in series.problems} == {"energy"}
     assert any(energy in note for note in found[1].notes)
+
+
+def test_other_energies_make_no_pair(tmp_path: Path) -> None:
+    write_stack(tmp_path / "a", EVEN)
+    write_stack(tmp_path / "b", EVEN, SeriesInstanceUID="1.9", SeriesDescription="MonoE 40keV")
+    with pytest.raises(ConcordctError, match="the pair shows the plain image and 40 keV, expected one energy"):
+        check_pair(only(tmp_path / "a"), only(tmp_path / "b"))
 
 
 @pytest.mark.parametrize("kind", ["MAT_SPECIFIC", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "MAT_FRACTIONAL"])

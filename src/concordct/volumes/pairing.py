@@ -207,6 +207,9 @@ def _geometry_fault(
     """Greatest distance of corresponding voxels, and what is wrong in words."""
     if "frames" not in allow and _frames_differ(source, target):
         return np.inf, "the pair has two frames of reference, expected one [frames]"
+    if isinstance(source, Series) and isinstance(target, Series) and source.energy != target.energy:
+        shown = " and ".join(one.energy or "the plain image" for one in (source, target))
+        return np.inf, f"the pair shows {shown}, expected one energy"
     if source.shape != target.shape:
         return np.inf, f"the pair has shapes {source.shape} and {target.shape}, expected the same"
     offset = float(np.linalg.norm(_corners(source) - _corners(target), axis=1).max())
