@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from concordct.agreement import concordance as agreement
+from concordct.errors import ConcordctError
 from concordct.methods.concord.adaptive import BANDS, FEATURES, LOG_POWERS, Adaptive, Near, box_around
 from concordct.methods.concord.perceptron import begun, trained
 from concordct.methods.concord.standardizer import ConcordStandardizer
@@ -238,7 +239,7 @@ def _chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, pair
     mask = body[-kept:] if kept else body & _last_columns(body[0])
     try:
         rois = grid_rois(mask, size=ROI)
-    except ValueError:
+    except ConcordctError:
         return None
     if rois.max() < FEWEST_ROIS:
         return None
