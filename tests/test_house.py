@@ -139,3 +139,26 @@ def test_paths_in_equations_exist() -> None:
     text = (SOURCE.parents[1] / "docs" / "equations.md").read_text(encoding="utf-8")
     for name in sorted(set(re.findall(r"`([a-z0-9_/]+\.py)", text))):
         assert list(SOURCE.parents[1].glob(f"**/{name}")), name
+
+
+def test_the_tree_in_the_readme_is_true() -> None:
+    """Every folder of the package stands in README's tree, and nothing that is not there."""
+    text = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("    src/concordct/ ") : text.index("    tests/ ")].splitlines()[1:]
+    shown, room = set(), ""
+    for line in tree:
+        name = line.split()[0]
+        inside = line.startswith(" " * 8)
+        room = room if inside else name
+        shown.add(f"{room}{name}" if inside else name)
+    folders = {
+        f"{path.relative_to(SOURCE).as_posix()}/"
+        for path in SOURCE.rglob("*")
+        if path.is_dir()
+        and path.name != "__pycache__"
+        and len(path.relative_to(SOURCE).parts) < 3
+        and any(one.is_file() for one in path.rglob("*") if "__pycache__" not in one.parts)
+        and not path.relative_to(SOURCE).as_posix().startswith("methods/weights/")
+    }
+    assert {name for name in shown if name.endswith("/")} == folders
+    assert all((SOURCE / name).exists() for name in shown)

@@ -325,7 +325,7 @@ def test_histogram_matching_is_scikit_image_s(tmp_path: Path) -> None:
     made = method(soft, generator=SEEDS).hu
     np.testing.assert_allclose(made, match_histograms(a, b), atol=0.51)
     bundle = method.to_bundle({})
-    again = histogram.load(bundle)(soft, generator=SEEDS)
+    again = histogram.load(bundle, "mean")(soft, generator=SEEDS)
     assert np.array_equal(made, again.hu)
     metal = soft.with_hu(np.full(soft.shape, 3071.0))
     assert np.ptp(method(metal, generator=SEEDS).hu) == 0
@@ -336,8 +336,8 @@ def test_train_refuses_with_one_line(tmp_path: Path) -> None:
     manifest = cohort(tmp_path / "cohort", 2)
     cases = {
         "expected a recipe": {"method": "ltdiffpp", "recipe": "huge"},
-        "--without": {"method": "ddpm", "without": "skips"},
-        "--imagenet": {"method": "ddpm", "imagenet": tmp_path},
+        "expected to leave out": {"method": "ddpm", "without": "skips"},
+        "expected no file of pre-trained weights": {"method": "ddpm", "imagenet": tmp_path},
         "split 'nobody'": {"method": "histogram", "split": "nobody"},
         "found 'gan'": {"method": "gan"},
     }

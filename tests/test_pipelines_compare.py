@@ -147,7 +147,7 @@ def test_recipes_fit_their_systems() -> None:
     builders = {"ltdiffpp": "LTDiffPlusPlus", "diffusionct": "DiffusionCT", "ddpm": "ImageDDPM"}
     by_method = {name: catalogue.method(name).recipes for name in FITS}
     for method, by_name in by_method.items():
-        assert set(by_name) == {"paper", "small", "gpu"}
+        assert {"paper", "small", "gpu"} <= set(by_name)
         for name, recipe in by_name.items():
             if name == "paper" and method == "ddpm":
                 continue  # a hundred million weights, built in the same way

@@ -210,7 +210,12 @@ def _state(child: int) -> str:
 def test_workers_end_with_their_run(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "pool.py").write_text(_POOL)
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "pool.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, tmp_path / "pool.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     process.stdout.readline()

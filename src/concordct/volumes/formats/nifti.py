@@ -164,6 +164,10 @@ def _geometry(header: Any, size: tuple[int, int, int], path: Path) -> tuple[NDAr
     return _TO_LPS @ np.diag([*spacing, 1.0]), (note,)
 
 
+#: A half turn has a = 0, which float32 cannot leave to b, c and d: what is below its rounding counts as 0.
+HALF_TURN = 3 * float(np.finfo(np.float32).eps)
+
+
 def _from_quaternion(header: Any, path: Path, *, needed: bool) -> NDArray[np.float64] | None:
     """[4, 4] by nifti1.h METHOD 2; one that is broken is refused where it is needed, else None."""
     b, c, d = (float(value) for value in header["quatern"])
@@ -174,7 +178,7 @@ def _from_quaternion(header: Any, path: Path, *, needed: bool) -> NDArray[np.flo
             raise ConcordctError(f"the qform is no rotation with positive pixdim: {path}")
         return None
     a = math.sqrt(max(rest, 0.0))
-    if a < 1e-7:
+    if rest < HALF_TURN:
         scale = 1 / math.sqrt(b * b + c * c + d * d)
         a, b, c, d = 0.0, b * scale, c * scale, d * scale
     turn = np.array(
