@@ -23,7 +23,7 @@ from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.pipelines.calibrate import calibrate_pairs
 from concordct.pipelines.simulate import plan_simulation, simulate
 from concordct.radiomics.regions.rois import grid_rois
-from concordct.scanner.cohorts import Job, kernel_folder, stack_name
+from concordct.scanner.cohorts import SimulationJob, kernel_folder, stack_name
 from concordct.scanner.recipes import MAS, MAS_RANGE, MAS_SPREAD, sample_acquisition
 from concordct.signal.body import body_mask
 from concordct.volumes.scans import Scan, one_scan
@@ -68,7 +68,7 @@ class Cohort:
         """Where its scans lie."""
         return FOLDER / "cohorts" / self.name
 
-    def jobs(self) -> tuple[Job, ...]:
+    def jobs(self) -> tuple[SimulationJob, ...]:
         """Every subject twice; the first once."""
         generator = np.random.default_rng((self.seed, 77))
         protocol = sample_acquisition(generator, self.row_mm)

@@ -34,8 +34,8 @@ from concordct.progression import ciresdiff, ciresdiff_recipes
 from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
 from concordct.progression.ciresdiff_predict import Predictor, load
 from concordct.progression.diagnosis import (
-    Case,
     ClassifierRecipe,
+    LabelledPair,
     fit_classifier,
     lung_cube,
     pair_cubes,
@@ -206,11 +206,11 @@ def diagnose(
     if path.exists():
         return dict(json.loads(path.read_text()))
 
-    def case(one: Prepared, second: NDArray[np.float32] | None, *, tests: bool = False) -> Case:
+    def case(one: Prepared, second: NDArray[np.float32] | None, *, tests: bool = False) -> LabelledPair:
         initial = lung_cube(one.data.initial, one.data.region, SPACING_MM)
         row = table_vector(one.tests, one.weeks) if tests else None
         scans = initial[None] if second is None else pair_cubes(initial, second)
-        return Case(scans, row, one.label == "progressive")
+        return LabelledPair(scans, row, one.label == "progressive")
 
     def real(one: Prepared) -> NDArray[np.float32]:
         return lung_cube(one.data.followup, one.data.region, SPACING_MM)

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.results import ROOT
 from concordct.errors import ConcordctError
 from concordct.pipelines.simulate import Progress, simulate
-from concordct.scanner.cohorts import Job
+from concordct.scanner.cohorts import SimulationJob
 from concordct.scanner.frame import Stack
 from concordct.scanner.patients import digital_patient
 from concordct.scanner.recipes import FRAME, SOURCE, TARGET, sample_acquisition
@@ -44,7 +44,7 @@ def runs() -> Path:
 
 
 @functools.cache
-def jobs() -> tuple[Job, ...]:
+def jobs() -> tuple[SimulationJob, ...]:
     """Every scan of the cohort; patients are numbered through the splits."""
     found = []
     number = 0
@@ -56,7 +56,9 @@ def jobs() -> tuple[Job, ...]:
             # On whole detector rows.
             first = round(middle / THICKNESS_MM - slices / 2) * THICKNESS_MM + THICKNESS_MM / 2
             stack = Stack(slices, THICKNESS_MM, THICKNESS_MM, first)
-            found.append(Job("patient", number, split, 0, acquisition, FRAME, (stack,), (SOURCE, TARGET), SEED))
+            found.append(
+                SimulationJob("patient", number, split, 0, acquisition, FRAME, (stack,), (SOURCE, TARGET), SEED)
+            )
     return tuple(found)
 
 

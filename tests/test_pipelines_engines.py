@@ -12,7 +12,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.models import Model, load_model
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.engines import HERE, Engine, Local, Ray, Share, each, share_of
-from concordct.pipelines.features import Job, extract_features
+from concordct.pipelines.features import FeatureJob, extract_features
 from concordct.pipelines.standardize import RECORDS, Settings, plan, run
 from concordct.volumes.files import write_volume_file
 from learning import pair
@@ -54,7 +54,7 @@ def test_shares_and_processes_leave_what_one_process_leaves(tree: Path, tmp_path
 
 
 def test_features_are_joined_by_the_last_share(tree: Path, tmp_path: Path) -> None:
-    jobs = [Job(f"p{k}", f"p{k}", tree / "in" / f"p{k}" / "scan.nii.gz", None) for k in range(3)]
+    jobs = [FeatureJob(f"p{k}", f"p{k}", tree / "in" / f"p{k}" / "scan.nii.gz", None) for k in range(3)]
     extract_features(jobs, "pyradiomics-default", tmp_path / "whole.csv")
     results = extract_features(jobs, "pyradiomics-default", tmp_path / "shared.csv", engine=Share(2, 2))
     assert [result.image for result in results] == ["p1"]

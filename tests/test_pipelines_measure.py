@@ -15,7 +15,7 @@ from concordct.cli.common import app
 from concordct.errors import ConcordctError
 from concordct.judging.endpoints import changed_classes
 from concordct.pipelines import measure
-from concordct.pipelines.measure_image import Choice, Job
+from concordct.pipelines.measure_image import Choice, MeasureJob
 from concordct.volumes.manifest import PairRow, write_manifest
 
 SPACING_MM = (3.0, 2.5, 2.5)
@@ -107,7 +107,7 @@ def test_a_pair_has_one_mask_and_a_run_goes_on_where_it_was(tmp_path: Path, monk
     real = measure.measure_job
     calls: list[str] = []
 
-    def counted(job: Job, *others: object) -> object:
+    def counted(job: MeasureJob, *others: object) -> object:
         if len(calls) == 1:
             raise KeyboardInterrupt
         calls.append(job.stage)

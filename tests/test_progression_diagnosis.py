@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from concordct.progression import diagnosis
-from concordct.progression.diagnosis import Case, ClassifierRecipe, accuracy, auc, fit_classifier, probabilities
+from concordct.progression.diagnosis import ClassifierRecipe, LabelledPair, accuracy, auc, fit_classifier, probabilities
 from concordct.progression.lung_function import LungFunction
 from concordct.training.engine import Paused, Phase, Run
 
 RECIPE = ClassifierRecipe((4, 4, 8, 8), phase=Phase(steps=25, batch=4, learning_rate=5e-3, warmup=2, ema=0.8, every=5))
 
 
-def cases(count: int, *, table: bool = False) -> list[Case]:
+def cases(count: int, *, table: bool = False) -> list[LabelledPair]:
     """The second scan of a progressive case is denser."""
     found = []
     for index in range(count):
@@ -25,7 +25,7 @@ def cases(count: int, *, table: bool = False) -> list[Case]:
         second = initial + generator.normal(0.1 * (index % 2), 0.03, initial.shape)
         row = np.array([1.0 - 2 * (index % 2)], np.float32) if table else None
         scans = np.stack([initial, second])[: 1 if table else 2].astype(np.float32)
-        found.append(Case(scans, row, bool(index % 2)))
+        found.append(LabelledPair(scans, row, bool(index % 2)))
     return found
 
 

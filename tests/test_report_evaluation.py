@@ -12,7 +12,7 @@ import pytest
 
 from chromium import Page, chromium, find_chromium
 from concordct.errors import ConcordctError
-from concordct.report.evaluation import Curve, Stack, write_evaluation_report
+from concordct.report.evaluation import Curve, ShownStack, write_evaluation_report
 
 DEPTH, HEIGHT, WIDTH = 9, 60, 72
 POSITIONS = [-100.0 + 2.5 * z for z in range(DEPTH)]
@@ -67,7 +67,7 @@ def write(path: Path, volumes: dict[str, np.ndarray], **more) -> int:
     frequency = np.linspace(0, 6.25, 40)
     settings = {
         "results": RESULTS,
-        "stacks": [Stack(name, hu) for name, hu in volumes.items()],
+        "stacks": [ShownStack(name, hu) for name, hu in volumes.items()],
         "spacing_mm": (2.5, 0.8, 0.8),
         "slice_positions_mm": POSITIONS,
         "curves": [
@@ -503,9 +503,12 @@ def test_same_input_same_bytes_and_nothing_left_beside(tmp_path, volumes):
     ("change", "message"),
     [
         ({"slice_positions_mm": POSITIONS[:-1]}, "found 8 slice positions, expected 9"),
-        ({"stacks": [Stack("source", np.zeros((9, 4, 4))), Stack("target", np.zeros((9, 4, 5)))]}, r"\(9, 4, 5\)"),
-        ({"stacks": [Stack("source", np.full((9, 4, 4), np.nan))]}, "not finite"),
-        ({"stacks": [Stack("source", np.zeros((9, 4, 4)))] * 2}, "share a name"),
+        (
+            {"stacks": [ShownStack("source", np.zeros((9, 4, 4))), ShownStack("target", np.zeros((9, 4, 5)))]},
+            r"\(9, 4, 5\)",
+        ),
+        ({"stacks": [ShownStack("source", np.full((9, 4, 4), np.nan))]}, "not finite"),
+        ({"stacks": [ShownStack("source", np.zeros((9, 4, 4)))] * 2}, "share a name"),
         ({"max_bytes": 10_000}, "expected at most 10000"),
     ],
 )

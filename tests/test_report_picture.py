@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.report.evaluation import Stack
+from concordct.report.evaluation import ShownStack
 from concordct.report.picture import write_picture
 
 SETTINGS = {"spacing_mm": (3.0, 0.8, 0.8), "slice_index": 1, "window": (0, 2000), "difference_hu": 50}
 
 
 @pytest.fixture
-def stacks() -> list[Stack]:
+def stacks() -> list[ShownStack]:
     rng = np.random.default_rng(3)
     source = np.full((3, 80, 96), -1000.0, dtype=np.float32)
     source[:, 20:60, 20:80] = 40
     target = source + rng.normal(0, 10, source.shape).astype(np.float32)
-    return [Stack("source", source), Stack("standardized", source + 30), Stack("target", target)]
+    return [ShownStack("source", source), ShownStack("standardized", source + 30), ShownStack("target", target)]
 
 
 def read(path) -> np.ndarray:

@@ -16,7 +16,7 @@ from concordct.errors import ConcordctError
 from concordct.pipelines.engines import Local
 from concordct.pipelines.simulate import plan_recipe, plan_simulation, simulate
 from concordct.scanner.acquisition import Acquisition
-from concordct.scanner.cohorts import Job
+from concordct.scanner.cohorts import SimulationJob
 from concordct.scanner.frame import Frame, Stack
 from concordct.scanner.phantom import chest_phantom
 from concordct.scanner.scan import simulate_pair
@@ -30,7 +30,7 @@ FAST = Acquisition(views=240, channel_mm=1.0, field_mm=460.0, row_mm=2.5, mas=15
 KERNELS = ("B30f", "B50f")
 
 
-def small_jobs(subjects: str = "phantom", count: int = 2) -> tuple[Job, ...]:
+def small_jobs(subjects: str = "phantom", count: int = 2) -> tuple[SimulationJob, ...]:
     return plan_simulation(
         subjects,
         kernels=KERNELS,

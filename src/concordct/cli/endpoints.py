@@ -34,7 +34,7 @@ from concordct.errors import ConcordctError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from concordct.pipelines.measure_image import Job, Outcome
+    from concordct.pipelines.measure_image import MeasureJob, Outcome
 
 #: Images that the terminal's table has a column for; the CSV has all.
 MOST_SHOWN = 6
@@ -132,7 +132,7 @@ def measure(
         raise typer.Exit(FAILED)
 
 
-def _print_headlines(jobs: Sequence[Job], found: Sequence[Outcome], endpoints: Sequence[str]) -> None:
+def _print_headlines(jobs: Sequence[MeasureJob], found: Sequence[Outcome], endpoints: Sequence[str]) -> None:
     """A column for each of the first images: the numbers that short tables show."""
     from concordct.endpoints.catalogue import ENDPOINTS
 

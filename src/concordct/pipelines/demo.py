@@ -21,7 +21,7 @@ from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.simulate import plan_simulation, simulate
 from concordct.pipelines.standardize import Settings, plan, run
-from concordct.report.evaluation import Stack
+from concordct.report.evaluation import ShownStack
 from concordct.report.picture import write_picture
 from concordct.volumes.find import find_series
 from concordct.volumes.scans import one_scan
@@ -87,7 +87,7 @@ def _simulated(output: Path, say: Say) -> Shown:
     row, column = (int(centre) - ZOOM_PIXELS // 2 for centre in np.argwhere(nodules[index]).mean(axis=0))
     write_picture(
         output / "picture.png",
-        [Stack(name, one_scan(place).read().hu) for name, place in places.items()],
+        [ShownStack(name, one_scan(place).read().hu) for name, place in places.items()],
         spacing_mm=one_scan(judged / SOURCE).spacing_mm,
         slice_index=index,
         window=WINDOW_HU,
@@ -147,7 +147,7 @@ def _chest(output: Path, real_data: Path, say: Say) -> Shown:
     before, after = (one_scan(path).read() for path in (source, place / "standardized"))
     middle = before.shape[0] // 2
     stacks = [
-        Stack(name, np.asarray(volume.hu[middle : middle + 1]))
+        ShownStack(name, np.asarray(volume.hu[middle : middle + 1]))
         for name, volume in (("source", before), ("standardized", after))
     ]
     write_picture(

@@ -35,7 +35,7 @@ from concordct.pipelines.records import recorded_check
 from concordct.radiomics.definitions.pyradiomics import PyRadiomics
 from concordct.radiomics.presets import settings_for
 from concordct.report.curves import curves
-from concordct.report.evaluation import Stack, write_evaluation_report
+from concordct.report.evaluation import ShownStack, write_evaluation_report
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
 
@@ -131,7 +131,7 @@ def evaluate(
         write_evaluation_report(
             aside / "report.html",
             results=results,
-            stacks=[Stack(name, np.rint(shown[name].hu).astype(np.int16)) for name in (*STAGES, TARGET)],
+            stacks=[ShownStack(name, np.rint(shown[name].hu).astype(np.int16)) for name in (*STAGES, TARGET)],
             spacing_mm=first.spacing_mm,
             slice_positions_mm=[float(first.affine[2, 3] + i * first.affine[2, 0]) for i in range(first.shape[0])],
             curves=curves(gathered, model),

@@ -31,7 +31,7 @@ Role = Literal["source", "target"]
 
 
 @dataclass(frozen=True)
-class Job:
+class FeatureJob:
     """One image to measure.
 
     Attributes
@@ -50,13 +50,15 @@ class Job:
     series: str | None = None
 
 
-def one_job(image: Path, roi: Path | None, *, name: str | None = None, subject: str | None = None) -> tuple[Job, ...]:
+def one_job(
+    image: Path, roi: Path | None, *, name: str | None = None, subject: str | None = None
+) -> tuple[FeatureJob, ...]:
     """A single image; its name is that of its file or folder unless given."""
     found = name or image.name.split(".")[0] or "image"
-    return (Job(found, subject or found, image, roi),)
+    return (FeatureJob(found, subject or found, image, roi),)
 
 
-def jobs_of_manifest(path: Path, *, role: Role, split: str | None = None) -> tuple[Job, ...]:
+def jobs_of_manifest(path: Path, *, role: Role, split: str | None = None) -> tuple[FeatureJob, ...]:
     """The sources, or the targets, of a manifest of pairs.
 
     Raises
@@ -65,7 +67,7 @@ def jobs_of_manifest(path: Path, *, role: Role, split: str | None = None) -> tup
     """
     rows = [row for row in read_manifest(path) if split is None or row.split == split]
     jobs = tuple(
-        Job(row.pair, row.subject, image, row.mask, row.source_series if role == "source" else row.target_series)
+        FeatureJob(row.pair, row.subject, image, row.mask, row.source_series if role == "source" else row.target_series)
         for row in rows
         if (image := row.source if role == "source" else row.target) is not None
     )
@@ -85,7 +87,7 @@ class ImageResult:
 
 
 def extract_features(
-    jobs: Sequence[Job],
+    jobs: Sequence[FeatureJob],
     settings: str,
     output: Path,
     *,
@@ -154,12 +156,12 @@ def extract_features(
     return ordered
 
 
-def _lost(job: Job, reason: str) -> ImageResult:
+def _lost(job: FeatureJob, reason: str) -> ImageResult:
     return ImageResult(job.name, "failed", 0, reason)
 
 
 def _one(
-    job: Job,
+    job: FeatureJob,
     settings: str,
     digest: str,
     parts: Path,
@@ -234,11 +236,11 @@ def _turns(regions: Sequence[Region]) -> list[list[int]]:
     return [members for members, _ in groups]
 
 
-def _scan(job: Job) -> Scan:
+def _scan(job: FeatureJob) -> Scan:
     return one_scan(job.image, series_uid=job.series)
 
 
-def _part(job: Job, digest: str, parts: Path, allow: Collection[str]) -> Path:
+def _part(job: FeatureJob, digest: str, parts: Path, allow: Collection[str]) -> Path:
     """Where the rows of a job are kept: by everything that they depend on."""
     facts = [digest, job.name, *sorted(allow), *scan_facts(_scan(job))]
     if job.roi is not None:
@@ -253,7 +255,7 @@ def _load(part: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
         return found["rois"].tolist(), found["names"].tolist(), found["values"]
 
 
-def _joined(parts: Sequence[tuple[Job, tuple[list[str], list[str], NDArray[np.float64]]]]) -> FeatureRows:
+def _joined(parts: Sequence[tuple[FeatureJob, tuple[list[str], list[str], NDArray[np.float64]]]]) -> FeatureRows:
     names = parts[0][1][1]
     keys: list[tuple[str, str]] = []
     subjects: list[str] = []

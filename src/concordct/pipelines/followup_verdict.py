@@ -19,7 +19,14 @@ from concordct.methods.network import seeded
 from concordct.nets.classifier3d import PairClassifier
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression.cohort import LABELS
-from concordct.progression.diagnosis import Case, ClassifierRecipe, fit_classifier, lung_cube, pair_cubes, probabilities
+from concordct.progression.diagnosis import (
+    ClassifierRecipe,
+    LabelledPair,
+    fit_classifier,
+    lung_cube,
+    pair_cubes,
+    probabilities,
+)
 from concordct.training.bundle import Bundle
 from concordct.training.engine import Run
 
@@ -131,6 +138,6 @@ def verdict(
 
 def _case(
     initial: NDArray[Any], followup: NDArray[Any], region: NDArray[np.bool_], spacing_mm: float, *, progressive: bool
-) -> Case:
+) -> LabelledPair:
     scans = [lung_cube(np.asarray(hu), np.asarray(region), spacing_mm) for hu in (initial, followup)]
-    return Case(pair_cubes(*scans), None, progressive)
+    return LabelledPair(pair_cubes(*scans), None, progressive)

@@ -21,7 +21,7 @@ from concordct.errors import ConcordctError
 from concordct.judging.endpoints import class_warnings
 from concordct.methods.models import load_model
 from concordct.pipelines.engines import HERE, Engine, each, share_of
-from concordct.pipelines.measure_image import Choice, Job, Outcome, Row, measure_job
+from concordct.pipelines.measure_image import Choice, MeasureJob, Outcome, Row, measure_job
 from concordct.pipelines.parts import file_facts, part_name, scan_facts
 from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.manifest import read_manifest
@@ -40,7 +40,7 @@ def jobs_of_path(
     heart: Path | None = None,
     regions: Path | None = None,
     model: Path | None = None,
-) -> tuple[Job, ...]:
+) -> tuple[MeasureJob, ...]:
     """One image, or every scan of a tree, named by where it lies in it; with a model once more, standardized.
 
     Raises
@@ -58,17 +58,17 @@ def jobs_of_path(
         place = scan_path(scan)
         name = place.relative_to(path).as_posix() if place != path and path in place.parents else place.name
         name = name.split(".")[0] if place.is_file() and "/" not in name else name
-        jobs.append(Job(name or "image", name or "image", "image", place, lungs, heart, regions))
+        jobs.append(MeasureJob(name or "image", name or "image", "image", place, lungs, heart, regions))
     if len({job.image for job in jobs}) < len(jobs):  # several series in one folder
         jobs = [dataclasses.replace(job, image=f"{job.image}#{k}") for k, job in enumerate(jobs, start=1)]
     return _with_model(jobs, model)
 
 
-def _with_model(jobs: Sequence[Job], model: Path | None) -> tuple[Job, ...]:
+def _with_model(jobs: Sequence[MeasureJob], model: Path | None) -> tuple[MeasureJob, ...]:
     """Every image (of pairs, the source) once more, standardized, right behind it."""
     if model is None:
         return tuple(jobs)
-    found: list[Job] = []
+    found: list[MeasureJob] = []
     for job in jobs:
         if job.stage == "target":
             found.append(job)
@@ -80,7 +80,7 @@ def _with_model(jobs: Sequence[Job], model: Path | None) -> tuple[Job, ...]:
     return tuple(found)
 
 
-def jobs_of_manifest(path: Path, *, split: str | None = None, model: Path | None = None) -> tuple[Job, ...]:
+def jobs_of_manifest(path: Path, *, split: str | None = None, model: Path | None = None) -> tuple[MeasureJob, ...]:
     """Sources and targets of a manifest, both under the source's lungs and heart; its masks are the regions.
 
     Raises
@@ -91,7 +91,7 @@ def jobs_of_manifest(path: Path, *, split: str | None = None, model: Path | None
     for row in read_manifest(path):
         if split not in (None, row.split):
             continue
-        one = partial(Job, row.pair, row.subject, regions=row.mask, masks_of=row.source)
+        one = partial(MeasureJob, row.pair, row.subject, regions=row.mask, masks_of=row.source)
         jobs.append(one(stage="source", path=row.source))
         if row.target is not None:
             jobs.append(one(stage="target", path=row.target))
@@ -101,7 +101,7 @@ def jobs_of_manifest(path: Path, *, split: str | None = None, model: Path | None
 
 
 def measure_images(
-    jobs: Sequence[Job],
+    jobs: Sequence[MeasureJob],
     output: Path,
     *,
     choice: Choice | None = None,
@@ -170,11 +170,11 @@ def measure_images(
     return ordered
 
 
-def _lost(job: Job, reason: str) -> Outcome:
+def _lost(job: MeasureJob, reason: str) -> Outcome:
     return Outcome(job.image, "failed", reason)
 
 
-def _part(job: Job, scan: Scan, choice: Choice, parts: Path) -> Path:
+def _part(job: MeasureJob, scan: Scan, choice: Choice, parts: Path) -> Path:
     """Where the outcome of a job is kept: by everything that it depends on."""
     masks = [path for path in (job.lungs, job.heart, job.regions) if path is not None]
     facts = [repr(choice), job.image, job.stage, *scan_facts(scan), *file_facts(masks)]
@@ -185,7 +185,7 @@ def _part(job: Job, scan: Scan, choice: Choice, parts: Path) -> Path:
     return parts / f"{part_name(facts)}.json"
 
 
-def _kept(job: Job, choice: Choice, parts: Path) -> Outcome | None:
+def _kept(job: MeasureJob, choice: Choice, parts: Path) -> Outcome | None:
     """What an earlier run, or another share, measured."""
     part = _part(job, one_scan(job.path), choice, parts)
     if not part.exists():
@@ -195,7 +195,7 @@ def _kept(job: Job, choice: Choice, parts: Path) -> Outcome | None:
     return Outcome(**{**kept, "notes": tuple(kept["notes"]), "status": "resumed"})
 
 
-def _one(job: Job, *, choice: Choice, parts: Path, step: Callable[[str, int], None] | None) -> Outcome:
+def _one(job: MeasureJob, *, choice: Choice, parts: Path, step: Callable[[str, int], None] | None) -> Outcome:
     """Measure one image into its part, unless an earlier run did."""
     try:
         kept = _kept(job, choice, parts)
@@ -221,7 +221,7 @@ def columns_of(choice: Choice) -> dict[str, str]:
     }
 
 
-def write_tables(output: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome], choice: Choice) -> None:
+def write_tables(output: Path, jobs: Sequence[MeasureJob], outcomes: Sequence[Outcome], choice: Choice) -> None:
     """The CSV and its JSON, both whole or not at all."""
     columns = columns_of(choice)
     with (
@@ -256,7 +256,7 @@ def write_tables(output: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome],
         aside.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def class_changes_of(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[str]:
+def class_changes_of(jobs: Sequence[MeasureJob], outcomes: Sequence[Outcome]) -> list[str]:
     """A line for every image that changes its clinical class when it is standardized (from source to standardized)."""
     of = {(job.image, job.stage): outcome for job, outcome in zip(jobs, outcomes, strict=True)}
     lines = []

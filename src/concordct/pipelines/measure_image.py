@@ -26,7 +26,7 @@ from concordct.volumes.volume import Volume
 
 
 @dataclass(frozen=True)
-class Job:
+class MeasureJob:
     """One image to measure.
 
     Attributes
@@ -93,7 +93,7 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def measure_job(job: Job, scan: Scan, choice: Choice, step: Callable[[str, int], None] | None = None) -> Outcome:
+def measure_job(job: MeasureJob, scan: Scan, choice: Choice, step: Callable[[str, int], None] | None = None) -> Outcome:
     """Measure one image.
 
     Raises
@@ -134,7 +134,7 @@ def measure_job(job: Job, scan: Scan, choice: Choice, step: Callable[[str, int],
     return Outcome(job.image, "done", rows=tuple(rows), notes=notes_of(volume, masks, chosen), facts=facts)
 
 
-def images_of(job: Job, scan: Scan, volume: Volume, choice: Choice) -> Callable[[Endpoint], Volume]:
+def images_of(job: MeasureJob, scan: Scan, volume: Volume, choice: Choice) -> Callable[[Endpoint], Volume]:
     """Which image an endpoint is measured in: the scan itself, or the standardized one in the endpoint's mode."""
     if job.model is None:
         return lambda endpoint: volume
@@ -152,7 +152,7 @@ def images_of(job: Job, scan: Scan, volume: Volume, choice: Choice) -> Callable[
     return image
 
 
-def masks_of(job: Job, volume: Volume, chosen: Sequence[Endpoint], allow: Collection[str]) -> EndpointMasks:
+def masks_of(job: MeasureJob, volume: Volume, chosen: Sequence[Endpoint], allow: Collection[str]) -> EndpointMasks:
     """The masks that the endpoints need: from files, else from the image or the partner that a job names."""
     needs = {endpoint.needs for endpoint in chosen}
     if not needs & {"lungs", "mediastinum"}:

@@ -50,7 +50,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Job:
+class ScanJob:
     """One scan, where its result goes, and what was found beside it."""
 
     scan: Scan
@@ -60,18 +60,20 @@ class Job:
     notes: tuple[str, ...] = ()
 
 
-def done(job: Job, clipped: int, digest: str, notes: tuple[str, ...], found: dict[str, Any] | None = None) -> Record:
+def done(
+    job: ScanJob, clipped: int, digest: str, notes: tuple[str, ...], found: dict[str, Any] | None = None
+) -> Record:
     name, depth = job.input_name, job.scan.shape[0]
     return Record(name, job.output_name, "done", None, depth, clipped, digest, notes, self_check=found)
 
 
-def record_path(job: Job) -> Path:
+def record_path(job: ScanJob) -> Path:
     if is_volume_file(job.output):
         return job.output.with_name(job.output.name + ".json")
     return job.output / RECORD
 
 
-def made_from(job: Job, derivation: Derivation) -> dict[str, Any]:
+def made_from(job: ScanJob, derivation: Derivation) -> dict[str, Any]:
     """What a record must say to be that of this source and this way."""
     return {
         "source": job.scan.key,
@@ -80,7 +82,7 @@ def made_from(job: Job, derivation: Derivation) -> dict[str, Any]:
     }
 
 
-def standing(job: Job, derivation: Derivation, notes: tuple[str, ...]) -> Record | None:
+def standing(job: ScanJob, derivation: Derivation, notes: tuple[str, ...]) -> Record | None:
     """The record of a result that stands already, made from this source in this way; None when there is none.
 
     Raises

@@ -16,7 +16,7 @@ from concordct.errors import ConcordctError
 from concordct.pipelines.engines import HERE, Engine, Share, each, share_of
 from concordct.progression.simulated import simulate_cohort
 from concordct.scanner.acquisition import Acquisition
-from concordct.scanner.cohorts import FORMATS, SIMULATOR, Job, digest, job_rows, run_job, warnings_of
+from concordct.scanner.cohorts import FORMATS, SIMULATOR, SimulationJob, digest, job_rows, run_job, warnings_of
 from concordct.scanner.frame import Frame, Stack
 from concordct.scanner.kernels import kernel
 from concordct.scanner.patients import digital_patient, patient_height_mm
@@ -72,7 +72,7 @@ def plan_simulation(
     acquisition: Acquisition | None = None,
     split: str = "train",
     scans: int = 1,
-) -> tuple[Job, ...]:
+) -> tuple[SimulationJob, ...]:
     """Jobs for `simulate phantom` or `simulate patients`.
 
     Parameters
@@ -121,7 +121,7 @@ def plan_simulation(
                 geometry=geometry,
             )
             jobs.append(
-                Job(
+                SimulationJob(
                     "phantom" if subjects == "phantom" else "patient",
                     number if subjects == "patients" else number - 1,
                     split,
@@ -201,7 +201,7 @@ def simulate_fibrosis(
     )
 
 
-def plan_recipe(name: str, *, seed: int) -> tuple[Job, ...]:
+def plan_recipe(name: str, *, seed: int) -> tuple[SimulationJob, ...]:
     """Jobs of a recipe by name: "ltdiffpp", "diffusionct", "small"."""
     if name not in RECIPES:
         raise ConcordctError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
@@ -209,7 +209,7 @@ def plan_recipe(name: str, *, seed: int) -> tuple[Job, ...]:
 
 
 def simulate(
-    jobs: Sequence[Job],
+    jobs: Sequence[SimulationJob],
     output: Path,
     *,
     file_format: str = "dicom",
@@ -263,7 +263,9 @@ def simulate(
     return Simulated(manifest, len(jobs), len(waiting), total, warnings_of(jobs))
 
 
-def _simulated(job: Job, *, output: Path, file_format: str, progress: Callable[[int], None] | None) -> str | None:
+def _simulated(
+    job: SimulationJob, *, output: Path, file_format: str, progress: Callable[[int], None] | None
+) -> str | None:
     """Run a job; why it failed, or None."""
     try:
         run_job(job, output, file_format, progress)
@@ -274,7 +276,7 @@ def _simulated(job: Job, *, output: Path, file_format: str, progress: Callable[[
     return None
 
 
-def _claim(output: Path, jobs: Sequence[Job], file_format: str) -> None:
+def _claim(output: Path, jobs: Sequence[SimulationJob], file_format: str) -> None:
     """Write the cohort's identity into its folder, or check that it is the same."""
     identity = digest([SIMULATOR, file_format, *(dataclasses.asdict(job) for job in jobs)])
     plan = output / PLAN

@@ -24,7 +24,7 @@ from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
 from concordct.pipelines.engines import HERE, Engine, each
-from concordct.pipelines.records import SELF_CHECK, Job, Record, done, made_from, record_path, standing
+from concordct.pipelines.records import SELF_CHECK, Record, ScanJob, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD, write_derived_series
@@ -82,7 +82,7 @@ class Settings:
 class Plan:
     """What a run will do, before it does anything; `skipped` are the records of what it will not do."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[ScanJob, ...]
     skipped: tuple[Record, ...]
     set_aside: tuple[SetAside, ...]
     tree: bool
@@ -122,7 +122,7 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
                 )
             if is_volume_file(output):
                 refuse_uneven(scan, output)
-            job = Job(scan, output, input_path.name, output.name, _beside(scan, found.set_aside))
+            job = ScanJob(scan, output, input_path.name, output.name, _beside(scan, found.set_aside))
             return Plan((job,), (), found.set_aside, tree=False)
     if is_volume_file(output):
         count = len(found.scans) + len(broken)
@@ -135,7 +135,7 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
         if mismatch:
             skipped.append(Record(shown, None, "skipped", mismatch, scan.shape[0]))
         else:
-            jobs.append(Job(scan, output / name, shown, name, _beside(scan, found.set_aside)))
+            jobs.append(ScanJob(scan, output / name, shown, name, _beside(scan, found.set_aside)))
     skipped += [Record(str(item.path.relative_to(input_path)), None, "failed", item.reason) for item in broken]
     return Plan(tuple(jobs), tuple(skipped), found.set_aside, tree=True)
 
@@ -213,11 +213,11 @@ def run(
     return everything
 
 
-def _killed(job: Job, reason: str) -> Record:
+def _killed(job: ScanJob, reason: str) -> Record:
     return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
 
 
-def _stands(job: Job, model: Model, settings: Settings) -> Record | None:
+def _stands(job: ScanJob, model: Model, settings: Settings) -> Record | None:
     """The record of a scan that another share has done; None where it has not."""
     try:
         intended = _intended(job, model, settings)
@@ -230,7 +230,9 @@ def _stands(job: Job, model: Model, settings: Settings) -> Record | None:
     return replace(before, beside=tuple(each.output_name for each, _ in extra))
 
 
-def _standardize(job: Job, model: Model, settings: Settings, progress: Callable[[int], None] | None = None) -> Record:
+def _standardize(
+    job: ScanJob, model: Model, settings: Settings, progress: Callable[[int], None] | None = None
+) -> Record:
     """One scan, with every failure turned into a record."""
     try:
         return standardize_scan(job, model, settings, progress=progress)
@@ -249,7 +251,7 @@ class _Intended:
     notes: tuple[str, ...]
 
 
-def _intended(job: Job, model: Model, settings: Settings) -> _Intended:
+def _intended(job: ScanJob, model: Model, settings: Settings) -> _Intended:
     scan = job.scan
     problems = checked(scan, settings.allow)
     standardizer = model.standardizer(
@@ -266,7 +268,7 @@ def _intended(job: Job, model: Model, settings: Settings) -> _Intended:
 
 
 def standardize_scan(
-    job: Job, model: Model, settings: Settings, *, progress: Callable[[int], None] | None = None
+    job: ScanJob, model: Model, settings: Settings, *, progress: Callable[[int], None] | None = None
 ) -> Record:
     """Standardize one scan, or find that it has been.
 
@@ -302,7 +304,7 @@ def standardize_scan(
 
 
 def _self_check(
-    job: Job, standardizer: Standardizer, settings: Settings, before: Record | None
+    job: ScanJob, standardizer: Standardizer, settings: Settings, before: Record | None
 ) -> dict[str, Any] | None:
     """The self-check of a scan, that of the result which stands already where it has one.
 
@@ -322,7 +324,7 @@ def _self_check(
     return found
 
 
-def _extras(job: Job, derivation: Derivation, settings: Settings) -> list[tuple[Job, Derivation]]:
+def _extras(job: ScanJob, derivation: Derivation, settings: Settings) -> list[tuple[ScanJob, Derivation]]:
     """What is written beside a result of several samples, in the order of `STATISTICS`."""
     shows = {
         "mean": f"mean of {settings.samples} samples",
@@ -343,7 +345,7 @@ def _extras(job: Job, derivation: Derivation, settings: Settings) -> list[tuple[
 
 
 def _write(
-    job: Job,
+    job: ScanJob,
     slabs: Iterator[Volume],
     derivation: Derivation,
     settings: Settings,
@@ -367,7 +369,7 @@ def _write(
 
 
 def _write_file(
-    job: Job,
+    job: ScanJob,
     slabs: Iterator[Volume],
     derivation: Derivation,
     settings: Settings,

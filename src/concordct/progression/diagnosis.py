@@ -49,7 +49,7 @@ class ClassifierRecipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class LabelledPair:
     """What is known of a subject.
 
     Attributes
@@ -101,7 +101,7 @@ def table_vector(tests: LungFunction, weeks: float) -> NDArray[np.float32]:
 class _Draws:
     """Batches with as many of either label, moved by up to a voxel and mirrored."""
 
-    cases: Sequence[Case]
+    cases: Sequence[LabelledPair]
     seed: int
 
     @property
@@ -137,12 +137,12 @@ class _Task(nn.Module):
         return {"loss": functional.binary_cross_entropy_with_logits(found, wanted)}
 
 
-def _table(cases: Sequence[Case], device: torch.device) -> Tensor | None:
+def _table(cases: Sequence[LabelledPair], device: torch.device) -> Tensor | None:
     rows = [one.table for one in cases if one.table is not None]
     return torch.from_numpy(np.stack(rows)).to(device) if rows else None
 
 
-def fit_classifier(cases: Sequence[Case], recipe: ClassifierRecipe, run: Run) -> PairClassifier:
+def fit_classifier(cases: Sequence[LabelledPair], recipe: ClassifierRecipe, run: Run) -> PairClassifier:
     """Train on real pairs."""
     first = cases[0]
     with torch.random.fork_rng(devices=[]):
@@ -158,7 +158,7 @@ def fit_classifier(cases: Sequence[Case], recipe: ClassifierRecipe, run: Run) ->
     return net.eval().requires_grad_(False)
 
 
-def probabilities(net: PairClassifier, cases: Sequence[Case]) -> NDArray[np.float64]:
+def probabilities(net: PairClassifier, cases: Sequence[LabelledPair]) -> NDArray[np.float64]:
     """The probability of "progressive" of each case."""
     device = next(net.parameters()).device
     found = []

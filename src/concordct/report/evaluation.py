@@ -32,11 +32,11 @@ from concordct.report.tables import (
     quality_rows,
     worst_features,
 )
-from concordct.report.voxels import Kept, pack
+from concordct.report.voxels import KeptVoxels, pack
 from concordct.volumes.place import atomic_file
 from concordct.volumes.volume import BODY_ABOVE_HU
 
-__all__ = ["Curve", "Stack", "write_evaluation_report"]
+__all__ = ["Curve", "ShownStack", "write_evaluation_report"]
 
 #: What a stack is called on the page, by its name.
 LABELS = {"source": "Before", "standardized": "After", "target": "Target"}
@@ -57,7 +57,7 @@ _FRAME_SLACK = 2_000
 
 
 @dataclass(frozen=True)
-class Stack:
+class ShownStack:
     """A volume that the viewer shows.
 
     Attributes
@@ -81,7 +81,7 @@ def write_evaluation_report(
     path: str | Path,
     *,
     results: Mapping[str, Any],
-    stacks: Sequence[Stack],
+    stacks: Sequence[ShownStack],
     spacing_mm: Sequence[float],
     slice_positions_mm: Sequence[float],
     curves: Sequence[Curve],
@@ -126,7 +126,7 @@ def write_evaluation_report(
     return len(data)
 
 
-def _check(stacks: Sequence[Stack], positions: Sequence[float]) -> None:
+def _check(stacks: Sequence[ShownStack], positions: Sequence[float]) -> None:
     for stack in stacks:
         if stack.hu.ndim != 3 or stack.hu.size == 0:
             raise ConcordctError(f"stack '{stack.name}' has shape {stack.hu.shape}, expected non-empty (z, y, x)")
@@ -144,7 +144,7 @@ def _check(stacks: Sequence[Stack], positions: Sequence[float]) -> None:
 
 
 def _page(
-    results: Mapping[str, Any], stacks: Sequence[Stack], spacing_mm: Sequence[float], positions: Sequence[float],
+    results: Mapping[str, Any], stacks: Sequence[ShownStack], spacing_mm: Sequence[float], positions: Sequence[float],
     curves: Sequence[Curve], title: str, max_bytes: int, affine: ArrayLike | None,
 ) -> str:  # fmt: skip
     content = _content(results, curves, title)
@@ -153,7 +153,7 @@ def _page(
     names = [stack.name for stack in stacks]
     volumes = [stack.hu for stack in stacks]
     depth, height, width = volumes[0].shape
-    everything = Kept(tuple(range(depth)), (0, height), (0, width), (depth, height, width))
+    everything = KeptVoxels(tuple(range(depth)), (0, height), (0, width), (depth, height, width))
     viewer = _viewer(stacks, everything, spacing_mm, positions, affine)
     frame = len(_render(content | {"viewer": viewer, "voxels": [], "stacks": names}).encode("utf-8"))
     kept, voxels = pack(volumes, max_bytes=max_bytes - frame - _FRAME_SLACK)
@@ -242,12 +242,12 @@ def _nice_above(value: float) -> int:
     return int(next(m * power for m in (1, 2, 5, 10) if m * power >= value * 0.999))
 
 
-def _minus(minuend: Stack, subtrahend: Stack) -> str:
+def _minus(minuend: ShownStack, subtrahend: ShownStack) -> str:
     return f"{minuend.shown_as} − {subtrahend.shown_as.lower()}"
 
 
 def _viewer(
-    stacks: Sequence[Stack], kept: Kept, spacing_mm: Sequence[float], positions: Sequence[float],
+    stacks: Sequence[ShownStack], kept: KeptVoxels, spacing_mm: Sequence[float], positions: Sequence[float],
     affine: ArrayLike | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What the viewer's script needs to know, as plain data."""

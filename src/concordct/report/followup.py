@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from concordct.report.evaluation import Stack, write_evaluation_report
+from concordct.report.evaluation import ShownStack, write_evaluation_report
 from concordct.report.tables import number, percent
 from concordct.volumes.volume import Volume
 
@@ -84,8 +84,8 @@ def write_followup_report(path: Path, summary: Mapping[str, Any], initial: Volum
         path,
         results=results,
         stacks=[
-            Stack("source", np.rint(initial.hu).astype(np.int16), "Initial"),
-            Stack("standardized", np.rint(predicted.hu).astype(np.int16), "Predicted"),
+            ShownStack("source", np.rint(initial.hu).astype(np.int16), "Initial"),
+            ShownStack("standardized", np.rint(predicted.hu).astype(np.int16), "Predicted"),
         ],
         spacing_mm=initial.spacing_mm,
         slice_positions_mm=[float(first + i * step) for i in range(initial.shape[0])],

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.report.evaluation import DIFFERENCES, LABELS, Stack
+from concordct.report.evaluation import DIFFERENCES, LABELS, ShownStack
 from concordct.report.tables import number
 from concordct.report.voxels import body_box
 from concordct.volumes.place import atomic_file
@@ -20,7 +20,7 @@ _INK, _QUIET, _MARK = "#16202a", "#5a6672", "#ffd166"
 
 def write_picture(
     path: str | Path,
-    stacks: Sequence[Stack],
+    stacks: Sequence[ShownStack],
     *,
     spacing_mm: Sequence[float],
     slice_index: int,
@@ -124,7 +124,7 @@ def write_picture(
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
-def _planes(stacks: Sequence[Stack], slice_index: int) -> dict[str, NDArray[np.float64]]:
+def _planes(stacks: Sequence[ShownStack], slice_index: int) -> dict[str, NDArray[np.float64]]:
     if not stacks:
         raise ConcordctError("a picture needs at least one stack, found none")
     for stack in stacks:

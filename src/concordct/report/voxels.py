@@ -27,7 +27,7 @@ _PROBES = 6
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptVoxels:
     """What of the volumes a report holds.
 
     Attributes
@@ -113,7 +113,7 @@ def evenly(count: int, total: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.rint(np.linspace(0, total - 1, count)))
 
 
-def pack(volumes: Sequence[NDArray[Any]], *, max_bytes: int) -> tuple[Kept, list[list[str]]]:
+def pack(volumes: Sequence[NDArray[Any]], *, max_bytes: int) -> tuple[KeptVoxels, list[list[str]]]:
     """As much of the volumes as `max_bytes` holds: everything, else the body, else the body of evenly spaced slices.
 
     Parameters
@@ -148,6 +148,6 @@ def pack(volumes: Sequence[NDArray[Any]], *, max_bytes: int) -> tuple[Kept, list
         texts = [encode(i, rows, columns) for i in slices]  # [slice][volume]
         total = sum(size(t) for t in texts)
         if total <= max_bytes:
-            return Kept(slices, rows, columns, shape), [list(t) for t in zip(*texts, strict=True)]
+            return KeptVoxels(slices, rows, columns, shape), [list(t) for t in zip(*texts, strict=True)]
         count = min(count - 1, int(count * max_bytes / total))
-    return Kept((), rows, columns, shape), [[] for _ in volumes]
+    return KeptVoxels((), rows, columns, shape), [[] for _ in volumes]

@@ -39,7 +39,7 @@ SIMULATOR = 2
 
 
 @dataclass(frozen=True)
-class Job:
+class SimulationJob:
     """One subject, one raw data set, some images of it.
 
     Attributes
@@ -106,7 +106,7 @@ def kernel_folder(name: str) -> str:
     return name.replace("\\", "-")
 
 
-def job_rows(job: Job, directory: Path, file_format: str) -> list[PairRow]:
+def job_rows(job: SimulationJob, directory: Path, file_format: str) -> list[PairRow]:
     """The manifest's rows of a job whose output lies in a cohort's folder; no mask where no nodule was met."""
     rows = []
     for stack in job.stacks:
@@ -136,7 +136,9 @@ def job_rows(job: Job, directory: Path, file_format: str) -> list[PairRow]:
     return rows
 
 
-def run_job(job: Job, directory: Path, file_format: str, progress: Callable[[int], None] | None = None) -> None:
+def run_job(
+    job: SimulationJob, directory: Path, file_format: str, progress: Callable[[int], None] | None = None
+) -> None:
     """Scan, reconstruct and write one job into `directory`/`job.folder`, whole or not at all.
 
     Parameters
@@ -181,7 +183,7 @@ def run_job(job: Job, directory: Path, file_format: str, progress: Callable[[int
         (aside / RECORD).write_text(json.dumps(parameters, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _slabs(job: Job, body: Chest, stack: Stack) -> Iterator[dict[str, Volume]]:
+def _slabs(job: SimulationJob, body: Chest, stack: Stack) -> Iterator[dict[str, Volume]]:
     return scan_slabs(
         body, job.acquisition, frame=job.frame, stack=stack, kernels=job.kernels, seed=job.seed, scan=job.scan
     )
@@ -203,7 +205,7 @@ def _write_masks(body: Chest, frame: Frame, stack: Stack, place: Path) -> None:
         write_labels(place / f"{name}.nii.gz", labels, affine)
 
 
-def warnings_of(jobs: Sequence[Job]) -> tuple[str, ...]:
+def warnings_of(jobs: Sequence[SimulationJob]) -> tuple[str, ...]:
     """What a user should know before: kernels that the pixels cannot carry."""
     found = {}
     for job in jobs:

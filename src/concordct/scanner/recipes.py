@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from concordct.scanner.acquisition import Acquisition
-from concordct.scanner.cohorts import Job
+from concordct.scanner.cohorts import SimulationJob
 from concordct.scanner.frame import Frame, Stack
 from concordct.scanner.patients import digital_patient, patient_height_mm
 
@@ -50,14 +50,14 @@ def _stack(
 
 def _patients(
     counts: list[int], splits: list[str], seed: int, *, row_mm: float, around_nodule: bool = False
-) -> list[Job]:
+) -> list[SimulationJob]:
     jobs = []
     for number, (count, split) in enumerate(zip(counts, splits, strict=True), start=1):
         generator = np.random.default_rng((seed, number, 2))
         height = patient_height_mm(number, seed=seed)
         middle = digital_patient(number, seed=seed).nodules[0].centre_mm[0] if around_nodule else None
         jobs.append(
-            Job(
+            SimulationJob(
                 "patient",
                 number,
                 split,
@@ -78,10 +78,10 @@ def _share(total: int, parts: int) -> list[int]:
 
 def _phantom(
     number: int, split: str, scans: int, seed: int, stacks: tuple[tuple[float, int], ...], row_mm: float
-) -> list[Job]:
+) -> list[SimulationJob]:
     height = 280.0
     return [
-        Job(
+        SimulationJob(
             "phantom",
             number,
             split,
@@ -96,7 +96,7 @@ def _phantom(
     ]
 
 
-def ltdiffpp(seed: int) -> tuple[Job, ...]:
+def ltdiffpp(seed: int) -> tuple[SimulationJob, ...]:
     """LTDiff++: 70 patients with 38,048 paired slices at 1 mm; a phantom with 5,280 slices at four thicknesses."""
     splits = ["train"] * 52 + ["validation"] * 4 + ["test"] * 14
     stacks = ((0.625, 480), (1.25, 240), (3.75, 90), (5.0, 70))
@@ -106,7 +106,7 @@ def ltdiffpp(seed: int) -> tuple[Job, ...]:
     )
 
 
-def diffusionct(seed: int) -> tuple[Job, ...]:
+def diffusionct(seed: int) -> tuple[SimulationJob, ...]:
     """DiffusionCT: 14 patients and a phantom to train on, 126 phantom slices at 5 mm to test on.
 
     The paper tests on the phantom that it trains on; here the phantom that is tested is another of the same make, so
@@ -120,7 +120,7 @@ def diffusionct(seed: int) -> tuple[Job, ...]:
     )
 
 
-def small(seed: int) -> tuple[Job, ...]:
+def small(seed: int) -> tuple[SimulationJob, ...]:
     """Twelve patients, twelve slices around a nodule each: minutes on two cores. The last two, on GE kernels, are held
     back; the very last has an iterative-like source."""
     splits = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2 + ["held-out"] * 2
@@ -130,7 +130,7 @@ def small(seed: int) -> tuple[Job, ...]:
     return (*jobs[:-2], *changed)
 
 
-RECIPES: dict[str, Callable[[int], tuple[Job, ...]]] = {
+RECIPES: dict[str, Callable[[int], tuple[SimulationJob, ...]]] = {
     "ltdiffpp": ltdiffpp,
     "diffusionct": diffusionct,
     "small": small,

@@ -65,7 +65,7 @@ class Peer(_Part):
     whole_series: bool = False
 
 
-class Node(_Part):
+class NodeConfig(_Part):
     """The DICOM node.
 
     Attributes
@@ -218,7 +218,7 @@ class Page(_Part):
 class Config(_Part):
     """All of it."""
 
-    node: Node = Node()
+    node: NodeConfig = NodeConfig()
     store: Store
     page: Page | None = Page()
     workers: Annotated[int, Field(ge=1, le=64)] = 1

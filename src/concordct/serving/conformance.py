@@ -20,7 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from concordct import __version__
 from concordct.serving import inbox
-from concordct.serving.config import DicomDestination, Node
+from concordct.serving.config import DicomDestination, NodeConfig
 from concordct.serving.node import PDU_BYTES, WRONG_CALLED, WRONG_CALLING
 from concordct.volumes.arrived import CT_CLASSES, TRANSFER_SYNTAXES
 from concordct.volumes.derived_header import (
@@ -60,7 +60,7 @@ def statement() -> str:
         statuses=[(f"0x{code:04X}", name, meaning) for code, name, meaning in STATUSES],
         rejections=[(WRONG_CALLING, "calling AE title not listed, or from another address"),
                     (WRONG_CALLED, "called by another title")],
-        node={name: field.default for name, field in Node.model_fields.items()},
+        node={name: field.default for name, field in NodeConfig.model_fields.items()},
         destination={name: field.default for name, field in DicomDestination.model_fields.items()},
         pdu=PDU_BYTES,
         dropped=sorted(DROPPED),

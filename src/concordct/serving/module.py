@@ -22,7 +22,7 @@ from typing import Any
 
 from concordct.errors import ConcordctError
 from concordct.methods.models import Model, kernel_mismatch, load_model
-from concordct.serving.worker import Job, Made, standardize
+from concordct.serving.worker import Made, Task, standardize
 from concordct.volumes.allowable import ALLOWABLE
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.find import find_series
@@ -40,7 +40,7 @@ TASK, RESULT = "task.json", "result.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ModuleSettings:
     """What the contracts may choose.
 
     Attributes
@@ -59,7 +59,7 @@ class Settings:
     keep_source: bool = False
 
 
-def settings_of(folder: Path, environment: Mapping[str, str]) -> Settings:
+def settings_of(folder: Path, environment: Mapping[str, str]) -> ModuleSettings:
     """Settings of mercure's task in the input folder, else of the environment.
 
     Raises
@@ -70,10 +70,10 @@ def settings_of(folder: Path, environment: Mapping[str, str]) -> Settings:
     if task.is_file():
         given, where = _task_settings(task), TASK
     else:
-        names = Settings.__dataclass_fields__
+        names = ModuleSettings.__dataclass_fields__
         given = {name: environment[PREFIX + name.upper()] for name in names if PREFIX + name.upper() in environment}
         where = "environment"
-    return Settings(**{name: _value(name, value, where) for name, value in given.items()})
+    return ModuleSettings(**{name: _value(name, value, where) for name, value in given.items()})
 
 
 def _task_settings(path: Path) -> dict[str, Any]:
@@ -85,15 +85,15 @@ def _task_settings(path: Path) -> dict[str, Any]:
     steps = process if isinstance(process, list) else [process]
     for step in steps:
         settings = dict(step.get("settings") or {})
-        if set(settings) & set(Settings.__dataclass_fields__):
+        if set(settings) & set(ModuleSettings.__dataclass_fields__):
             return settings
     return dict(steps[-1].get("settings") or {}) if steps else {}
 
 
 def _value(name: str, value: Any, where: str) -> Any:
-    field = Settings.__dataclass_fields__.get(name)
+    field = ModuleSettings.__dataclass_fields__.get(name)
     if field is None:
-        known = ", ".join(Settings.__dataclass_fields__)
+        known = ", ".join(ModuleSettings.__dataclass_fields__)
         raise ConcordctError(f"{where}: expected settings of {known}, found {name!r}")
     wrong = ConcordctError(f"{where}: {name}: expected {field.type}, found {value!r}")
     choices = {"mode": ("sample", "mean"), "check": ("warn", "refuse", "off")}.get(name)
@@ -120,7 +120,7 @@ def _value(name: str, value: Any, where: str) -> Any:
     return value
 
 
-def run(source: Path, target: Path, models: Path, settings: Settings) -> dict[str, Any]:
+def run(source: Path, target: Path, models: Path, settings: ModuleSettings) -> dict[str, Any]:
     """Standardize every series of a folder.
 
     Returns
@@ -156,7 +156,7 @@ def run(source: Path, target: Path, models: Path, settings: Settings) -> dict[st
 
 
 def _one(
-    series: Series, loaded: list[Model], settings: Settings, work: Path, target: Path, models: Path
+    series: Series, loaded: list[Model], settings: ModuleSettings, work: Path, target: Path, models: Path
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"kernel": series.kernel, "slices": series.shape[0], "reason": None, "self_check": None}
     model = next((one for one in loaded if kernel_mismatch(one, series.kernel) is None), None)
@@ -169,7 +169,7 @@ def _one(
     for index, path in enumerate(sorted({ref.path for ref in series.slices})):
         (inside / f"{index:05d}.dcm").symlink_to(path.resolve())
     made: Made = standardize(
-        Job(
+        Task(
             str(inside), str(work / "out"), str(models / model.name), settings.mode, settings.seed, settings.check,
             settings.any_kernel, settings.allow, settings.structured_report,
         ),

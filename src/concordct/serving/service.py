@@ -29,7 +29,7 @@ from concordct.serving.metrics import Metrics
 from concordct.serving.node import Node
 from concordct.serving.queue import Queue
 from concordct.serving.rules import first_match
-from concordct.serving.worker import Died, Job, Made, Worker
+from concordct.serving.worker import Died, Made, Task, Worker
 from concordct.volumes.arrived import Facts, series_facts
 from concordct.volumes.derived_header import TRANSFER_SYNTAX
 
@@ -167,7 +167,7 @@ class Service:
         for other in output.parent.iterdir():
             if not other.name.startswith(output.name) and not other.name.startswith(f".{output.name}"):
                 shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
-        job = Job(
+        job = Task(
             str(self.inbox.folder(entry.id)), str(output), str(rule.model), rule.mode, rule.seed, rule.check,
             rule.any_kernel, sorted(rule.allow), rule.structured_report,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from concordct.errors import ConcordctError
-from concordct.report.evaluation import Stack, write_evaluation_report
+from concordct.report.evaluation import ShownStack, write_evaluation_report
 from concordct.report.voxels import evenly, to_int16
 from concordct.serving.ledger import Entry
 from concordct.volumes.find import find_series
@@ -90,7 +90,7 @@ def _write(path: Path, source: Path, results: Path, entry: Entry) -> None:
     before = next(one for one in find_series(source).series if one.shape == after.shape)
     chosen = evenly(min(VIEWED, depth), depth)
     stacks = [
-        Stack(name, np.concatenate([to_int16(one.stored_hu(index, index + 1)) for index in chosen]))
+        ShownStack(name, np.concatenate([to_int16(one.stored_hu(index, index + 1)) for index in chosen]))
         for name, one in (("source", before), ("standardized", after))
     ]
     check = entry.made.get("self_check") or {}

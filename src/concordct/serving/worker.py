@@ -5,7 +5,7 @@ service: when its input is closed, by whatever end the service came to, it leave
 (out of memory, a crash in a decoder) takes nothing else down.
 
     worker = Worker()
-    answer = worker.run(Job(input=..., output=..., model=...))      # raises Died when the process does
+    answer = worker.run(Task(input=..., output=..., model=...))      # raises Died when the process does
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REPORT_SUFFIX = ".sr.dcm"
 
 
 @dataclass(frozen=True)
-class Job:
+class Task:
     """One folder with one series, and what is to be made of it."""
 
     input: str
@@ -83,7 +83,7 @@ class Worker:
         """Of the process; None where there is none."""
         return None if self._process is None else self._process.pid
 
-    def run(self, job: Job) -> Made:
+    def run(self, job: Task) -> Made:
         """Have a job done.
 
         Raises
@@ -132,7 +132,7 @@ class Worker:
 # ---- in the process ------------------------------------------------------------------------------------------------
 
 
-def standardize(job: Job, models: dict[str, Any]) -> Made:
+def standardize(job: Task, models: dict[str, Any]) -> Made:
     """Do a job; what is refused is an answer."""
     from concordct.errors import ConcordctError
     from concordct.methods.models import load_model
@@ -189,7 +189,7 @@ def _objects(folder: Path, root: Path) -> list[tuple[str, str, str]]:
     return [(str(name / one["file"]), str(CT_CLASSES[0]), one["sop_instance_uid"]) for one in record["instances"]]
 
 
-def _without_paths(text: str, job: Job) -> str:
+def _without_paths(text: str, job: Task) -> str:
     """Folders of the store say nothing to those who read a reason."""
     for path, shown in ((job.input, "series"), (job.output, "result"), (str(Path(job.model).parent), "models")):
         text = text.replace(path, shown)
@@ -208,7 +208,7 @@ def main() -> None:
     threading.Thread(target=_read, args=(sys.stdin, lines), daemon=True).start()
     models: dict[str, Any] = {}
     while True:
-        job = Job(**json.loads(lines.get()))
+        job = Task(**json.loads(lines.get()))
         try:
             made = standardize(job, models)
         except Exception as error:

@@ -35,7 +35,7 @@ QUARTERS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PairCheck:
     """How well two volumes agree below the kernels' cut-offs.
 
     Attributes
@@ -56,7 +56,7 @@ class Agreement:
 
 def check_pair(
     source: Series | VolumeFile, target: Series | VolumeFile, *, allow: Collection[str] = frozenset()
-) -> Agreement:
+) -> PairCheck:
     """Refuse a pair that is not one scan reconstructed twice.
 
     Parameters
@@ -67,7 +67,7 @@ def check_pair(
 
     Returns
     -------
-    Agreement, as measured.
+    PairCheck, as measured.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def check_pair(
         raise ConcordctError(
             f"the pair differs by {bias:+.1f} HU in uniform body regions, expected at most {MAX_BIAS_HU:g} HU: {where}"
         )
-    return Agreement(correlation, bias, voxels, offset, frames_differ=_frames_differ(source, target))
+    return PairCheck(correlation, bias, voxels, offset, frames_differ=_frames_differ(source, target))
 
 
 def pair_series(

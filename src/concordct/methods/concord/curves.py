@@ -33,7 +33,7 @@ WIDER = 1.02
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedSlice:
     """One slice, transported.
 
     Attributes
@@ -150,7 +150,7 @@ def _law(model: SpectralModel, transport: Transport, spacing_mm: tuple[float, fl
     return replace(law, offset=law.offset + 0.5 * math.log(variances[0] / variances[1]))
 
 
-def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, volume: Volume) -> list[Prepared]:
+def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, volume: Volume) -> list[PreparedSlice]:
     """Every slice of a volume or slab.
 
     Parameters
@@ -172,7 +172,7 @@ def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, vo
         small = np.clip(detail_from_cosines(coefficients * may_write) / level, -RAISE_LIMIT, RAISE_LIMIT)
         raised = detail_from_cosines(detail_to_cosines(small) * raising)
         found.append(
-            Prepared(
+            PreparedSlice(
                 base=made,
                 transferred=transferred,
                 texture=kept + raised,

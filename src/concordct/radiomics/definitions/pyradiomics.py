@@ -20,7 +20,7 @@ from concordct.radiomics.definitions.definition import Definition
 from concordct.radiomics.filters.image_types import IMAGE_TYPES, FilterSettings, filtered
 from concordct.radiomics.matrices import glcm, glrlm, neighbours, zones
 from concordct.radiomics.regions import discretize
-from concordct.radiomics.regions.pyradiomics_grid import Frame, crop_frame, normalized, pixel_type, resampled_frame
+from concordct.radiomics.regions.pyradiomics_grid import GridFrame, crop_frame, normalized, pixel_type, resampled_frame
 from concordct.radiomics.table import FeatureTable
 from concordct.volumes.volume import Volume
 
@@ -143,8 +143,8 @@ def extract_pyradiomics(volume: Volume, labels: NDArray[np.integer[Any]], settin
     image: NDArray[np.floating[Any]] = volume.hu
     if settings.normalize:
         image = normalized(image.astype(np.float64), scale=settings.normalize_scale, outliers=settings.remove_outliers)
-    whole = Frame(image, volume.spacing_mm, {label: (labels[box] == label, box) for label, box in rois.items()})
-    frames: Iterator[Frame]
+    whole = GridFrame(image, volume.spacing_mm, {label: (labels[box] == label, box) for label, box in rois.items()})
+    frames: Iterator[GridFrame]
     if settings.resampled_spacing_mm is not None:
         spacing, stored = settings.resampled_spacing_mm, pixel_type(image)
         frames = (
@@ -168,7 +168,7 @@ def extract_pyradiomics(volume: Volume, labels: NDArray[np.integer[Any]], settin
     )
 
 
-def _frame_features(frame: Frame, settings: PyRadiomics) -> tuple[dict[int, Array], list[tuple[str, str]]]:
+def _frame_features(frame: GridFrame, settings: PyRadiomics) -> tuple[dict[int, Array], list[tuple[str, str]]]:
     """label -> [feature], and (name, class) of each feature."""
     names: list[tuple[str, str]] = []
     parts: dict[int, list[Array]] = {label: [] for label in frame.rois}
@@ -193,7 +193,7 @@ def _frame_features(frame: Frame, settings: PyRadiomics) -> tuple[dict[int, Arra
     return {label: np.concatenate(found) for label, found in parts.items()}, names
 
 
-def _resegmented(frame: Frame, label: int, settings: PyRadiomics) -> tuple[NDArray[np.bool_], tuple[slice, ...]]:
+def _resegmented(frame: GridFrame, label: int, settings: PyRadiomics) -> tuple[NDArray[np.bool_], tuple[slice, ...]]:
     """The mask of an ROI after resegmentation, cut to its box; empty when too small to be measured."""
     mask, box = frame.rois[label]
     if settings.resegment_range is not None and mask.any():

@@ -22,7 +22,7 @@ SPLINE_REACH = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class GridFrame:
     """An image with the ROIs measured in it.
 
     Attributes
@@ -48,25 +48,25 @@ def normalized(image: Array, *, scale: float, outliers: float | None) -> Array:
     return found * scale
 
 
-def crop_frame(frame: Frame, label: int, pad: int) -> Frame:
+def crop_frame(frame: GridFrame, label: int, pad: int) -> GridFrame:
     """The ROI's box with `pad` voxels around it, where the image goes on."""
     mask, box = frame.rois[label]
     wide = tuple(
         slice(max(0, b.start - pad), min(n, b.stop + pad)) for b, n in zip(box, frame.image.shape, strict=True)
     )
     inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
-    return Frame(frame.image[wide], frame.spacing_mm, {label: (mask, inner)})
+    return GridFrame(frame.image[wide], frame.spacing_mm, {label: (mask, inner)})
 
 
 def resampled_frame(
-    frame: Frame,
+    frame: GridFrame,
     label: int,
     spacing_mm: tuple[float, float, float],
     interpolator: str,
     pad: int,
     *,
     pixel_type: type[np.int16] | type[np.float32],
-) -> Frame:
+) -> GridFrame:
     """The ROI's surroundings on PyRadiomics' grid of another spacing.
 
     Parameters
@@ -125,7 +125,7 @@ def resampled_frame(
     # An ROI between the new voxels' centres vanishes: an empty mask, which has no features
     ends = [(int(k.min()), int(k.max()) + 1) for k in np.nonzero(moved)] if moved.any() else [(0, 1)] * 3
     inner = tuple(slice(low, high) for low, high in ends)
-    return Frame(image, (float(new[0]), float(new[1]), float(new[2])), {label: (moved[inner], inner)})
+    return GridFrame(image, (float(new[0]), float(new[1]), float(new[2])), {label: (moved[inner], inner)})
 
 
 def pixel_type(image: NDArray[np.floating[Any]]) -> type[np.int16] | type[np.float32]:
