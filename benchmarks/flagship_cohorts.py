@@ -187,9 +187,9 @@ def calibrate(method: str, pairs: list[tuple[Scan, Scan]], path: Path) -> Path:
 
 @lru_cache(maxsize=1)
 def flagship_code() -> str:
-    """Eight digits that stand for the code of concord: what it measured with other code is not taken up again."""
+    """Eight digits that stand for the package's code: what was measured with other code is not taken up again."""
     package = Path(concordct.__file__).parent
-    files = sorted(path for wing in ("spectral", "concord") for path in (package / "methods" / wing).glob("*.py"))
+    files = sorted(package.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from benchmarks.flagship_blobs import blobs
 from benchmarks.flagship_cohorts import FOLDER, Subject, flagship_code, masks, places, regions
-from benchmarks.real_pairs import stored
 from concordct.agreement import concordance as agreement
+from concordct.judging.stages import standardized
 from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.methods.models import Model, load_model
-from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
@@ -73,7 +72,7 @@ def made_by(entry: Entry, model: Model | None, scan: Scan, seed: int) -> Hu:
     if model is None:
         return scan.read().hu
     work = model.standardizer(mode=entry.mode, use_neighbours=evenly_spaced(scan), sampling=entry.sampling)
-    return stored(np.concatenate([slab.hu for slab in standardized_slabs(scan, work, seed=seed)]))
+    return standardized(scan, scan.read(), work, seed=seed).hu
 
 
 @dataclass(frozen=True, eq=False)

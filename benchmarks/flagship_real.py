@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.flagship_cohorts import FOLDER, calibrate
-from benchmarks.real_pairs import Texture, mayo_pairs, rmse, stored
+from benchmarks.real_pairs import Texture, mayo_pairs, rmse
 from benchmarks.results import data_folder, table, write_section
+from concordct.judging.stages import stored
 from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.methods.models import Model, load_model
 from concordct.methods.standardizer import Mode
@@ -102,7 +103,7 @@ def standardized(model: Model, mode: Mode, real: Real, seed: int) -> Hu:
     work = model.standardizer(mode=mode)
     return np.concatenate(
         [
-            stored(work(source, generator=SliceSeeds(seed, f"slab {index}")).hu)
+            stored(work(source, generator=SliceSeeds(seed, f"slab {index}")).hu, source.hu)
             for index, (source, _) in enumerate(real.judged)
         ]
     )

@@ -15,8 +15,9 @@ from scipy import ndimage
 from benchmarks.flagship_blobs import SAME_MM, response, unmatched
 from benchmarks.flagship_cohorts import COHORTS, FOLDER, calibrated, subjects_of
 from benchmarks.flagship_judge import CEILING, INPUT, Entry, Judge
-from benchmarks.real_pairs import STORED_HU, stored
+from benchmarks.real_pairs import STORED_HU
 from benchmarks.results import table, write_section
+from concordct.judging.stages import stored
 from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.methods.models import load_model
 from concordct.pipelines.standardize import Settings, plan, standardize_scan
@@ -167,7 +168,10 @@ def nodule_table(rows: list[Entry]) -> tuple[str, float]:
             over_seeds = []
             for seed in row.seeds:
                 made = [
-                    stored(work(volumes[one][PAIR[0]], generator=SliceSeeds(seed, f"patient {number}")).hu)
+                    stored(
+                        work(volumes[one][PAIR[0]], generator=SliceSeeds(seed, f"patient {number}")).hu,
+                        volumes[one][PAIR[0]].hu,
+                    )
                     for one in ("with", "without")
                 ]
                 over_seeds.append([measure(made[0], made[1], centre) for centre in centres])
@@ -306,7 +310,7 @@ def metal_table(rows: list[Entry]) -> str:
             assert row.model is not None
             work = load_model(row.model).standardizer(mode=row.mode)
             made = np.clip(np.rint(work(source.with_hu(a[None]), generator=SliceSeeds(0, "metal")).hu[0]), *limits)
-            without = stored(work(source, generator=SliceSeeds(0, "metal")).hu)[0]
+            without = stored(work(source, generator=SliceSeeds(0, "metal")).hu, source.hu)[0]
             body.append(
                 [
                     label,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import data_folder, table, write_section
 from concordct.agreement import concordance as agreement
+from concordct.judging.stages import stored
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.methods.spectral.unpaired import fit_unpaired
@@ -32,11 +33,6 @@ SEEDS = range(5)
 STORED_HU = (-1024, 3071)
 
 Hu = NDArray[np.float32]
-
-
-def stored(hu: Hu) -> Hu:
-    """As a scanner would have stored it."""
-    return np.clip(np.rint(hu), *STORED_HU).astype(np.float32)
 
 
 def rmse(a: Hu, b: Hu, mask: NDArray[np.bool_]) -> float:
@@ -66,9 +62,9 @@ def philips(data: Path) -> str:
             [
                 f"{source} to {target}",
                 f"{rmse(whole[source].hu, truth, judged):.1f}",
-                f"**{rmse(stored(out.hu), truth, judged):.1f}**",
-                f"{rmse(stored(out.hu), truth, inner):.1f}",
-                f"{rmse(stored(alone.hu), truth, judged):.1f}",
+                f"**{rmse(stored(out.hu, whole[source].hu), truth, judged):.1f}**",
+                f"{rmse(stored(out.hu, whole[source].hu), truth, inner):.1f}",
+                f"{rmse(stored(alone.hu, whole[source].hu), truth, judged):.1f}",
                 f"{bar:g}",
                 f"{model.limits.half_lp_cm:.2f} ({model.limits.half_lp_cm * pixel / MM_PER_CM:.3f})",
             ]
@@ -119,7 +115,7 @@ def standardized(model: SpectralModel, mode: str, judged: Sequence[Volume], seed
     """[z, y, x] of the judged slices, each a scan of its own."""
     work = SpectralStandardizer(model, mode)  # type: ignore[arg-type]
     return np.concatenate(
-        [stored(work(one, generator=SliceSeeds(seed, f"slice {i}")).hu) for i, one in enumerate(judged)]
+        [stored(work(one, generator=SliceSeeds(seed, f"slice {i}")).hu, one.hu) for i, one in enumerate(judged)]
     )
 
 

@@ -1,4 +1,4 @@
-"""One place judges: each scan is opened once, stored by one rule; a new method is one file and one line."""
+"""One place judges: each scan is opened once, stored by one rule; a method or endpoint is one file and a line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from concordct.agreement.bootstrap import draw_subjects, percentiles
+from concordct.endpoints.catalogue import ENDPOINTS
+from concordct.endpoints.endpoint import Column, Endpoint
 from concordct.errors import ConcordctError
 from concordct.judging import case as cases
 from concordct.judging.case import cases_of_manifest, open_pair
@@ -19,6 +21,7 @@ from concordct.methods import catalogue
 from concordct.methods.method import Method
 from concordct.methods.models import load_model
 from concordct.pipelines.compare import compare
+from concordct.pipelines.measure import Choice, jobs_of_path, measure_images
 from concordct.training.bundle import Bundle, save_bundle
 from concordct.volumes import scans
 from concordct.volumes.files import VolumeFile, write_volume_file
@@ -134,3 +137,17 @@ def test_the_bootstrap_draws_subjects_not_rows() -> None:
     alone = draw_subjects(["one"] * 5, repeats=10, generator=np.random.default_rng(0))
     assert alone.counts.shape == (0, 1)
     assert np.isnan(percentiles(np.empty(0))).all()
+
+
+def test_an_endpoint_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy endpoint, listed once, is measured by the verb's pipeline and stands in its table with its unit."""
+    column = Column("median_hu", "HU", "Median")
+    toy = Endpoint(
+        "median", "Median", "nothing", (column,), lambda volume, _: {"median_hu": float(np.median(volume.hu))}
+    )
+    monkeypatch.setitem(ENDPOINTS, "median", toy)
+    volume, _ = pair(0)
+    write_volume_file(tmp_path / "scan.nii.gz", volume)
+    measure_images(jobs_of_path(tmp_path / "scan.nii.gz"), tmp_path / "out.csv", choice=Choice(endpoints=("median",)))
+    header, row = (line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines())
+    assert float(row[header.index("median_hu")]) == pytest.approx(float(np.median(volume.hu)))
