@@ -23,8 +23,9 @@ from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
 from concordct.radiomics.table import FeatureRows, class_of, write_rows
 from concordct.volumes.manifest import read_manifest
-from concordct.volumes.masks import Region, read_regions, whole_image
+from concordct.volumes.masks import read_regions
 from concordct.volumes.place import atomic_file, writing
+from concordct.volumes.region import Region, whole_image
 from concordct.volumes.scans import Scan, frame_of_reference, one_scan
 
 Role = Literal["source", "target"]

@@ -20,7 +20,8 @@ from concordct.judging.stages import standardized, standardizer_for
 from concordct.methods.models import load_model
 from concordct.methods.standardizer import Mode
 from concordct.radiomics.regions.lungs import LUNGS
-from concordct.volumes.masks import Region, read_regions
+from concordct.volumes.masks import read_regions
+from concordct.volumes.region import Region
 from concordct.volumes.scans import Scan, one_scan
 from concordct.volumes.volume import Volume
 

@@ -21,7 +21,7 @@ from concordct.volumes.codestreams import decode_codestream
 from concordct.volumes.dicom_file import number_of_frames, open_dataset, plain, quiet_dicom
 from concordct.volumes.elements import start_of_dataset, structure_fault
 from concordct.volumes.formats.layout import open_regular
-from concordct.volumes.masks import GRID_TOLERANCE, Region, region
+from concordct.volumes.region import GRID_TOLERANCE, Region, region
 
 #: A contour's plane may lie this far from a slice, in slices; further away nobody knows which slice was meant.
 PLANE_TOLERANCE = 0.25

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +19,10 @@ from concordct.errors import ConcordctError
 from concordct.volumes.files import is_volume_file
 from concordct.volumes.formats.stream import planes
 from concordct.volumes.formats.written import read_layout, write_planes
+from concordct.volumes.region import GRID_TOLERANCE, Region
 
-#: A mask's voxel may lie this far from the image's, in voxels: writers round spacing and origin.
-GRID_TOLERANCE = 0.05
 #: Labels that one file may hold; a file with more is no mask but an image.
 MAX_LABELS = 2**15
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """One ROI on the image's grid. It keeps its box alone, so that thousands of ROIs take no more memory than a few.
-
-    Attributes
-    ----------
-    number, name : in the file; the name is one printable line.
-    box : where it lies in the image, a slice for each axis.
-    inside : [z, y, x] bool of the box.
-    shape : (z, y, x) of the image.
-    """
-
-    number: int
-    name: str
-    box: tuple[slice, slice, slice]
-    inside: NDArray[np.bool_]
-    shape: tuple[int, int, int]
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """[z, y, x] bool of the image, made anew at every call."""
-        mask = np.zeros(self.shape, bool)
-        mask[self.box] = self.inside
-        return mask
-
-
-def whole_image(shape: tuple[int, int, int], *, number: int = 1, name: str = "image") -> Region:
-    """The whole image as one region."""
-    z, y, x = (slice(0, size) for size in shape)
-    return Region(number, name, (z, y, x), np.ones(shape, bool), shape)
-
-
-def region(number: int, name: str, mask: NDArray[np.bool_]) -> Region:
-    """An ROI from a mask [z, y, x] of the whole image with at least one voxel."""
-    (box,) = ndimage.find_objects(mask.view(np.uint8), max_label=1)
-    return Region(number, name, box, mask[box].copy(), _three(mask.shape))
 
 
 def read_regions(
