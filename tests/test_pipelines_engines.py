@@ -53,6 +53,13 @@ def test_shares_and_processes_leave_what_one_process_leaves(tree: Path, tmp_path
     assert standardized(tree, tmp_path / "mixed", Share(1, 2), Local(2)) == whole
 
 
+def test_a_single_scan_is_one_share_s_alone(tree: Path, tmp_path: Path) -> None:
+    model = load_model(tree / "model")
+    planned = plan(tree / "in" / "p0", tmp_path / "out", model, SETTINGS)
+    assert run(planned, model, tmp_path / "out", SETTINGS, engine=Share(2, 2)) == ()
+    assert len(run(planned, model, tmp_path / "out", SETTINGS, engine=Share(1, 2))) == 1
+
+
 def test_features_are_joined_by_the_last_share(tree: Path, tmp_path: Path) -> None:
     jobs = [FeatureJob(f"p{k}", f"p{k}", tree / "in" / f"p{k}" / "scan.nii.gz", None) for k in range(3)]
     extract_features(jobs, "pyradiomics-default", tmp_path / "whole.csv")

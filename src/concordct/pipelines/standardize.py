@@ -23,7 +23,7 @@ from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
-from concordct.pipelines.engines import HERE, Engine, each
+from concordct.pipelines.engines import HERE, Engine, Share, each
 from concordct.pipelines.records import SELF_CHECK, Record, ScanJob, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
@@ -193,7 +193,7 @@ def run(
     logger.debug("%d scans to standardize, %d of other kernels or broken", len(plan.jobs), len(plan.skipped))
     made: dict[int, Record] = {}
     # What a slice reports is heard in this process alone.
-    here = engine == HERE or len(plan.jobs) == 1
+    here = engine == HERE or (len(plan.jobs) == 1 and not isinstance(engine, Share))
     report = (lambda done: progress(len(made), done, plan.jobs[len(made)].scan.shape[0])) if progress else None
     work = partial(_standardize, model=model, settings=settings, progress=report if here else None)
     for index, record in each(work, plan.jobs, _killed, engine=HERE if here else engine):
