@@ -20,7 +20,8 @@ demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
 
 # Lint, types and every test: under twelve minutes on two cores.
-test: .venv/installed packages reference lint
+test: .venv/installed
+	+$(MAKE) --no-print-directory --output-sync=target -j 2 packages reference lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The tests that take less than five seconds: under three minutes.
