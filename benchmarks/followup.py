@@ -54,6 +54,8 @@ from concordct.volumes.seeds import SliceSeeds
 #: With five folds 152 subjects train.
 SEED, SUBJECTS, FOLDS = 7, 190, 5
 SPACING_MM = 3.0
+#: Any interval between the scans, not one year alone.
+WEEKS_BETWEEN = (13.0, 156.0)
 RANGE_HU = HIGH_HU - LOW_HU
 #: Models of every fold: the ablation, all with the same parametrization of the output.
 MODELS = tuple(ciresdiff_recipes.ABLATIONS)
@@ -269,7 +271,8 @@ def on_few(folder: Path, test: Sequence[Prepared], model: Path) -> dict[str, Any
     # The true change, drawn without noise where the initial scan lies: what is left is registration and noise.
     ceiling = []
     for one in (one for one in few if SIMULATED.fullmatch(one.subject)):
-        patient = ipf_subject(int(one.subject.removeprefix("ipf-")), seed=SEED)
+        number = int(one.subject.removeprefix("ipf-"))
+        patient = ipf_subject(number, seed=SEED, weeks_between=WEEKS_BETWEEN)
         still = dataclasses.replace(patient, poses=(patient.poses[0],) * 2)
         true = still.draw_volume("followup", (SPACING_MM,) * 3, one.data.initial.shape, noise_hu=0.0)
         ceiling.append(measure(one, true.hu))
@@ -368,8 +371,8 @@ def main() -> None:
     cohort = folder / "cohort" / "cohort.csv"
     try:
         cohort = simulate_cohort(
-            folder / "cohort", subjects=given.subjects, seed=SEED, spacing_mm=(SPACING_MM,) * 3, workers=given.workers,
-            progress=check,
+            folder / "cohort", subjects=given.subjects, seed=SEED, spacing_mm=(SPACING_MM,) * 3,
+            weeks_between=WEEKS_BETWEEN, workers=given.workers, progress=check,
         )  # fmt: skip
         ready = prepare_cohort(cohort, folder / "subjects", SPACING_MM, stop=stop)
         parts = folds(ready)

@@ -61,6 +61,7 @@ def simulate_cohort(
     spacing_mm: tuple[float, float, float],
     noise_hu: float = 12.0,
     first: int = 0,
+    weeks_between: tuple[float, float] | None = None,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
@@ -73,6 +74,7 @@ def simulate_cohort(
     seed : of the population and its noise.
     spacing_mm : (z, y, x), y and x the same.
     noise_hu : standard deviation of a voxel's noise.
+    weeks_between : see `ipf_subject`.
     workers : processes; the files do not depend on it.
     progress : called with the number of subjects done.
 
@@ -87,19 +89,24 @@ def simulate_cohort(
     numbers = range(first, first + subjects)
     if workers <= 1:
         for done, number in enumerate(numbers, start=1):
-            _write_subject(folder, number, seed, spacing_mm, noise_hu)
+            _write_subject(folder, ipf_subject(number, seed=seed, weeks_between=weeks_between), spacing_mm, noise_hu)
             if progress is not None:
                 progress(done)
     else:
         with worker_pool(workers) as pool:
-            waiting = [pool.submit(_write_subject, folder, n, seed, spacing_mm, noise_hu) for n in numbers]
+            waiting = [
+                pool.submit(
+                    _write_subject, folder, ipf_subject(n, seed=seed, weeks_between=weeks_between), spacing_mm, noise_hu
+                )
+                for n in numbers
+            ]
             for done, one in enumerate(as_completed(waiting), start=1):
                 one.result()
                 if progress is not None:
                     progress(done)
     pairs = []
     for number in numbers:
-        subject = ipf_subject(number, seed=seed)
+        subject = ipf_subject(number, seed=seed, weeks_between=weeks_between)
         place = folder / subject.name
         scans = [place / f"{time}.nii.gz" for time in TIMES]
         pairs.append(FollowupPair(subject.name, scans[0], scans[1], subject.weeks, visits_of(subject), subject.label))
@@ -115,11 +122,8 @@ def known_mask(scan: Path, kind: str) -> NDArray[np.uint8] | None:
     return read_labels(path)[0].astype(np.uint8)
 
 
-def _write_subject(
-    folder: Path, number: int, seed: int, spacing_mm: tuple[float, float, float], noise_hu: float
-) -> None:
-    subject = ipf_subject(number, seed=seed)
-    record = {"generator": GENERATOR, "seed": seed, "spacing_mm": list(spacing_mm), "noise_hu": noise_hu}
+def _write_subject(folder: Path, subject: IpfSubject, spacing_mm: tuple[float, float, float], noise_hu: float) -> None:
+    record = {"generator": GENERATOR, "seed": subject.seed, "spacing_mm": list(spacing_mm), "noise_hu": noise_hu}
     text = json.dumps({**record, **subject.record()}, indent=1, sort_keys=True) + "\n"
     final = folder / subject.name
     if (final / RECORD).is_file():

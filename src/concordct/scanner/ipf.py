@@ -1,4 +1,4 @@
-"""Patients with idiopathic pulmonary fibrosis, scanned twice about a year apart: anatomy, disease, tests, a label.
+"""Patients with idiopathic pulmonary fibrosis, scanned twice, about a year apart or at any interval that is asked for.
 
 Everything about patient `number` follows from (number, seed). How fast the disease grows is drawn first; tests at the
 first visit know a part of it that the first scan does not show (`GAS_TRANSFER_PER_GROWTH`), which is what a method that
@@ -247,8 +247,14 @@ class IpfSubject:
         }
 
 
-def ipf_subject(number: int, *, seed: int) -> IpfSubject:
-    """Patient `number` of the population that a seed stands for; neighbours do not change it."""
+def ipf_subject(number: int, *, seed: int, weeks_between: tuple[float, float] | None = None) -> IpfSubject:
+    """Patient `number` of the population that a seed stands for; neighbours do not change it.
+
+    Parameters
+    ----------
+    weeks_between : shortest and longest interval between the scans, drawn evenly by its logarithm; None for about a
+        year (30 to 80 weeks). Body, disease and the first tests are the same either way.
+    """
     g = np.random.default_rng((seed, number, 7))
     parameters = sample_parameters(g)
     # Unenhanced, as scans for interstitial lung disease are; emphysema would blur what the extent means.
@@ -273,6 +279,11 @@ def ipf_subject(number: int, *, seed: int) -> IpfSubject:
         bronchi=int(g.integers(40, 80)),
     )
     weeks = float(round(np.clip(g.normal(52.0, 7.0), 30.0, 80.0)))
+    if weeks_between is not None:
+        low, high = weeks_between
+        if not 0.0 < low <= high:
+            raise ConcordctError(f"{low:g} to {high:g} weeks between scans, expected above 0 and in this order")
+        weeks = float(round(np.exp(np.random.default_rng((seed, number, 8)).uniform(np.log(low), np.log(high)))))
     chest = FibroticChest(f"ipf-{number:04d}", parameters, fibrosis=fibrosis)
     lost = SHRINKAGE * growth * weeks / 52.0
     poses = (_pose(g, 0.0), _pose(g, lost))
