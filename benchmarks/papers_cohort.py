@@ -35,6 +35,9 @@ SPLITS: tuple[tuple[str, int, int], ...] = (("train", 10, 8), ("validation", 3, 
 #: Random ROIs of each HU range of a test pair: with 12 subjects more than 300 in all.
 ROIS_PER_RANGE = 12
 THICKNESS_MM = 1.0
+#: The common budget of every row: processor minutes of its training, by the speed measured. A rival's search over four
+#: settings takes as much again.
+MINUTES = 2.25
 
 
 def runs() -> Path:

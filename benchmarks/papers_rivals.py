@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.papers_cohort import ROIS_PER_RANGE, SEED, cohort, runs
+from benchmarks.papers_cohort import MINUTES, ROIS_PER_RANGE, SEED, cohort, runs
 from concordct.agreement import concordance as agreement
 from concordct.judging.stages import stored
 from concordct.methods import catalogue
@@ -53,8 +53,6 @@ from concordct.volumes.scans import one_scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
-#: Processor minutes of a final run; the four settings of the search together get as much.
-MINUTES = 1.5
 #: Steps that the speed is measured on, after a few to warm up.
 WARM, MEASURED = 5, 25
 PRESET = "ibex-1401"

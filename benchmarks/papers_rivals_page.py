@@ -22,8 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.papers_cohort import cohort, runs
-from benchmarks.papers_rivals import MINUTES, PRESET, RIVALS, place, score, validation
+from benchmarks.papers_cohort import MINUTES, cohort, runs
+from benchmarks.papers_rivals import PRESET, RIVALS, place, score, validation
 from benchmarks.results import ROOT, table
 from concordct.judging.provenance import provenance
 from concordct.judging.stages import stored
