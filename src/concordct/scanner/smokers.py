@@ -6,12 +6,14 @@ each other; calcium as capsules on the surface of the heart. What is known of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from concordct.errors import ConcordctError
 from concordct.scanner.body import ChestParameters
 from concordct.scanner.chest import Chest
 from concordct.scanner.frame import Frame
@@ -27,8 +29,16 @@ HU_PER_MG_ML = 1.25
 HOLE_MM, HOLE_POWER = (1.4, 9.0), 2.6
 #: Distance that holes, nodules and the lungs' edge keep, mm.
 APART_MM = 1.2
-#: Plaques lie so deep in the fat around the chambers, mm.
+#: Axes of plaques lie so far outside the chambers, in the fat around them, mm.
 PLAQUE_DEPTH_MM = (0.8, 3.2)
+#: The heart's mask reaches so far beyond the chambers and keeps so far from bone and cartilage, whose blur is wide, mm.
+HEART_MM, BONE_MM = 8.0, 3.5
+#: Radius of the spine with its discs, mm.
+SPINE_MM = 21.5
+#: What plaques keep from the edge of the heart's mask and from each other, mm.
+PLAQUE_APART_MM = 0.5
+#: Tries of 4,000 points for a plaque.
+MOST_TRIES = 200
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class SmokersChest(Chest):
             blend(hu, tube_coverage(segment, z, y_mm, x_mm), HU_PER_MG_ML * plaque.mg_per_ml)
 
     def masks(self, z_mm: Floats, frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        """As for every chest; "emphysema" (the holes), and "heart": within 8 mm of its chambers, bone included."""
+        """As for every chest; "emphysema" (the holes), and "heart": its chambers and the fat around, without bone."""
         masks = super().masks(z_mm, frame)
         holes, heart = np.zeros_like(masks["lungs"]), np.zeros_like(masks["lungs"])
         for index, z in enumerate(z_mm):
@@ -109,11 +119,17 @@ class SmokersChest(Chest):
                     holes[index] |= (polar["y"] - hole.centre_mm[1]) ** 2 + (
                         polar["x"] - hole.centre_mm[2]
                     ) ** 2 < across2
-            chambers = self._mediastinum.chambers(np.float32(z), polar["y"], polar["x"])
-            above = self._mediastinum.diaphragm(polar["y"], polar["x"]) < z
-            heart[index] = (np.minimum.reduce(chambers) < 8.0) & above & ~masks["lungs"][index]
+            heart[index] = self._around_the_heart(float(z), polar, frame) & ~masks["lungs"][index]
         masks["emphysema"], masks["heart"] = holes, heart
         return masks
+
+    def _around_the_heart(self, z: float, polar: dict[str, Floats], frame: Frame) -> NDArray[np.bool_]:
+        y, x = polar["y"], polar["x"]
+        near = np.minimum.reduce(self._mediastinum.chambers(np.float32(z), y, x)) < HEART_MM
+        bones, cartilage, _ = self._skeleton.distances(z, polar, frame)
+        spine = np.hypot(x, y - float(self.body.spine_y(z))) - SPINE_MM
+        clear = np.minimum(np.minimum(bones, cartilage), spine) > BONE_MM
+        return np.asarray(near & clear & (self._mediastinum.diaphragm(y, x) < z))
 
     def heart_distance(self, points: Floats) -> NDArray[np.float64]:
         """Signed distance of points [point, (z, y, x)] to the heart's chambers, mm; infinite under the diaphragm."""
@@ -225,29 +241,52 @@ def _holes(
 def _plaques(
     body: SmokersChest, count: int, z_mm: tuple[float, float], generator: np.random.Generator
 ) -> Iterable[Plaque]:
-    """Capsules along the heart's surface, in its fat."""
+    """Capsules along the heart's surface, in its fat, wholly inside the heart's mask and clear of each other."""
+    if not count:
+        return []
     p = body.parameters
+    depth = _depth_in_the_heart(body, z_mm)
     found: list[Plaque] = []
-    while len(found) < count:
-        low, high = (z_mm[0], -p.cage_depth_mm, -70.0), (z_mm[1], 0.2 * p.cage_depth_mm, 90.0)
+    taken = np.empty((0, 4))  # [point, (z, y, x, radius)] along the plaques that there are
+    for _ in range(MOST_TRIES):
+        if len(found) == count:
+            return found
+        radius = float(generator.uniform(0.6, 1.8))
+        low, high = (z_mm[0] + radius, -p.cage_depth_mm, -70.0), (z_mm[1] - radius, 0.2 * p.cage_depth_mm, 90.0)
         points = generator.uniform(low, high, (4000, 3))
         distance = body.heart_distance(points)
-        fits = (distance > PLAQUE_DEPTH_MM[0]) & (distance < PLAQUE_DEPTH_MM[1]) & (body.lung_depth(points) < -1.0)
+        room = radius + PLAQUE_APART_MM
+        fits = (distance > PLAQUE_DEPTH_MM[0]) & (distance < PLAQUE_DEPTH_MM[1]) & (depth(points) > room)
+        ways = generator.normal(size=(60, 3)) * (0.6, 1.0, 1.0)
+        length = generator.uniform(1.5, 9.0)
         if not fits.any():
             continue
         start = points[np.flatnonzero(fits)[0]]
-        length = generator.uniform(1.5, 9.0)
-        ways = generator.normal(size=(60, 3)) * (0.6, 1.0, 1.0)
         ends = start + length * ways / np.linalg.norm(ways, axis=1)[:, None]
-        ends[:, 0] = np.clip(ends[:, 0], *z_mm)
+        ends[:, 0] = np.clip(ends[:, 0], low[0], high[0])
         # The surface is followed as well as a straight piece can.
         end = ends[np.abs(body.heart_distance(ends) - body.heart_distance(start[None])).argmin()]
+        axis = start + np.linspace(0.0, 1.0, 12)[:, None] * (end - start)
+        apart = np.linalg.norm(axis[:, None] - taken[None, :, :3], axis=2) - taken[:, 3]
+        if (depth(axis) < room).any() or (apart < room + 0.5).any():
+            continue
+        taken = np.vstack([taken, np.column_stack([axis, np.full(len(axis), radius)])])
         found.append(
             Plaque(
                 (float(start[0]), float(start[1]), float(start[2])),
                 (float(end[0]), float(end[1]), float(end[2])),
-                float(generator.uniform(0.6, 1.8)),
+                radius,
                 float(generator.uniform(180, 600)),
             )
         )
-    return found
+    raise ConcordctError(f"{body.key}: expected room for {count} plaques, found {len(found)}")
+
+
+def _depth_in_the_heart(body: SmokersChest, z_mm: tuple[float, float]) -> Callable[[Floats], Floats]:
+    """How deep points [point, (z, y, x)] lie inside the heart's mask, mm; on a lattice of 1 mm."""
+    frame = Frame(tuple(2 * int(half) for half in body.reach_mm), 1.0)  # type: ignore[arg-type]
+    z = np.arange(z_mm[0], z_mm[1] + 1.0)
+    inside = np.pad(body.masks(z, frame)["heart"], ((1, 1), (0, 0), (0, 0)), mode="edge")
+    depth = ndimage.distance_transform_edt(inside) - 0.5
+    first = np.array([z[0] - 1.0, frame.y_mm[0], frame.x_mm[0]])
+    return lambda points: ndimage.map_coordinates(depth, (points - first).T, order=1, mode="nearest")
