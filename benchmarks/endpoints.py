@@ -274,8 +274,8 @@ over smokers.
 
 **Calcium rows hold more than calcium.** The heart's mask of these scans (everything within 8 mm of its chambers)
 reaches other dense material, bone most likely: the smoker without a plaque has an Agatston score of 379 on the drawing
-itself. The rows say how a conversion treats small dense material, not coronary calcium alone; the Agatston bar is not
-shown for coronary calcium, and what the mass is off against what is known is mostly the bone's.
+itself. The rows say how a conversion treats small dense material, not coronary calcium alone; the aim for Agatston is
+not shown for coronary calcium, and what the mass is off against what is known is mostly the bone's.
 
 ## What was asked for
 

@@ -9,15 +9,11 @@ simulated kernel pair, and say so: in their card, and in a note with every resul
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
-
 from benchmarks import papers_rivals
 from benchmarks.papers_rows import DCT, LONG, ROWS, place_of
 from benchmarks.results import ROOT
 from concordct.scanner.recipes import SOURCE, TARGET
-from concordct.training.bundle import load_bundle, save_bundle
+from concordct.training.bundle import halved, load_bundle, save_bundle
 
 #: Name in the package -> the row that it is.
 SHIPPED = {"ltdiffpp": LONG, "diffusionct": DCT, "choe": "Choe 2019", "pix2pix": "Pix2Pix", "ganai": "GANai"}
@@ -34,23 +30,15 @@ def main() -> None:
             print(f"{row}: not trained yet")
             continue
         bundle = load_bundle(place)
-        info = {**bundle.metadata["info"], "source_kernels": [SOURCE], "target_kernels": [TARGET]}
-        info["caution"] = (
+        caution = (
             f"trained on simulated scans of one kernel pair, {SOURCE} to {TARGET}: for studies of the method, "
             "not for patients' scans"
         )
         # Statistics of the latents stay whole: they are small, and what they scale is not.
-        tensors = {
-            key: one.astype(np.float16) if one.ndim >= 2 and one.dtype == np.float32 else one
-            for key, one in bundle.tensors.items()
-        }
-        # What the file says of itself is written anew.
-        written = ("schema", "tensors_sha256", "sha256")
-        metadata = {key: value for key, value in bundle.metadata.items() if key not in written}
-        small = dataclasses.replace(bundle, tensors=tensors, metadata={**metadata, "info": info})
+        small = halved(bundle, info={"source_kernels": [SOURCE], "target_kernels": [TARGET], "caution": caution})
         card = (place / "docs" / "README.md").read_text(encoding="utf-8")
         card = card.replace("unnamed to unnamed", f"{SOURCE} to {TARGET}")
-        card += f"\n**One simulated kernel pair only:** {info['caution']}. Weights in half precision.\n"
+        card += f"\n**One simulated kernel pair only:** {caution}. Weights in half precision.\n"
         save_bundle(small, WEIGHTS / name, card=card, overwrite=True)
         size = (WEIGHTS / name / "models" / "model.safetensors").stat().st_size
         if size > LARGEST:

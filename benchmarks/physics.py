@@ -269,13 +269,15 @@ def section_ceiling(rows: list[dict[str, Any]]) -> str:
         ["mAs", "pair", *classes],
         [[f"{r['mas']:g}", r["pair"], *(f"{r['ccc'][c]:.3f}" for c in classes)] for r in rows],
     )
-    return f"""## The ceiling
+    return f"""## A second scan as a point of comparison
 
 Concordance of features (CCC per feature over {rows[0]["rois"]} ROIs of 20 x 20 pixels in lung and soft tissue,
 mean by class,
 preset `pyradiomics-default`) between two scans of one patient that differ in their noise alone, and between
 the two kernels
-of one scan. No method can agree better with its target than the target agrees with its own second scan.
+of one scan. The repeat is a point of comparison and no
+bound: source and target of a pair share their noise, so that a method can come closer to its target than a second
+scan does.
 
 {body}
 """
@@ -346,9 +348,6 @@ MTF10 was found; where a source is named, a kernel was ranked by it or fitted to
 Against the inverse crime: kernels end abruptly, sharp ones alias at the pixel, images are whole HU clipped to 12
 bits, beams harden, `Br40\\3` adds a step that no linear filter inverts, and the recipes hold kernel families back
 for testing.
-
-A real volume can be scanned again (`scanner/real.py`); its own noise and kernel stay in it and are stated. The two
-scans of an IPF patient that `progression/` predicts between enter by the same door.
 """
 
 

@@ -50,7 +50,7 @@ def philips(data: Path) -> str:
     judged = material.copy()
     judged[:6] = False
     rows = []
-    for source, target, bar in (("YA", "UB", 21.0), ("UB", "YA", 54.0)):
+    for source, target, aim in (("YA", "UB", 21.0), ("UB", "YA", 54.0)):
         model = fit_pairs(lambda s=source, t=target: [(scans[s].read(0, 6), scans[t].read(0, 6))])
         out = SpectralStandardizer(model, "mean")(whole[source], generator=SliceSeeds(0, "benchmark"))
         alone = SpectralStandardizer(model, "mean", use_neighbours=False)(
@@ -65,7 +65,7 @@ def philips(data: Path) -> str:
                 f"**{rmse(stored(out.hu, whole[source].hu), truth, judged):.1f}**",
                 f"{rmse(stored(out.hu, whole[source].hu), truth, inner):.1f}",
                 f"{rmse(stored(alone.hu, whole[source].hu), truth, judged):.1f}",
-                f"{bar:g}",
+                f"{aim:g}",
                 f"{model.limits.half_lp_cm:.2f} ({model.limits.half_lp_cm * pixel / MM_PER_CM:.3f})",
             ]
         )
@@ -81,8 +81,8 @@ def philips(data: Path) -> str:
                 "output",
                 "output, slices 6-10",
                 "without neighbours",
-                "bar",
-                "half known to, lp/cm (cycles/pixel)",
+                "aim",
+                "limit, lp/cm (cycles/pixel)",
             ],
             rows,
         )
@@ -146,7 +146,7 @@ def mayo(data: Path) -> str:
         "above -500 HU). CCC per feature over a grid of 28-pixel ROIs, averaged by class (2D, bin width 25 HU);\n"
         f"`sample` is the mean of {len(SEEDS)} seeds with their range. The pixel spacing is not recorded.\n"
     ]
-    for source, target, bar in (("smooth", "sharp", 17.6), ("sharp", "smooth", 3.6)):
+    for source, target, aim in (("smooth", "sharp", 17.6), ("sharp", "smooth", 3.6)):
         judged = [each[source] for each in pairs[3:]]
         before = np.concatenate([one.hu for one in judged])
         truth = np.concatenate([each[target].hu for each in pairs[3:]])
@@ -168,7 +168,7 @@ def mayo(data: Path) -> str:
                 if not label:
                     powers[mode] = outs[0]
         parts.append(
-            f"### {source} to {target} (RMSE bar {bar:g} HU, `mean`)\n\n"
+            f"### {source} to {target} (aim: RMSE below {aim:g} HU, `mean`)\n\n"
             + table(["calibration, mode", "RMSE, HU", *(f"CCC {name}" for name in classes)], rows)
             + "\n\nNoise power relative to the target's, by band (patches of 32 pixels in the body), with its\n"
             "standard error:\n\n" + _bands(powers, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from concordct.judging.provenance import provenance
@@ -26,6 +27,7 @@ TITLES = {
     "self-check": "The self-check: wrong kernels found out",
     "features": "Radiomic features beside PyRadiomics",
     "registration": "Registration lung by lung",
+    "followup-shipped": "The follow-up model that ships",
     "followup": "Follow-up scans of pulmonary fibrosis",
     "followup-speed": "Speed of predict-followup",
 }
@@ -51,7 +53,17 @@ def write_section(name: str, command: str, body: str, *, seed: str) -> None:
     origin = f"*`{command}`, {made['software']}, commit {made['commit']}, seed {seed}, {made['machine']}.*"
     title = TITLES.get(name, name.replace("-", " ").capitalize())
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{body.strip()}\n\n{origin}\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{own_title_only(body.strip())}\n\n{origin}\n", encoding="utf-8")
+
+
+def own_title_only(body: str) -> str:
+    """A study's text without a heading that says the page's title again: where it is the only one of its level, what
+    stands under it moves up a level.
+    """
+    headings = re.findall(r"^## .*$", body, re.MULTILINE)
+    if len(headings) != 1 or not body.startswith(headings[0]):
+        return body
+    return re.sub(r"^#(#{2,} )", r"\1", body.removeprefix(headings[0]).strip(), flags=re.MULTILINE)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

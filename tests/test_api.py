@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
 import re
@@ -114,7 +115,17 @@ def test_memory_and_disk_agree(exam: Path, model: cc.Model, tmp_path: Path) -> N
     out = model.standardize(exam / "other/Br40", progress=lambda *step: steps.append(step))
     assert np.array_equal(out.hu, one_scan(tmp_path / "out/Br40").read().hu)
     assert steps[-1] == ("standardizing", 6, 6)
-    found = cc.evaluate(exam / "other/Br40", out, exam / "other/Bl64", model=model, origin="simulated")
+    found = cc.evaluate(
+        exam / "other/Br40", out, exam / "other/Bl64", model=model, output=tmp_path / "judged", origin="simulated"
+    )
+    # What a paper says of model and judgement stands on the page, and names what is left to the author.
+    page = (tmp_path / "judged" / "report.html").read_text(encoding="utf-8")
+    paragraph = found["methods"]["paragraph"]
+    assert "judged against the target on 6 slices of 1 subject(s) (simulated data)" in paragraph
+    assert html.escape(paragraph[-60:]) in page
+    assert "[to be filled in]" in page
+    measured = ["CLEAR", "discretization method and its parameters", found["agreement"]["settings"]]
+    assert measured in found["methods"]["items"]
     assert found["image_quality"]["standardized"]["rmse_hu"] < found["image_quality"]["source"]["rmse_hu"]
     cc.write(out, tmp_path / "out.nii.gz")
     assert np.array_equal(cc.read(tmp_path / "out.nii.gz").hu, out.hu)
@@ -140,7 +151,7 @@ def test_a_model_describes_itself_for_a_paper(model: cc.Model, tmp_path: Path) -
     cited = re.findall(r"@(\w+)", text.paragraph)
     assert cited
     assert all(f"{{{key}," in text.bibtex for key in cited)
-    assert {guideline for guideline, _, _ in text.items} == {"CLEAR", "METRICS", "IBSI"}
+    assert {guideline for guideline, _, _ in text.items} == {"CLEAR", "METRICS", "IBSI", "CLAIM"}
     model.save(tmp_path / "m")
     said = CliRunner().invoke(cli.common.app, ["describe", str(tmp_path / "m"), "--json"])
     assert json.loads(said.stdout)["bibtex"] == text.bibtex

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import typer
+from benchmarks.results import own_title_only
 from typer.testing import CliRunner
 
 import concordct
@@ -179,6 +180,21 @@ def test_figures_stand_on_the_pages_behind(page: Path, pages: Path) -> None:
     assert len(figures) > 5
     missing = [one for one in figures if one not in known]
     assert not missing, f"{page}: {missing} stand on no page of results"
+
+
+#: Words of our own that a reader of the field would have to guess.
+PRIVATE = re.compile(r"\b(half[- ]known|flagship(?!-)|is gone|are gone|the house|RMSE bar)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_use_the_fields_words_and_say_their_title_once(page: Path) -> None:
+    # Code, links and the line that names a page's command keep their names.
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", page.read_text(encoding="utf-8"))
+    assert not PRIVATE.findall(text)
+    if page.parent.name == "results":
+        title, body = text.split("\n", 1)
+        assert f"\n## {title.removeprefix('# ')}" not in body
+        assert own_title_only(page.read_text(encoding="utf-8").split("\n\n", 1)[1]).strip() in page.read_text("utf-8")
 
 
 def test_one_version_everywhere() -> None:

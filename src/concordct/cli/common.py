@@ -125,7 +125,7 @@ class CheckChoice(StrEnum):
 
 
 def one_of(values: Sequence[str]) -> Callable[[str | None], str | None]:
-    """Refuses an argument that is not among the values that another room lists."""
+    """Refuses an argument that is not among the values that another module lists."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in values:

@@ -404,7 +404,7 @@ def describe(
     loaded = load_model(model)
     text = methods_text(loaded.bundle.metadata, sha256=loaded.sha256)
     if as_json:
-        print_json({"paragraph": text.paragraph, "items": [list(item) for item in text.items], "bibtex": text.bibtex})
+        print_json(text.to_json())
     else:
         echo(text.bibtex if bibtex else text.markdown())
 

@@ -68,15 +68,19 @@ def shipped() -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
 
 
+def model_folder(path: Path) -> Path:
+    """A model's folder, or that of the one of this name that comes with the package where no such folder is."""
+    return path if path.exists() else shipped().get(str(path), path)
+
+
 def load_model(path: Path) -> Model:
-    """Read a model of any method: a folder, or the name of one that comes with the package where no such folder is.
+    """Read a model of any method, see `model_folder`.
 
     Raises
     ------
     ConcordctError : no model, a damaged one, or one of a method that this version does not know.
     """
-    if not path.exists():
-        path = shipped().get(str(path), path)
+    path = model_folder(path)
     bundle = load_bundle(path)
     try:
         catalogue.method(bundle.method).open(bundle, "mean", use_neighbours=True, sampling={})

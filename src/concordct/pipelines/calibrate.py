@@ -47,7 +47,7 @@ LARGEST_BIAS_HU = 3.0
 METHODS = (concord_bundle.METHOD, spectral.METHOD)
 
 Pair = tuple[Scan, Scan]
-#: What the flagship adds to a transfer.
+#: What `concord` adds to a transfer.
 Texture = tuple[Transport | None, Adaptive | None]
 NO_TEXTURE: Texture = (None, None)
 #: How often a calibration reads its slices.

@@ -36,6 +36,7 @@ from concordct.radiomics.definitions.pyradiomics import PyRadiomics
 from concordct.radiomics.presets import settings_for
 from concordct.report.curves import curves
 from concordct.report.evaluation import ShownStack, write_evaluation_report
+from concordct.report.methods_text import methods_text
 from concordct.volumes.place import atomic_directory
 from concordct.volumes.volume import Volume
 
@@ -125,6 +126,8 @@ def evaluate(
     if measured:
         people = [case.subject for case in cases]
         results["endpoints"] = endpoint_rows(measured, people, target=TARGET, seed=seed)
+    if model is not None:
+        results["methods"] = methods_text(model.bundle.metadata, sha256=model.sha256, results=results).to_json()
     first = shown["source"]
     with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -21,6 +21,7 @@ from torch import distributed
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.judging.provenance import provenance
+from concordct.methods.models import model_folder
 from concordct.methods.slabs import SLAB_SLICES
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup_data import (
@@ -304,6 +305,7 @@ def predict(
     Parameters
     ----------
     scan_path : the initial scan, one series or volume file. table : lung-function tests, see `read_table`.
+    model : a folder, or the name of a model that comes with the package.
     subject : whose row of the table. weeks : from the scan to the one predicted.
     steps : of sampling; None takes the recipe's. mode : "sample", or "mean" for one estimate without drawing.
     any_subject : accept a scan whose PatientID is not `subject`.
@@ -324,7 +326,7 @@ def predict(
         said = sentence(first_visit(visits, subject).values, weeks=weeks)
     except ConcordctError as error:
         raise ConcordctError(f"{table}: {error}") from None
-    bundle = load_bundle(model)
+    bundle = load_bundle(model_folder(model))
     network, classifier = parted(bundle)
     predictor = _at_work(network, mode, steps)
     scan = one_scan(scan_path)
@@ -429,6 +431,8 @@ def fibrosis(initial: Volume, lungs: NDArray[np.bool_], predicted: NDArray[np.fl
 def _warnings(bundle: Bundle, said: str, weeks: float, predictor: FollowupPredictor, initial: Volume) -> list[str]:
     info = bundle.metadata["info"]
     found = ["the predicted scan is synthetic: not for diagnosis"]
+    if info.get("caution"):
+        found.append(f"this model was {info['caution']}")
     if "unknown" in said:
         missing = said.count("unknown")
         one = "1 value of the lung-function tests is unknown"

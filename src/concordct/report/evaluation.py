@@ -192,6 +192,7 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
         "undefined": [str(name) for name in (results.get("agreement") or {}).get("undefined") or []],
         "bands": nps_rows(results),
         "nps_unit": str(nps.get("unit") or "cycles/pixel"),
+        "methods": results.get("methods"),
         "facts": [
             (name, rows)
             for name, key in (

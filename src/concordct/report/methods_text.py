@@ -1,8 +1,9 @@
 """What a paper says of a calibrated model: a paragraph to paste, its references, and the items of reporting guidelines.
 
-Only what the model knows is filled in; the rest is marked as the author's to fill. Guidelines: CLEAR (Kocak et al.
-2023, doi:10.1186/s13244-023-01415-8), METRICS (Kocak et al. 2024, doi:10.1186/s13244-023-01572-w) and IBSI (Zwanenburg
-et al. 2020, doi:10.1148/radiol.2020191145).
+Only what model and evaluation know is filled in; the rest is marked as the author's to fill. Guidelines: CLEAR (Kocak
+et al. 2023, doi:10.1186/s13244-023-01415-8), METRICS (Kocak et al. 2024, doi:10.1186/s13244-023-01572-w), IBSI
+(Zwanenburg et al. 2020, doi:10.1148/radiol.2020191145) and RSNA's CLAIM (Mongan et al. 2020,
+doi:10.1148/ryai.2020200029), by its numbers.
 """
 
 from __future__ import annotations
@@ -75,6 +76,33 @@ REFERENCES: dict[str, tuple[str, dict[str, str]]] = {
             "doi": "10.1186/s13244-023-01572-w",
         },
     ),
+    "Mongan2020": (
+        "article",
+        {
+            "title": "Checklist for {Artificial Intelligence in Medical Imaging} ({CLAIM}): a guide for authors and "
+            "reviewers",
+            "author": "Mongan, John and Moy, Linda and Kahn, Jr., Charles E.",
+            "journal": "Radiology: Artificial Intelligence",
+            "volume": "2",
+            "number": "2",
+            "pages": "e200029",
+            "year": "2020",
+            "doi": "10.1148/ryai.2020200029",
+        },
+    ),
+    "Lin1989": (
+        "article",
+        {
+            "title": "A concordance correlation coefficient to evaluate reproducibility",
+            "author": "Lin, Lawrence I-Kuei",
+            "journal": "Biometrics",
+            "volume": "45",
+            "number": "1",
+            "pages": "255--268",
+            "year": "1989",
+            "doi": "10.2307/2532051",
+        },
+    ),
     "Zwanenburg2020": (
         "article",
         {
@@ -95,7 +123,7 @@ REFERENCES: dict[str, tuple[str, dict[str, str]]] = {
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "concord": (
         "The transfer function between the two kernels was estimated from the pair; where the coherence of texture "
-        "allows, the noise that the source holds was raised to the target's power (the optimal transport between "
+        "allows, the noise that the source holds was amplified to the target's power (the optimal transport between "
         "Gaussian textures), and noise of the target's spectrum and local level was drawn only for what is left",
         ("Freirich2021",),
     ),
@@ -109,7 +137,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class MethodsText:
-    """What `describe` gives.
+    """What `describe` and the page of an evaluation give.
 
     Attributes
     ----------
@@ -130,14 +158,19 @@ class MethodsText:
             f"```bibtex\n{self.bibtex}```\n"
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"paragraph": self.paragraph, "items": [list(item) for item in self.items], "bibtex": self.bibtex}
 
-def methods_text(metadata: Mapping[str, Any], *, sha256: str) -> MethodsText:
+
+def methods_text(metadata: Mapping[str, Any], *, sha256: str, results: Mapping[str, Any] | None = None) -> MethodsText:
     """The methods section of a study that used a model.
 
     Parameters
     ----------
     metadata : of the model's bundle: method, limits, and `info` with kernels, counts and pixel size.
     sha256 : identity of the model.
+    results : of `evaluate`, where the text is to say how the model was judged, too.
     """
     info, method = metadata["info"], str(metadata["method"])
     kernels = ["/".join(info.get(f"{side}_kernels", [])) or YOURS for side in ("source", "target")]
@@ -157,16 +190,45 @@ def methods_text(metadata: Mapping[str, Any], *, sha256: str) -> MethodsText:
             + ("" if lost is None else f"; {lost:.1%} of the target's noise power lies there")
             + ", so detail beyond this frequency is texture of the right statistics and not anatomy."
         )
+    checked = (results or {}).get("self_check") or {}
+    failed = f"{checked['failed']} of {checked['scans']}" if checked else YOURS
     parts.append(
         "Before standardization each scan was compared with the calibration by the resolution at its skin "
         "[@Sanders2016] and by its noise spectrum, and each result was taken back through the inverse transfer; scans "
-        f"that failed either check: {YOURS}."
+        f"that failed either check: {failed}."
     )
-    return MethodsText(" ".join(parts), _items(info, method, kernels), bibtex((*keys, *GUIDELINES)))
+    if results is not None:
+        parts.append(_judged(results))
+        keys = (*keys, "Lin1989")
+    items = _items(info, method, kernels, results or {})
+    return MethodsText(" ".join(parts), items, bibtex((*keys, *GUIDELINES)))
+
+
+def _judged(results: Mapping[str, Any]) -> str:
+    """How and on what the model was judged, and what came out."""
+    inputs, agreement = results["inputs"], results.get("agreement")
+    origin = (results.get("provenance") or {}).get("simulated_or_real")
+    said = [f"The result was judged against the target on {inputs['slices']} slices of {inputs['subjects']} subject(s)"]
+    if origin:
+        said[0] += f" ({origin} data)"
+    if agreement:
+        classes = ", ".join(
+            f"{row['class']} {row['source_ccc_mean']:.2f} to {row['standardized_ccc_mean']:.2f}"
+            for row in agreement["per_class"]
+            if row["source_ccc_mean"] is not None and row["standardized_ccc_mean"] is not None
+        )
+        said.append(
+            f"agreement of features ({agreement['settings']}) was measured by Lin's concordance correlation "
+            f"coefficient [@Lin1989], by feature and then averaged by class, before and after: {classes or YOURS}"
+        )
+    seen = results.get("in_sample")
+    if seen:
+        said.append(f"this is no test of generalization ({seen['said'].rstrip('.')})")
+    return "; ".join(said) + "."
 
 
 #: Keys of the guidelines that items are named after.
-GUIDELINES = ("Kocak2023", "Kocak2024", "Zwanenburg2020")
+GUIDELINES = ("Kocak2023", "Kocak2024", "Zwanenburg2020", "Mongan2020")
 
 
 def _data(info: Mapping[str, Any]) -> str:
@@ -187,21 +249,40 @@ def _cited(keys: Sequence[str]) -> str:
     return f" [{'; '.join('@' + key for key in keys)}]" if keys else ""
 
 
-def _items(info: Mapping[str, Any], method: str, kernels: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+def _items(
+    info: Mapping[str, Any], method: str, kernels: Sequence[str], results: Mapping[str, Any]
+) -> tuple[tuple[str, str, str], ...]:
     made = f"kernel {kernels[0]} standardized to {kernels[1]}, {method}, {_data(info)}"
+    code = f"concordct {__version__}, Apache-2.0"
+    agreement = results.get("agreement") or {}
+    measured = agreement.get("settings", YOURS)
+    judged = YOURS
+    if results:
+        judged = f"judged on {results['inputs']['slices']} slices of {results['inputs']['subjects']} subject(s)"
+        if results.get("in_sample"):
+            judged += f"; not independent: {results['in_sample']['said']}"
+        judged += f"; other data: {YOURS}"
+    seed = (results.get("provenance") or {}).get("seed")
     return (
         ("CLEAR", "image acquisition details", f"kernels {kernels[0]} and {kernels[1]}; scanner and dose: {YOURS}"),
         ("CLEAR", "image pre-processing details", made),
         ("CLEAR", "resampling method and its parameters", "none by concordct: the pixels stay as they are"),
-        ("CLEAR", "discretization method and its parameters", YOURS),
-        ("CLEAR", "code and model availability", f"concordct {__version__}, Apache-2.0; the model: {YOURS}"),
+        ("CLEAR", "discretization method and its parameters", measured),
+        ("CLEAR", "code and model availability", f"{code}; the model: {YOURS}"),
         ("METRICS", "6 imaging protocol with acquisition parameters", YOURS),
         ("METRICS", "11 image preprocessing, described", made),
         ("METRICS", "12 standardized feature extraction software", "concordct `features` meets IBSI-1; else " + YOURS),
-        ("METRICS", "13 feature extraction parameters", "the preset or parameter file given to `features`: " + YOURS),
+        ("METRICS", "13 feature extraction parameters", measured),
         ("METRICS", "21 uncertainty", "intervals of `evaluate` and `agree`: bootstrap over subjects"),
         ("IBSI", "image processing before extraction", made),
-        ("IBSI", "interpolation, re-segmentation, discretization", YOURS),
+        ("IBSI", "interpolation, re-segmentation, discretization", measured),
+        ("CLAIM", "9 data preprocessing steps", made),
+        ("CLAIM", "12 de-identification", "the model keeps digests of UIDs, no UID and nothing of a patient"),
+        ("CLAIM", "21 level at which partitions are disjoint", judged),
+        ("CLAIM", "22 detailed description of the model", f"{METHODS.get(method, (method,))[0]}"),
+        ("CLAIM", "23 software", code + ("" if seed is None else f", seed {seed}")),
+        ("CLAIM", "28 metrics of performance", "CCC per feature, relative error, RMSE, SSIM, noise power by band"),
+        ("CLAIM", "32 test on external data", YOURS),
     )
 
 

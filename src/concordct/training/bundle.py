@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,22 @@ def save_bundle(
         (aside / _METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True, allow_nan=False) + "\n")
         (aside / _INFERENCE).write_text(json.dumps(dict(inference), indent=2) + "\n")
         (aside / _CARD).write_text(card)
+
+
+def halved(bundle: Bundle, *, keep: Collection[str] = (), info: Mapping[str, Any]) -> Bundle:
+    """A bundle to be given on: weights of two dimensions and more in half precision, `info` added to what it says.
+
+    Parameters
+    ----------
+    keep : names of tensors that stay as they are.
+    """
+    tensors = {
+        name: one.astype(np.float16) if one.ndim >= 2 and one.dtype == np.float32 and name not in keep else one
+        for name, one in bundle.tensors.items()
+    }
+    # What the file says of itself is written anew.
+    metadata = {name: value for name, value in bundle.metadata.items() if name not in _WRITTEN}
+    return Bundle(tensors, {**metadata, "info": {**metadata["info"], **info}})
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -1,4 +1,4 @@
-"""The flagship on disk: transfer, transport and adaptive transfer in one bundle."""
+"""`concord` on disk: transfer, transport and adaptive transfer in one bundle."""
 
 from __future__ import annotations
 

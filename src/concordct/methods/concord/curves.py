@@ -26,7 +26,7 @@ from concordct.volumes.volume import Volume
 
 #: Texture beyond this many levels is an edge: it is cut off, stands as transported and is put back.
 TEXTURE_LIMIT = 5.0
-#: Texture is raised as it is up to this many levels, so that noise grows and edges stay.
+#: Texture is amplified as it is up to this many levels, so that noise grows and edges stay.
 RAISE_LIMIT = 3.0
 #: Pixels wider than the calibrated ones by more than this factor fold noise back that calibration saw elsewhere.
 WIDER = 1.02

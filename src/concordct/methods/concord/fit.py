@@ -1,4 +1,4 @@
-"""Calibrates the flagship: transport for linear pairs, an adaptive transfer where held-out slices say that it serves.
+"""Calibrates `concord`: transport for linear pairs, an adaptive transfer where held-out slices say that it serves.
 
 The last slices of the calibration (or the last columns of its only slice) are held out of the adaptive fit, and
 whichever agrees with them best in texture is kept: transport, or the adaptive transfer with nothing, half or all of
@@ -72,7 +72,7 @@ class _Slice:
 
 
 def fit_concord(model: SpectralModel, pairs: Pairs) -> tuple[Transport | None, Adaptive | None]:
-    """What the flagship adds to a calibrated transfer.
+    """What `concord` adds to a calibrated transfer.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""The flagship: the calibrated transfer first, then the texture that the source kernel destroyed.
+"""The default method: the calibrated transfer first, then the texture that the source kernel destroyed.
 
 `mean` is `spectral.py`'s closed-form transfer: the least HU error. `sample` has the target's texture:
 
-1. the source's own noise is raised to the target's power wherever anything of the target is left in it, edges as they
-   are, and noise of the calibrated spectrum is drawn where nothing is (`transport.py`), at the local level of the
+1. the source's own noise is amplified to the target's power wherever anything of the target is left in it, edges as
+   they are, and noise of the calibrated spectrum is drawn where nothing is (`transport.py`), at the local level of the
    scan's own noise (`texture_level.py`);
 2. noise is added where tissue lacks power although edges say that the scan knows, and what pixels wider than the
    calibrated ones fold back (`curves.py`).

@@ -43,8 +43,8 @@ from concordct.volumes.seeds import SliceSeeds
 
 Image = NDArray[np.float32]
 
-#: Coherence of tissue above which the source's own noise is raised to the target's power, and below which it is left as
-#: the transfer gives it and noise is drawn.
+#: Coherence of tissue above which the source's own noise is amplified to the target's power, and below which it is left
+#: as the transfer gives it and noise is drawn.
 RAISED, DRAWN = 0.30, 0.15
 #: Between these frequencies, lp/cm, making up for lacking noise fades in: below them anatomy is all there is.
 NOISE_FROM_LP_CM, NOISE_FULLY_LP_CM = 0.5, 1.5
