@@ -25,6 +25,7 @@ TITLES = {
     "speed": "Speed and memory of the filter",
     "papers": "The papers' table on the virtual scanner",
     "self-check": "The self-check: wrong kernels found out",
+    "install": "What an installation takes",
     "features": "Radiomic features beside PyRadiomics",
     "registration": "Registration lung by lung",
     "followup-shipped": "The follow-up model that ships",

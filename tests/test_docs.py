@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +20,16 @@ from typer.testing import CliRunner
 
 import concordct
 from concordct import cli
+from concordct.methods.catalogue import CATALOGUE
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.new_series import SimulatedScan, write_new_series
+from pages import DOCS, ROOT, blocks, commands
 from synthetic import pair, volume
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if not {"_build", "decisions"} & {*p.parts})]
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 #: Pages whose models others use: they run first.
 FIRST = DOCS / "tutorial" / "first-hour.md"
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page in one language."""
-    return [m[3] for m in FENCE.finditer(page.read_text(encoding="utf-8")) if m[2] == language]
-
-
-def commands(block: str) -> Iterator[list[str]]:
-    """The words of each command of a block; a backslash goes on in the next line."""
-    for line in block.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if words:
-            end = [place for place, word in enumerate(words) if word in (">", "|", "&", "&&", "2>&1")]
-            yield words[: end[0]] if end else words
 
 
 def ours(words: list[str]) -> bool:
@@ -195,6 +178,12 @@ def test_pages_use_the_fields_words_and_say_their_title_once(page: Path) -> None
         title, body = text.split("\n", 1)
         assert f"\n## {title.removeprefix('# ')}" not in body
         assert own_title_only(page.read_text(encoding="utf-8").split("\n\n", 1)[1]).strip() in page.read_text("utf-8")
+
+
+def test_the_methods_page_names_every_method() -> None:
+    page = (DOCS / "explanation" / "methods.md").read_text(encoding="utf-8")
+    missing = [name for name in (*CATALOGUE,) if f"`{name}`" not in page]
+    assert not missing
 
 
 def test_one_version_everywhere() -> None:

@@ -175,6 +175,36 @@ def test_help_shows_no_type_beside_a_switch() -> None:
         assert "<bool>" not in invoke(*words, "--help")[1]
 
 
+#: What no verb of the plain tool may need, tried with these out of reach.
+PLAIN = """
+import sys
+from concordct import cli
+from typer.testing import CliRunner
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("numba", "SimpleITK", "skimage", "pywt", "matplotlib", "torch"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+exam, root = sys.argv[1:]
+for words in (
+    ["inspect", exam, "--identify"],
+    ["calibrate", exam, "--from", "Br40", "--to", "Bl64", "-o", root + "/m"],
+    ["standardize", exam, "-m", root + "/m", "-o", root + "/out"],
+    ["describe", root + "/m"],
+    ["cohort", "folder", exam, "--kernel", "Br40", "--kernel", "Bl64", "-o", root + "/cohort"],
+):
+    found = CliRunner().invoke(cli.common.app, words)
+    assert found.exit_code == 0, (words, found.output, found.exception)
+"""
+
+
+def test_the_plain_tool_needs_no_extra(exams: Path, tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", PLAIN, exams / "alpha", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+
+
 def test_completion_is_offered() -> None:
     code, out, _ = invoke("--help")
     assert code == 0

@@ -86,10 +86,9 @@ FAILED, REFUSED, DOUBTED = 1, 2, 3
 
 #: Libraries that a plain installation does not have -> the extra that brings them.
 EXTRA_OF = {
-    **dict.fromkeys(("numba", "skimage", "pywt", "matplotlib"), "measure"),
+    **dict.fromkeys(("numba", "skimage", "SimpleITK", "pywt", "matplotlib"), "measure"),
     **dict.fromkeys(("monai", "transformers", "tokenizers"), "followup"),
     "torch": "train",
-    "astra": "simulate",
     "ants": "register",
     **dict.fromkeys(("duckdb", "idc_index", "idc_index_data"), "archive"),
     **dict.fromkeys(

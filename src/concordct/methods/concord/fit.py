@@ -23,9 +23,6 @@ from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.concord.transport import Transport, fit_transport
 from concordct.methods.spectral.fit import Pairs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
-from concordct.radiomics.definitions.pyradiomics import PyRadiomics
-from concordct.radiomics.extract import extract
-from concordct.radiomics.regions.rois import grid_rois
 from concordct.signal.body import material_mask
 from concordct.signal.spectra import MM_PER_CM, detail_to_cosines, plane_projector
 from concordct.volumes.seeds import SliceSeeds
@@ -54,7 +51,6 @@ ROI, FEWEST_ROIS = 28, 12
 GAIN = 0.01
 #: Classes that texture is judged by.
 TEXTURES = ("glcm", "glrlm", "glszm", "gldm", "ngtdm")
-SETTINGS = PyRadiomics(classes=dict.fromkeys(TEXTURES, ()), bin_width=25.0, force_2d=True)
 
 Image = NDArray[np.float32]
 
@@ -233,6 +229,12 @@ def _pixels(
 
 def _chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, pairs: Pairs) -> Adaptive | None:
     """The adaptive transfer with the best share drawn; None where the transport is as good."""
+    # Only pairs that are not linear come here: a plain installation, without numba, calibrates all others.
+    from concordct.radiomics.definitions.pyradiomics import PyRadiomics
+    from concordct.radiomics.extract import extract
+    from concordct.radiomics.regions.rois import grid_rois
+
+    settings = PyRadiomics(classes=dict.fromkeys(TEXTURES, ()), bin_width=25.0, force_2d=True)
     total, (source, target) = _last(pairs)
     kept = min(_held(total), source.shape[0])
     body = material_mask(source.hu, source.spacing_mm[1:])
@@ -244,11 +246,11 @@ def _chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, pair
     if rois.max() < FEWEST_ROIS:
         return None
     like = Volume(target.hu[-len(mask) :], target.affine)
-    truth = extract(like, rois, SETTINGS)
+    truth = extract(like, rois, settings)
 
     def agrees(work: ConcordStandardizer) -> float:
         made = work(source, generator=SliceSeeds(SEED, "calibration")).hu[-len(mask) :]
-        found = extract(replace(like, hu=np.rint(made)), rois, SETTINGS)
+        found = extract(replace(like, hu=np.rint(made)), rois, settings)
         by_class = agreement.mean_by_class(agreement.ccc_per_feature(found.values, truth.values), truth.classes)
         return float(np.mean([by_class[name].mean for name in TEXTURES]))
 
