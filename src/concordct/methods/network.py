@@ -256,3 +256,12 @@ def standardizer(
     if not 1 <= chosen.steps <= most:
         raise ConcordctError(f"{method}: expected 1 to {most} sampling steps, found {chosen.steps}")
     return NetworkStandardizer(system, method, chosen, mode)
+
+
+def loader(method: str, build: Callable[[Mapping[str, Any]], nn.Module]) -> Callable[..., NetworkStandardizer]:
+    """A method's `load`: (bundle, mode, sampling=...) to a Standardizer, see `standardizer`."""
+
+    def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
+        return standardizer(method, bundle, mode, build, sampling=sampling)
+
+    return load

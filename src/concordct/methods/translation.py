@@ -17,7 +17,7 @@ from concordct.methods.paired.conditional import Sampling
 from concordct.nets.discriminators import Judge
 from concordct.nets.translators import Generator, Translator
 from concordct.training.bundle import Bundle
-from concordct.training.data import Batches, Patches
+from concordct.training.data import Batches, Patches, Together, strangers
 from concordct.training.engine import Phase, Run, train_phase
 from concordct.training.players import Player
 
@@ -112,6 +112,38 @@ def play(
     return to_bundle(method, system, recipe, data.info)
 
 
-def translator(config: Mapping[str, Any]) -> Generator:
-    """The generator of a stored configuration."""
-    return Generator(Translator(**config["generator"]))
+def make(config: Any) -> Translation:
+    """The system of a configuration with a `generator`, and a `tile` where it has attention."""
+    return Translation(Generator(config.generator), tile=getattr(config, "tile", None))
+
+
+def build(config: Mapping[str, Any]) -> Translation:
+    """The system of a stored configuration."""
+    return Translation(Generator(Translator(**config["generator"])), tile=config.get("tile"))
+
+
+def fitted(
+    method: str,
+    game: Callable[[nn.Module, Recipe], nn.Module],
+    *,
+    batches: Callable[[TrainingData, Recipe], Batches] | None = None,
+    make: Callable[[Any], nn.Module] = make,
+) -> Callable[[TrainingData, Recipe, Run], Bundle]:
+    """A method's `fit`, where that is to play from where the game stands; see `play`."""
+
+    def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
+        drawn = None if batches is None else batches(data, recipe)
+        return play(method, data, recipe, run, lambda: make(recipe.config), lambda system: game(system, recipe), drawn)
+
+    return fit
+
+
+def unpaired(data: TrainingData, recipe: Recipe) -> Batches:
+    """Strangers alone; scans without a partner are further sources."""
+    return strangers(data.pairs, recipe.patch, recipe.seed, others=data.images)
+
+
+def beside_strangers(data: TrainingData, recipe: Recipe) -> Batches:
+    """Pairs, and strangers beside them; scans without a partner are further sources."""
+    pairs = Patches(data.pairs, recipe.patch, recipe.seed)
+    return Together(pairs, strangers(data.pairs, recipe.patch, recipe.seed + 10, others=data.images))

@@ -30,6 +30,7 @@ from concordct.progression.translation3d import (
     Translated,
     chosen_slices,
     predict_in_region,
+    recipes,
     to_bundle,
     to_unit,
 )
@@ -51,22 +52,12 @@ class Config:
     sampling_steps: int = 50
 
 
-RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(
-        Config(),
-        spacing_mm=1.0,
-        patch=96,
-        overlap=32,
-        game=Phase(epochs=400, batch=4, learning_rate=1e-4, ema=0.9999),
-    ),
-    "small": Recipe(
-        Config((16, 32, 48), blocks=1, attention=1, sampling_steps=10),
-        spacing_mm=3.0,
-        patch=32,
-        overlap=8,
-        game=Phase(steps=800, batch=2, learning_rate=1e-3, final_rate=0.05, warmup=50, every=200),
-    ),
-}
+RECIPES: dict[str, Recipe] = recipes(
+    Config(),
+    Phase(epochs=400, batch=4, learning_rate=1e-4, ema=0.9999),
+    Config((64, 128, 192, 256), sampling_steps=25),
+    Config((16, 32, 48), blocks=1, attention=1, sampling_steps=10),
+)
 
 
 class CDiff(nn.Module):

@@ -6,36 +6,25 @@ Adam 2e-4 with beta_1 = 0.5. Five levels, since a patch of 96 has no more (ours)
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
 from concordct.nets.discriminators import Judge
 from concordct.nets.unet_sagan import UNet3d
-from concordct.progression.method import FollowupMethod
-from concordct.progression.translation3d import Config, Losses, Recipe, fit, load
+from concordct.progression.translation3d import Config, Losses, Recipe, entry, recipes
 from concordct.training.engine import Phase
 
 METHOD = "pix2pix3d"
 
-RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(
-        Config({"widths": (64, 128, 256, 512, 512)}, Judge(64, 3, "INSTANCE"), Losses("log", 100.0)),
-        spacing_mm=1.0,
-        patch=96,
-        overlap=32,
-        game=Phase(epochs=200, batch=1, learning_rate=2e-4, warmup=0, clip=1e9, ema=0.0),
+RECIPES: dict[str, Recipe] = recipes(
+    Config({"widths": (64, 128, 256, 512, 512)}, Judge(64, 3, "INSTANCE"), Losses("log", 100.0)),
+    Phase(epochs=200, batch=1, learning_rate=2e-4, warmup=0, clip=1e9, ema=0.0),
+    Config(
+        {"widths": (32, 64, 128, 256), "normed": False, "residual": True},
+        Judge(32, 3, "INSTANCE"),
+        Losses("log", 100.0),
     ),
-    "small": Recipe(
-        Config(
-            {"widths": (12, 24, 48), "normed": False, "residual": True}, Judge(8, 2, "INSTANCE"), Losses("log", 100.0)
-        ),
-        spacing_mm=3.0,
-        patch=32,
-        overlap=8,
-        game=Phase(steps=800, batch=2, learning_rate=1e-3, final_rate=0.05, warmup=50, every=200),
-    ),
-}
+    Config({"widths": (12, 24, 48), "normed": False, "residual": True}, Judge(8, 2, "INSTANCE"), Losses("log", 100.0)),
+)
 
 
 def build(config: Config, patch: int) -> nn.Module:
@@ -43,4 +32,4 @@ def build(config: Config, patch: int) -> nn.Module:
     return UNet3d(**config.net)
 
 
-ENTRY = FollowupMethod("Pix2Pix in 3D", partial(load, METHOD, build), partial(fit, METHOD, build), RECIPES)
+ENTRY = entry("Pix2Pix in 3D", METHOD, build, RECIPES)

@@ -7,44 +7,37 @@ out, and the source is added to the output (both ours).
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
 from concordct.nets.discriminators import Judge
 from concordct.nets.transformers2d import ResViT
-from concordct.progression.method import FollowupMethod
-from concordct.progression.translation3d import Config, Losses, Recipe, fit, load
+from concordct.progression.translation3d import Config, Losses, Recipe, entry, recipes
 from concordct.training.engine import Phase
 
 METHOD = "resvit"
 
-RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(
-        Config(
-            {"width": 64, "blocks": 9, "attend": (0, 5), "words": 768, "depth": 12, "heads": 12},
-            Judge(64, 3, "INSTANCE"),
-            Losses("squares", 100.0),
-            flat=True,
-        ),
-        spacing_mm=1.0,
-        patch=96,
-        overlap=32,
-        game=Phase(epochs=100, batch=4, learning_rate=2e-4, warmup=0, clip=1e9, ema=0.0, falls="linear", hold=0.5),
+LOSSES = Losses("squares", 100.0)
+RECIPES: dict[str, Recipe] = recipes(
+    Config(
+        {"width": 64, "blocks": 9, "attend": (0, 5), "words": 768, "depth": 12, "heads": 12},
+        Judge(64, 3, "INSTANCE"),
+        LOSSES,
+        flat=True,
     ),
-    "small": Recipe(
-        Config(
-            {"width": 8, "blocks": 4, "attend": (0, 2), "words": 64, "depth": 2, "heads": 4},
-            Judge(8, 2, "INSTANCE"),
-            Losses("squares", 100.0),
-            flat=True,
-        ),
-        spacing_mm=3.0,
-        patch=32,
-        overlap=8,
-        game=Phase(steps=800, batch=2, learning_rate=1e-3, final_rate=0.05, warmup=50, every=200),
+    Phase(epochs=100, batch=4, learning_rate=2e-4, warmup=0, clip=1e9, ema=0.0, falls="linear", hold=0.5),
+    Config(
+        {"width": 32, "blocks": 9, "attend": (0, 5), "words": 256, "depth": 6, "heads": 8},
+        Judge(32, 3, "INSTANCE"),
+        LOSSES,
+        flat=True,
     ),
-}
+    Config(
+        {"width": 8, "blocks": 4, "attend": (0, 2), "words": 64, "depth": 2, "heads": 4},
+        Judge(8, 2, "INSTANCE"),
+        LOSSES,
+        flat=True,
+    ),
+)
 
 
 def build(config: Config, patch: int) -> nn.Module:
@@ -52,4 +45,4 @@ def build(config: Config, patch: int) -> nn.Module:
     return ResViT(size=patch, **config.net)
 
 
-ENTRY = FollowupMethod("ResViT, slice by slice", partial(load, METHOD, build), partial(fit, METHOD, build), RECIPES)
+ENTRY = entry("ResViT, slice by slice", METHOD, build, RECIPES)

@@ -7,47 +7,30 @@ and values are pooled, since every voxel cannot look at every other (ours).
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
 from concordct.nets.discriminators import Judge
 from concordct.nets.unet_sagan import UNet3d
-from concordct.progression.method import FollowupMethod
-from concordct.progression.translation3d import Config, Losses, Recipe, fit, load
+from concordct.progression.translation3d import Config, Losses, Recipe, entry, recipes
 from concordct.training.engine import Phase
 
 METHOD = "sagan"
 
 LOSSES = Losses("log", 200.0, rmse=200.0, features=20.0)
-RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(
-        Config(
-            {"widths": (32, 64, 128, 256, 256), "spectral": True, "attention": True}, Judge(64, 3, "INSTANCE"), LOSSES
-        ),
-        spacing_mm=1.0,
-        patch=96,
-        overlap=32,
-        game=Phase(epochs=200, batch=4, learning_rate=1e-3, final_rate=0.0, warmup=0, clip=1e9, ema=0.0),
+RECIPES: dict[str, Recipe] = recipes(
+    Config({"widths": (32, 64, 128, 256, 256), "spectral": True, "attention": True}, Judge(64, 3, "INSTANCE"), LOSSES),
+    Phase(epochs=200, batch=4, learning_rate=1e-3, final_rate=0.0, warmup=0, clip=1e9, ema=0.0),
+    Config(
+        {"widths": (32, 64, 128, 256), "normed": False, "spectral": True, "attention": True, "residual": True},
+        Judge(32, 3, "INSTANCE"),
+        LOSSES,
     ),
-    "small": Recipe(
-        Config(
-            {
-                "widths": (12, 24, 48),
-                "normed": False,
-                "spectral": True,
-                "attention": True,
-                "residual": True,
-            },
-            Judge(8, 2, "INSTANCE"),
-            LOSSES,
-        ),
-        spacing_mm=3.0,
-        patch=32,
-        overlap=8,
-        game=Phase(steps=800, batch=2, learning_rate=1e-3, final_rate=0.05, warmup=50, every=200),
+    Config(
+        {"widths": (12, 24, 48), "normed": False, "spectral": True, "attention": True, "residual": True},
+        Judge(8, 2, "INSTANCE"),
+        LOSSES,
     ),
-}
+)
 
 
 def build(config: Config, patch: int) -> nn.Module:
@@ -55,4 +38,4 @@ def build(config: Config, patch: int) -> nn.Module:
     return UNet3d(**config.net)
 
 
-ENTRY = FollowupMethod("SAGAN (SC-GAN)", partial(load, METHOD, build), partial(fit, METHOD, build), RECIPES)
+ENTRY = entry("SAGAN (SC-GAN)", METHOD, build, RECIPES)

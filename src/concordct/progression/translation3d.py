@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from concordct.methods.standardizer import Mode
 from concordct.nets.discriminators import Judge, Kind, PatchGAN, judge_loss, verdict_loss
 from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
 from concordct.progression.ciresdiff_predict import FADE_HU, FADE_MM
+from concordct.progression.method import FollowupMethod
 from concordct.progression.patches3d import Patches3d, region_box
 from concordct.progression.tiling3d import blended
 from concordct.training.bundle import Bundle
@@ -71,6 +73,30 @@ class Recipe:
     overlap: int
     game: Phase
     seed: int = 0
+
+
+def recipes(paper: Any, published: Phase, gpu: Any, small: Any) -> dict[str, Recipe]:
+    """A rival's recipes: configurations of its networks, and `published`, the schedule of its paper.
+
+    `gpu` and `small` have CIResDiff's grids, steps and batches of the same names (ours).
+    """
+    return {
+        "paper": Recipe(paper, spacing_mm=1.0, patch=96, overlap=32, game=published),
+        "gpu": Recipe(
+            gpu,
+            spacing_mm=1.0,
+            patch=96,
+            overlap=32,
+            game=Phase(steps=4000, batch=8, learning_rate=1e-3, final_rate=0.05),
+        ),
+        "small": Recipe(
+            small,
+            spacing_mm=3.0,
+            patch=32,
+            overlap=8,
+            game=Phase(steps=800, batch=2, learning_rate=1e-3, final_rate=0.05, warmup=50, every=200),
+        ),
+    }
 
 
 Build = Callable[[Any, int], nn.Module]
@@ -282,3 +308,8 @@ def config_of(stored: Mapping[str, Any]) -> Config:
     """The configuration that was stored as JSON."""
     net = {name: tuple(one) if isinstance(one, list) else one for name, one in stored["net"].items()}
     return Config(net, Judge(**stored["judge"]), Losses(**stored["losses"]), stored["flat"])
+
+
+def entry(title: str, method: str, build: Build, recipes: Mapping[str, Recipe]) -> FollowupMethod:
+    """What the catalogue says of a rival that is one game; see `fit` and `load`."""
+    return FollowupMethod(title, partial(load, method, build), partial(fit, method, build), recipes)

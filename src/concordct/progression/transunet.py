@@ -7,44 +7,32 @@ ours.
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
 from concordct.nets.discriminators import Judge
 from concordct.nets.transformers2d import TransUNet
-from concordct.progression.method import FollowupMethod
-from concordct.progression.translation3d import Config, Losses, Recipe, fit, load
+from concordct.progression.translation3d import Config, Losses, Recipe, entry, recipes
 from concordct.training.engine import Phase
 
 METHOD = "transunet"
 
-RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(
-        Config(
-            {"widths": (64, 128, 256, 512, 1024), "width": 768, "depth": 12, "heads": 12},
-            Judge(64, 3, "INSTANCE"),
-            Losses("squares", 100.0),
-            flat=True,
-        ),
-        spacing_mm=1.0,
-        patch=96,
-        overlap=32,
-        game=Phase(epochs=200, batch=4, learning_rate=2e-4, warmup=0, clip=1e9, ema=0.0),
+LOSSES = Losses("squares", 100.0)
+RECIPES: dict[str, Recipe] = recipes(
+    Config(
+        {"widths": (64, 128, 256, 512, 1024), "width": 768, "depth": 12, "heads": 12},
+        Judge(64, 3, "INSTANCE"),
+        LOSSES,
+        flat=True,
     ),
-    "small": Recipe(
-        Config(
-            {"widths": (16, 32, 64), "width": 64, "depth": 2, "heads": 4},
-            Judge(8, 2, "INSTANCE"),
-            Losses("squares", 100.0),
-            flat=True,
-        ),
-        spacing_mm=3.0,
-        patch=32,
-        overlap=8,
-        game=Phase(steps=800, batch=2, learning_rate=1e-3, final_rate=0.05, warmup=50, every=200),
+    Phase(epochs=200, batch=4, learning_rate=2e-4, warmup=0, clip=1e9, ema=0.0),
+    Config(
+        {"widths": (32, 64, 128, 256), "width": 256, "depth": 6, "heads": 8},
+        Judge(32, 3, "INSTANCE"),
+        LOSSES,
+        flat=True,
     ),
-}
+    Config({"widths": (16, 32, 64), "width": 64, "depth": 2, "heads": 4}, Judge(8, 2, "INSTANCE"), LOSSES, flat=True),
+)
 
 
 def build(config: Config, patch: int) -> nn.Module:
@@ -52,4 +40,4 @@ def build(config: Config, patch: int) -> nn.Module:
     return TransUNet(size=patch, **config.net)
 
 
-ENTRY = FollowupMethod("TransUNet, slice by slice", partial(load, METHOD, build), partial(fit, METHOD, build), RECIPES)
+ENTRY = entry("TransUNet, slice by slice", METHOD, build, RECIPES)

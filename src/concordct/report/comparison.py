@@ -1,4 +1,4 @@
-"""The comparison as one offline page: tables with the best in bold, reproducibility curve, image row, cost."""
+"""The comparison as one offline page: tables with the best in bold, curve, images with difference maps, cost."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from concordct.judging.stages import TARGET
+
 #: The papers' display window, HU.
 WINDOW_HU = (-800.0, 600.0)
+#: Differences to the target are drawn from minus this, blue, to this, red, HU.
+DIFFERENCE_HU = 200.0
 #: Edge of the magnified square, pixels.
 ZOOM_PIXELS = 64
 
@@ -61,14 +65,15 @@ def write_comparison(
     page = environment.from_string(template).render(
         style=Markup(style),
         r=results,
-        row_png=_row(panels, centre, below),
-        curve_png=_curve(results["thresholds"], results["curves"][region]),
+        row_png=_encoded(image_row(panels, centre, below)),
+        curve_png=_encoded(_curve(results["thresholds"], results["curves"][region])),
         rows_px=rows_px,
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _row(panels: Sequence[Panel], centre: tuple[int, int], below: Mapping[str, float | None]) -> str:
+def image_row(panels: Sequence[Panel], centre: tuple[int, int], below: Mapping[str, float | None]) -> bytes:
+    """Every panel, a square of it magnified, and its difference to the target, as PNG; see `write_comparison`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -78,14 +83,15 @@ def _row(panels: Sequence[Panel], centre: tuple[int, int], below: Mapping[str, f
     y, x = (int(np.clip(c, half, size - half)) for c, size in zip(centre, (height, width), strict=True))
     columns = min(len(panels), 5)
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.3 * columns, 5.1 * lines), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(2.3 * columns, 7.6 * lines), dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    axes = np.asarray(figure.subplots(2 * lines, columns, squeeze=False))
+    axes = np.asarray(figure.subplots(3 * lines, columns, squeeze=False))
+    target = next((panel.hu for panel in panels if panel.name == TARGET), None)
     for one in axes.ravel():
         one.set_axis_off()
     for index, panel in enumerate(panels):
         line, column = divmod(index, columns)
-        whole, zoom = axes[2 * line, column], axes[2 * line + 1, column]
+        whole, zoom, apart = (axes[3 * line + i, column] for i in range(3))
         low, high = WINDOW_HU
         whole.imshow(panel.hu, cmap="gray", vmin=low, vmax=high)
         whole.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, fill=False, edgecolor="#d9480f"))
@@ -94,10 +100,13 @@ def _row(panels: Sequence[Panel], centre: tuple[int, int], below: Mapping[str, f
         value = below.get(panel.name)
         if value is not None:
             zoom.text(0.5, -0.06, f"GLCM {value:.2f}", transform=zoom.transAxes, ha="center", va="top", fontsize=9)
+        if target is not None and panel.name != TARGET:
+            difference = panel.hu.astype(np.float32) - target
+            apart.imshow(difference, cmap="coolwarm", vmin=-DIFFERENCE_HU, vmax=DIFFERENCE_HU)
     return _png(figure)
 
 
-def _curve(thresholds: Sequence[float], curves: Mapping[str, Sequence[float | None]]) -> str:
+def _curve(thresholds: Sequence[float], curves: Mapping[str, Sequence[float | None]]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -115,7 +124,11 @@ def _curve(thresholds: Sequence[float], curves: Mapping[str, Sequence[float | No
     return _png(figure)
 
 
-def _png(figure: Any) -> str:
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def _encoded(png: bytes) -> str:
+    return base64.b64encode(png).decode()

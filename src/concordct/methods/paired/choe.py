@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.methods.method import Method
-from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
-from concordct.methods.standardizer import Mode
-from concordct.methods.translation import NO_CLIP, Translation, play, recipe
-from concordct.training.bundle import Bundle
-from concordct.training.engine import Phase, Run
+from concordct.methods.network import Recipe, loader, to_unit
+from concordct.methods.translation import NO_CLIP, Translation, fitted, recipe
+from concordct.training.engine import Phase
 
 METHOD = "choe"
 
@@ -76,22 +74,16 @@ class Regression(nn.Module):
         return {"loss": error.square().mean() if self.config.square else error.abs().mean()}
 
 
-def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
-    """Train it from where it stands."""
-    config: Config = recipe.config
-    return play(
-        METHOD, data, recipe, run, lambda: Translation(SixLayers(config)), lambda system: Regression(system, config)
-    )
+def make(config: Config) -> Translation:
+    """The system of a configuration."""
+    return Translation(SixLayers(config))
 
 
 def build(config: Mapping[str, Any]) -> Translation:
     """The system of a stored configuration."""
-    return Translation(SixLayers(Config(**config)))
+    return make(Config(**config))
 
 
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
+fit = fitted(METHOD, lambda system, recipe: Regression(system, recipe.config), make=make)
 
-
-ENTRY = Method("Choe 2019, a convolutional network of six layers", load, fit, RECIPES)
+ENTRY = Method("Choe 2019, a convolutional network of six layers", loader(METHOD, build), fit, RECIPES)

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
-    NetworkStandardizer,
     Recipe,
     TrainingData,
+    loader,
     sample_picture,
     seeded,
-    standardizer,
     to_bundle,
     to_unit,
 )
@@ -33,7 +32,6 @@ from concordct.methods.paired.conditional import (
     detail_window,
     residual_spread,
 )
-from concordct.methods.standardizer import Mode
 from concordct.nets.denoisers import ScalesUNet
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
@@ -135,9 +133,4 @@ def build(config: Mapping[str, Any]) -> ImageDDPM:
     return ImageDDPM(Config(**fields))
 
 
-def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build, sampling=sampling)
-
-
-ENTRY = Method("DDPM in image space", load, fit, RECIPES, sampling=SAMPLING)
+ENTRY = Method("DDPM in image space", loader(METHOD, build), fit, RECIPES, sampling=SAMPLING)

@@ -16,17 +16,15 @@ from torch.nn import functional
 from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
-    NetworkStandardizer,
     Recipe,
     TrainingData,
+    loader,
     sample_picture,
     seeded,
-    standardizer,
     to_bundle,
     to_unit,
 )
 from concordct.methods.paired.conditional import Sampling
-from concordct.methods.standardizer import Mode
 from concordct.nets.unetpp import UNetPlusPlus, shallow_first
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
@@ -143,9 +141,6 @@ def build(config: Mapping[str, Any]) -> Regressor:
     return Regressor(replace(Config(**config), widths=tuple(config["widths"])))
 
 
-def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build, sampling=sampling)
-
+load = loader(METHOD, build)
 
 ENTRY = Method("Encoder-decoder, regression from source to target", load, fit, RECIPES, sampling=frozenset({"depth"}))

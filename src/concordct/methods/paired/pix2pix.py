@@ -6,21 +6,17 @@ together; logarithmic loss + 100 L1; Adam 2e-4 with beta_1 = 0.5. STAN-CT, GANai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.methods.method import Method
-from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
-from concordct.methods.standardizer import Mode
-from concordct.methods.translation import JUDGES, UNET, Translation, phase, play, players, recipe, translator
+from concordct.methods.network import Recipe, loader, to_unit
+from concordct.methods.translation import JUDGES, UNET, build, fitted, phase, players, recipe
 from concordct.nets.discriminators import Judge, PatchGAN, judge_loss, verdict_loss
-from concordct.nets.translators import Generator, Translator
-from concordct.training.bundle import Bundle
-from concordct.training.engine import Run
+from concordct.nets.translators import Translator
 from concordct.training.game import seeded_by
 
 METHOD = "pix2pix"
@@ -61,25 +57,6 @@ class Game(nn.Module):
         return {"loss": fooled + self.l1 * distance, "fooled": fooled, "l1": distance}
 
 
-def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
-    """Play from where the game stands."""
-    config: Config = recipe.config
-    return play(METHOD, data, recipe, run, lambda: make(config), lambda system: Game(system, config))
+fit = fitted(METHOD, lambda system, recipe: Game(system, recipe.config))
 
-
-def make(config: Any) -> Translation:
-    """The generator of a configuration as a system."""
-    return Translation(Generator(config.generator))
-
-
-def build(config: Mapping[str, Any]) -> Translation:
-    """The system of a stored configuration."""
-    return Translation(translator(config))
-
-
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
-
-
-ENTRY = Method("Pix2Pix, a conditional GAN", load, fit, RECIPES)
+ENTRY = Method("Pix2Pix, a conditional GAN", loader(METHOD, build), fit, RECIPES)

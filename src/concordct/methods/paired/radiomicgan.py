@@ -21,13 +21,11 @@ from concordct.methods.method import Method
 from concordct.methods.network import (
     HIGH_HU,
     LOW_HU,
-    NetworkStandardizer,
     Recipe,
     TrainingData,
-    standardizer,
+    loader,
     to_unit,
 )
-from concordct.methods.standardizer import Mode
 from concordct.methods.translation import GAME, JUDGES, Translation, phase, play, players, recipe
 from concordct.nets.discriminators import Judge, PatchGAN, judge_loss, verdict_loss
 from concordct.nets.translators import Norm, normalization
@@ -170,14 +168,9 @@ def build(config: Mapping[str, Any]) -> Translation:
     return Translation(Twofold(Config(**fields)))
 
 
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
-
-
 ENTRY = Method(
     "RadiomicGAN, a conditional GAN beside frozen VGG features",
-    load,
+    loader(METHOD, build),
     fit,
     RECIPES,
     pretrained="VGG-16 or VGG-19, ImageNet, safetensors",

@@ -8,21 +8,17 @@ training and whole slices at work, as in its pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.methods.method import Method
-from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
-from concordct.methods.standardizer import Mode
-from concordct.methods.translation import JUDGES, UNET, Translation, phase, play, players, recipe, translator
+from concordct.methods.network import Recipe, loader, to_unit
+from concordct.methods.translation import JUDGES, UNET, build, fitted, phase, players, recipe
 from concordct.nets.discriminators import Judge, PatchGAN, judge_loss, verdict_loss
 from concordct.nets.translators import Generator, Translator
-from concordct.training.bundle import Bundle
-from concordct.training.engine import Run
 from concordct.training.game import seeded_by
 
 METHOD = "stan-ct"
@@ -80,27 +76,6 @@ def feature_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
     return sum(near[1:], near[0]) / len(near)
 
 
-def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
-    """Play from where the game stands."""
-    config: Config = recipe.config
-    return play(
-        METHOD,
-        data,
-        recipe,
-        run,
-        lambda: Translation(Generator(config.generator)),
-        lambda system: Game(system, config),
-    )
+fit = fitted(METHOD, lambda system, recipe: Game(system, recipe.config))
 
-
-def build(config: Mapping[str, Any]) -> Translation:
-    """The system of a stored configuration."""
-    return Translation(translator(config))
-
-
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
-
-
-ENTRY = Method("STAN-CT, a conditional GAN with losses on features", load, fit, RECIPES)
+ENTRY = Method("STAN-CT, a conditional GAN with losses on features", loader(METHOD, build), fit, RECIPES)

@@ -7,24 +7,20 @@ of VGG come from a file that the user names; without it they are random, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.methods.method import Method
-from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer
-from concordct.methods.standardizer import Mode
-from concordct.methods.translation import JUDGES, PATCH, RESNET, Translation, phase, play, recipe, translator
+from concordct.methods.network import Recipe, TrainingData, loader
+from concordct.methods.translation import JUDGES, PATCH, RESNET, build, make, phase, play, recipe, unpaired
 from concordct.methods.unpaired.cyclegan import Cycle
 from concordct.nets.discriminators import Judge
-from concordct.nets.translators import Generator, Translator
+from concordct.nets.translators import Translator
 from concordct.nets.vgg import WIDTHS, Vgg, gram
 from concordct.training.bundle import Bundle
-from concordct.training.data import strangers
 from concordct.training.engine import Run
 from concordct.training.weights import read_tensors
 
@@ -88,30 +84,16 @@ def fit(data: TrainingData, recipe: Recipe, run: Run, *, imagenet: Path | None =
         vgg = Vgg(config.vgg)
         if imagenet is not None:
             read_tensors(imagenet, "VGG", vgg.load_torchvision)
-        back = Translation(Generator(config.generator), tile=config.tile)
-        return Game(system, back, config, vgg, recipe.patch)
+        return Game(system, make(config), config, vgg, recipe.patch)
 
-    batches = strangers(data.pairs, recipe.patch, recipe.seed, others=data.images)
-    found = play(
-        METHOD, data, recipe, run, lambda: Translation(Generator(config.generator), tile=config.tile), game, batches
-    )
+    found = play(METHOD, data, recipe, run, lambda: make(config), game, unpaired(data, recipe))
     info = {**found.metadata["info"], "vgg": "published weights" if imagenet else "random weights"}
     return Bundle(found.tensors, {**found.metadata, "info": info})
 
 
-def build(config: Mapping[str, Any]) -> Translation:
-    """The system of a stored configuration."""
-    return Translation(translator(config), tile=config["tile"])
-
-
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
-
-
 ENTRY = Method(
     "CVH-CT, CycleGAN with self-attention and a loss on textures",
-    load,
+    loader(METHOD, build),
     fit,
     RECIPES,
     pretrained="VGG-16 or VGG-19, ImageNet, safetensors",

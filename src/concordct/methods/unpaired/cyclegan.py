@@ -7,7 +7,7 @@ second training pair and targets from the others, so that no scan is seen in bot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.methods.method import Method
-from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
-from concordct.methods.standardizer import Mode
-from concordct.methods.translation import JUDGES, RESNET, Translation, phase, play, players, recipe, translator
+from concordct.methods.network import Recipe, loader, to_unit
+from concordct.methods.translation import JUDGES, RESNET, build, fitted, make, phase, players, recipe, unpaired
 from concordct.nets.discriminators import Judge, PatchGAN, judge_loss, verdict_loss
-from concordct.nets.translators import Generator, Translator
-from concordct.training.bundle import Bundle
-from concordct.training.data import strangers
-from concordct.training.engine import Run
+from concordct.nets.translators import Translator
 from concordct.training.game import Replay, seeded_by
 
 METHOD = "cyclegan"
@@ -93,28 +89,10 @@ class Cycle(nn.Module):
         return {"loss": losses["source"] + losses["target"], **losses}
 
 
-def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
-    """Play from where the game stands."""
-    config: Config = recipe.config
-    return play(
-        METHOD,
-        data,
-        recipe,
-        run,
-        lambda: Translation(Generator(config.generator)),
-        lambda system: Cycle(system, Translation(Generator(config.generator)), config, recipe.patch),
-        strangers(data.pairs, recipe.patch, recipe.seed, others=data.images),
-    )
+def _game(system: nn.Module, recipe: Recipe) -> Cycle:
+    return Cycle(system, make(recipe.config), recipe.config, recipe.patch)
 
 
-def build(config: Mapping[str, Any]) -> Translation:
-    """The system of a stored configuration."""
-    return Translation(translator(config))
+fit = fitted(METHOD, _game, batches=unpaired)
 
-
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
-
-
-ENTRY = Method("CycleGAN, two domains without pairs", load, fit, RECIPES)
+ENTRY = Method("CycleGAN, two domains without pairs", loader(METHOD, build), fit, RECIPES)

@@ -17,14 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.methods.method import Method
-from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
-from concordct.methods.standardizer import Mode
-from concordct.methods.translation import JUDGES, RESNET, Translation, phase, play, players, recipe
+from concordct.methods.network import Recipe, TrainingData, loader, to_unit
+from concordct.methods.translation import JUDGES, RESNET, Translation, fitted, phase, players, recipe
 from concordct.nets.discriminators import Judge, PatchGAN, judge_loss, verdict_loss
 from concordct.nets.translators import ResNet, Translator, published_start
-from concordct.training.bundle import Bundle
 from concordct.training.data import Patches, Together, strangers
-from concordct.training.engine import Run
 from concordct.training.game import Replay, seeded_by
 
 METHOD = "multipath"
@@ -146,22 +143,14 @@ class Game(nn.Module):
         return {"loss": total, **parts}
 
 
-def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
-    """Play from where the game stands."""
-    config: Config = recipe.config
-    batches = Together(
-        Patches(data.pairs, recipe.patch, recipe.seed),
-        strangers(data.pairs, recipe.patch, recipe.seed + 10),
-    )
-    return play(
-        METHOD,
-        data,
-        recipe,
-        run,
-        lambda: Translation(Paths(config)),
-        lambda system: Game(system, config, recipe.patch),
-        batches,
-    )
+def make(config: Config) -> Translation:
+    """The system of a configuration."""
+    return Translation(Paths(config))
+
+
+def _batches(data: TrainingData, recipe: Recipe) -> Together:
+    pairs = Patches(data.pairs, recipe.patch, recipe.seed)
+    return Together(pairs, strangers(data.pairs, recipe.patch, recipe.seed + 10))
 
 
 def build(config: Mapping[str, Any]) -> Translation:
@@ -172,12 +161,9 @@ def build(config: Mapping[str, Any]) -> Translation:
         "judge": Judge(**config["judge"]),
         "kernels": tuple(config["kernels"]),
     }
-    return Translation(Paths(Config(**fields)))
+    return make(Config(**fields))
 
 
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
+fit = fitted(METHOD, lambda system, recipe: Game(system, recipe.config, recipe.patch), batches=_batches, make=make)
 
-
-ENTRY = Method("Multipath cycleGAN, an encoder and a decoder for each kernel", load, fit, RECIPES)
+ENTRY = Method("Multipath cycleGAN, an encoder and a decoder for each kernel", loader(METHOD, build), fit, RECIPES)

@@ -8,23 +8,18 @@ is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.methods.method import Method
-from concordct.methods.network import NetworkStandardizer, Recipe, TrainingData, standardizer, to_unit
-from concordct.methods.standardizer import Mode
-from concordct.methods.translation import JUDGES, RESNET, Translation, phase, play, players, recipe, translator
+from concordct.methods.network import Recipe, loader, to_unit
+from concordct.methods.translation import JUDGES, RESNET, beside_strangers, build, fitted, phase, players, recipe
 from concordct.nets.discriminators import Judge, PatchGAN, judge_loss, verdict_loss
-from concordct.nets.translators import Generator, Translator
-from concordct.training.bundle import Bundle
-from concordct.training.data import Patches, Together, strangers
-from concordct.training.engine import Run
+from concordct.nets.translators import Translator
 from concordct.training.game import seeded_by
 
 METHOD = "uda"
@@ -76,32 +71,11 @@ class Game(nn.Module):
         return {"loss": total, "fooled": fooled, "l1": distance, "standard": alone, "identity": same}
 
 
-def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
-    """Play from where the game stands; scans without partner (`data.images`) are further sources."""
-    config: Config = recipe.config
-    batches = Together(
-        Patches(data.pairs, recipe.patch, recipe.seed),
-        strangers(data.pairs, recipe.patch, recipe.seed + 10, others=data.images),
-    )
-    return play(
-        METHOD,
-        data,
-        recipe,
-        run,
-        lambda: Translation(Generator(config.generator)),
-        lambda system: Game(system, config),
-        batches,
-    )
+fit = fitted(METHOD, lambda system, recipe: Game(system, recipe.config), batches=beside_strangers)
 
-
-def build(config: Mapping[str, Any]) -> Translation:
-    """The system of a stored configuration."""
-    return Translation(translator(config))
-
-
-def load(bundle: Bundle, mode: Mode) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build)
-
-
-ENTRY = Method("uda, pairs and strangers into one standard domain (ours, after UDA-CT's abstract)", load, fit, RECIPES)
+ENTRY = Method(
+    "uda, pairs and strangers into one standard domain (ours, after UDA-CT's abstract)",
+    loader(METHOD, build),
+    fit,
+    RECIPES,
+)
