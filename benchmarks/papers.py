@@ -5,6 +5,7 @@ python -m benchmarks.papers --minutes 9           # one piece; run it again to g
 python -m benchmarks.papers --page                # the page from what has been trained and measured so far
 python -m benchmarks.papers --rows "LTDiff++"     # train these rows alone
 python -m benchmarks.papers --most-steps 3        # a rehearsal
+python -m benchmarks.papers --method FILE.py      # a method of one's own beside the rows that stand: docs/howto
 
 Everything lies below `runs/papers`, or where CONCORDCT_RUNS says: the cohort (`benchmarks.papers_cohort`), the models
 with their runs (`benchmarks.papers_rows`), the features of each subject and row (`benchmarks.papers_measure`).
@@ -285,6 +286,26 @@ def page(manifest: Path, repeats: Path | None, names: Sequence[str], parts: Sequ
     print(PAGE)
 
 
+def with_stranger(file: Path, manifest: Path, repeats: Path | None, *, minutes: float | None = None) -> str:
+    """Search and train a stranger's method, then the table with its row and every row that stands; kept as text in
+    `runs()/NAME.md`, since docs/results is for the project's own.
+
+    Raises
+    ------
+    SystemExit : paused after `minutes`, or a file without a method.
+    """
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    run = Run(Path(), stop=None if until is None else lambda: time.monotonic() > until)
+    method, grid = papers_rivals.stranger(file)
+    try:
+        papers_rivals.train(file.stem, method, grid, manifest, run)
+    except Paused:
+        raise SystemExit("paused; run it again to go on") from None
+    text = "\n".join(_main(manifest, repeats, list(ROWS))) + "\n"
+    (runs() / f"{file.stem}.md").write_text(text, encoding="utf-8")
+    return text
+
+
 def main() -> None:
     """Run what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -308,7 +329,8 @@ def main() -> None:
     except Paused:
         raise SystemExit("paused in the cohort; run it again to go on") from None
     if given.method is not None:
-        papers_rivals.train(given.method.stem, *papers_rivals.stranger(given.method), manifest, Run(Path()))
+        print(with_stranger(given.method, manifest, repeats, minutes=given.minutes))
+        return
     left = None if given.minutes is None else given.minutes - (time.monotonic() - began) / 60
     if not train_rows(given.rows, manifest, minutes=left, most_steps=given.most_steps):
         raise SystemExit("paused; run it again to go on")

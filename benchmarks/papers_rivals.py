@@ -12,7 +12,7 @@ A method is one Python file. What it must hold:
 4. `recipes["small"]`, a `Recipe`: a frozen dataclass of settings, the patch size, and the phases of training;
 5. `GRID`, if it likes: four settings, each from fields of that dataclass, or "learning_rate", to values.
 The row carries the file's name, which is the method's. `python -m benchmarks.papers --method FILE.py` trains it in the
-same way and writes the whole table with it.
+same way and prints the whole table with it; `examples/method/one_convolution.py` is one.
 
 Budget: a setting of the search gets a quarter of the final run's steps, and the final run as many steps as fit into
 `MINUTES` of one core's processor time, by its own measured speed. A setting is judged by the mean of the classes' CCC
