@@ -1,7 +1,7 @@
 """Seeded mutations of every kind of file that is read: refused in one line, or read as the reference reads it.
 
     python tests/border/fuzz.py --mutations 10000 --results docs/results/fuzz.md
-    python tests/border/fuzz.py --minutes 60 --seed 7 --only nifti
+    python tests/border/fuzz.py --mutations 10000 --results docs/results/fuzz.md --only dicom
     python tests/border/fuzz.py --case nifti/123 --keep /tmp/case        # one mutation again, by its number
 
 A failure is an exception other than a ConcordctError, a message of several lines, more than 20 s, more than 2 GB, a
@@ -147,21 +147,25 @@ def fuzz(mutations: int, seconds: float, seed: int, only: str | None, place: Pat
     return counts, failures
 
 
-def page(counts: Counter[str], failures: list[str], seed: int, seconds: float) -> str:
-    """The results as a page."""
+def page(counts: Counter[str], failures: list[str], seed: int, seconds: float, before: str = "") -> str:
+    """The results as a page; rows of targets that this run left out are those of the page before."""
+    rows = dict(re.findall(r"(?m)^\| (\w+) (\|(?: *\d+ \|){5})$", before))
+    for target in TARGETS:
+        of = [counts[f"{target.name} {outcome}"] for outcome in ("refused", "read", "failed")]
+        if sum(of):
+            share = seconds * sum(of) / sum(counts.values())
+            rows[target.name] = "| " + " | ".join(map(str, (seed, round(share), *of))) + " |"
     lines = [
         "# Mutated files",
         "",
-        f"`python tests/border/fuzz.py`, seed {seed}: {sum(counts.values())} mutations of small files made for this",
-        f"(simulated), {seconds:.0f} s. Refused: in one line. Read: with the HU, geometry or labels that nibabel,",
-        "SimpleITK or pydicom read, where those read it. Failed: anything else, more than 20 s or 2 GB included.",
+        "`python tests/border/fuzz.py`: mutations of small files made for this (simulated). Refused: in one line.",
+        "Read: with the HU, geometry or labels that nibabel, SimpleITK or pydicom read, where those read it. Failed:",
+        "anything else, more than 20 s or 2 GB included. Seconds are of the clock, on a machine with other work.",
         "",
-        "| target | refused | read | failed |",
-        "|---|---|---|---|",
+        "| target | seed | seconds | refused | read | failed |",
+        "|---|---|---|---|---|---|",
+        *(f"| {target.name} {rows[target.name]}" for target in TARGETS if target.name in rows),
     ]
-    for target in TARGETS:
-        of = [counts[f"{target.name} {outcome}"] for outcome in ("refused", "read", "failed")]
-        lines.append(f"| {target.name} | {of[0]} | {of[1]} | {of[2]} |")
     return "\n".join([*lines, "", *(f"- {one}" for one in failures[:20])]).rstrip() + "\n"
 
 
@@ -173,7 +177,7 @@ def main() -> int:
     parser.add_argument("--only", choices=[target.name for target in TARGETS])
     parser.add_argument("--case", help="target/number of one case")
     parser.add_argument("--keep", type=Path, help="folder for the files of --case")
-    parser.add_argument("--results", type=Path, help="page to write")
+    parser.add_argument("--results", type=Path, help="page to write; what it says of other targets stays")
     given = parser.parse_args()
     # A warning may quote what a damaged header holds.
     warnings.filterwarnings("error", category=UserWarning)
@@ -188,7 +192,8 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         counts, failures = fuzz(given.mutations, 60 * given.minutes, given.seed, given.only, Path(place))
-    text = page(counts, failures, given.seed, time.monotonic() - started)
+    before = given.results.read_text() if given.results and given.results.exists() else ""
+    text = page(counts, failures, given.seed, time.monotonic() - started, before)
     print(text)
     if given.results:
         given.results.write_text(text)
