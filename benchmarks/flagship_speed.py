@@ -8,8 +8,6 @@ calls of all alternate, so that what else the machine does falls on every one.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,12 +15,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import torch
-from pydicom.uid import UID
 from torch import Tensor, nn
 
 from benchmarks.flagship_cohorts import COHORTS, FOLDER, calibrated, subjects_of
+from benchmarks.long_series import SERIES, command, long_series
 from benchmarks.results import data_folder, table, write_section
 from concordct.methods.models import load_model
 from concordct.methods.standardizer import Mode
@@ -30,7 +27,6 @@ from concordct.volumes.seeds import SliceSeeds
 
 MODES: tuple[Mode, ...] = ("mean", "sample")
 REPEATS = 5
-SERIES = 300
 WIDTHS = (64, 128, 256, 512, 512, 512, 512, 512)
 
 
@@ -136,7 +132,7 @@ def series(methods: tuple[str, ...]) -> str:
     body = []
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         place = Path(folder)
-        _long(data / "chest_B40f", place / "series")
+        long_series(data / "chest_B40f", place / "series")
         for method in methods:
             model = calibrated(method, cohort, cohort.pairs[0], 1)
             for mode in ("mean", "sample"):
@@ -147,47 +143,6 @@ def series(methods: tuple[str, ...]) -> str:
     return table(
         [f"{SERIES} slices of 512 x 512, DICOM to DICOM", "clock, s", "CPU, s", "CPU a slice, s", "peak, MiB"], body
     )
-
-
-def command(*words: str | Path) -> tuple[float, float, float]:
-    """Seconds of the clock and of CPU, and peak memory (MiB) of one concordct command with two threads."""
-    # Not ru_maxrss: a child inherits its parent's.
-    script = (
-        "import atexit, pathlib, re, resource, sys\n"
-        "def last():\n"
-        "    peak = re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text()).group(1)\n"
-        "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "    print('PEAK', int(peak) / 1024, used.ru_utime + used.ru_stime, file=sys.stderr)\n"
-        "atexit.register(last)\n"
-        "from concordct.cli import main\n"
-        "main()\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
-    began = time.perf_counter()
-    line = [sys.executable, "-c", script, *map(str, words)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True)
-    clock = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}: {done.stderr[-500:]}")
-    peak, cpu = next(text for text in reversed(done.stderr.splitlines()) if text.startswith("PEAK")).split()[1:]
-    return clock, float(cpu), float(peak)
-
-
-def _long(chest: Path, to: Path) -> None:
-    """The slices of a real series, repeated along z to 300."""
-    to.mkdir(parents=True)
-    files = sorted(chest.iterdir())
-    read = sorted((pydicom.dcmread(path) for path in files), key=lambda one: float(one.ImagePositionPatient[2]))
-    step = float(read[1].ImagePositionPatient[2]) - float(read[0].ImagePositionPatient[2])
-    first = [float(value) for value in read[0].ImagePositionPatient]
-    for index in range(SERIES):
-        dataset = read[index % len(read)]
-        dataset.InstanceNumber = index + 1
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.{10**30 + index}")
-        dataset.ImagePositionPatient = [first[0], first[1], round(first[2] + index * step, 4)]
-        if "SliceLocation" in dataset:
-            dataset.SliceLocation = dataset.ImagePositionPatient[2]
-        dataset.save_as(to / f"{index:04d}.dcm")
 
 
 def run(methods: tuple[str, ...]) -> None:

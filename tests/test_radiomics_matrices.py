@@ -52,7 +52,7 @@ def test_runs_cover_every_voxel_once(levels):
                 length += 1
             expected[level, length] += 1
         found = np.zeros((4, 8))
-        glrlm.count_runs(np.pad(levels, 1), *step, 1.0, found)
+        glrlm.count_runs(levels, *step, 1.0, found)
         assert Counter({(i + 1, j + 1): int(found[i, j]) for i, j in np.argwhere(found)}) == expected
         assert (found * np.arange(1, 9)).sum() == len(voxels)
 
@@ -69,6 +69,13 @@ def test_zones_are_the_connected_components(levels, planar):
         assert count == sum(number for (of, _), number in expected.items() if of == level)
     zone_levels, sizes, _ = zones.find_zones(levels, zones.NO_DISTANCES, planar)
     assert Counter(zip(zone_levels.tolist(), sizes.tolist(), strict=True)) == expected
+
+
+def test_a_zone_whose_rim_outgrows_its_first_room_is_counted_whole():
+    levels = np.ones((20, 30, 30), np.int32)
+    levels[10, 15] = 2  # a bar through the middle
+    zone_levels, sizes, _ = zones.find_zones(levels, zones.NO_DISTANCES, False)
+    assert (zone_levels.tolist(), sizes.tolist()) == ([1, 2], [levels.size - 30, 30])
 
 
 def test_distances_to_the_border_count_steps_over_faces():

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.radiomics.definitions import first_order
 from concordct.radiomics.definitions.pyradiomics import CLASSES, PyRadiomics
 from concordct.radiomics.extract import extract
 from concordct.radiomics.parameters import from_parameters, read_parameters
+from concordct.radiomics.presets import preset
 from concordct.volumes.volume import Volume
 from reference_pyradiomics import CASES, SPACING, phantom
 
@@ -138,3 +140,19 @@ def test_an_empty_parameter_file_means_pyradiomics_defaults(tmp_path):
     assert settings.bin_width == 25
     assert set(settings.classes) == set(CLASSES) - {"shape2D"}
     assert settings.least_dimensions == 2
+
+
+def test_a_large_roi_measured_in_parts_has_the_same_features_to_the_bit(monkeypatch):
+    """But the energy, whose sum BLAS makes where the ROI is small."""
+    hu = np.random.default_rng(4).normal(0, 90, (9, 40, 33)).astype(np.float32)
+    hu[:, :9] = -1000.0
+    labels = np.ones(hu.shape, np.uint8)
+    labels[4, 20:, 7:] = 0
+    volume = Volume(hu, np.diag([3.0, 0.8, 0.8, 1.0]))
+    chosen = preset("pyradiomics-default")
+    whole = extract(volume, labels, chosen)
+    monkeypatch.setattr(first_order, "BLOCK", 1000)
+    parts = extract(volume, labels, chosen)
+    energy = np.array([name.endswith(("Energy", "RootMeanSquared")) for name in whole.names])
+    assert np.array_equal(parts.values[:, ~energy], whole.values[:, ~energy], equal_nan=True)
+    np.testing.assert_allclose(parts.values[:, energy], whole.values[:, energy], rtol=1e-12)

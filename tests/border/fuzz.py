@@ -4,9 +4,10 @@
     python tests/border/fuzz.py --mutations 10000 --results docs/results/fuzz.md --only dicom
     python tests/border/fuzz.py --case nifti/123 --keep /tmp/case        # one mutation again, by its number
 
-A failure is an exception other than a ConcordctError, a message of several lines, more than 20 s, more than 2 GB, a
-crash, or other HU, geometry or labels than the reference (pydicom, nibabel, SimpleITK) reads. A target is a name, its
-undamaged files and what reads them; it is added to `TARGETS` (`fuzz_targets.py`).
+A failure is an exception other than a ConcordctError, a message of several lines, more than 20 s of processor time,
+more than 2 GB, a crash, or other HU, geometry or labels than the reference (pydicom, nibabel, SimpleITK) reads. A
+target is a name, its undamaged files and what reads them; it is added to `TARGETS` (`fuzz_targets.py`). With `--only`
+and `--results` the page is written as it goes, and the same command goes on where the page says that it stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +35,7 @@ from fuzz_targets import TARGETS, Target, Wrong
 
 from concordct.errors import ConcordctError
 
+#: Of processor time; of the clock eight times as much, for machines that are busy otherwise.
 SECONDS, BYTES = 20, 2 * 2**30
 #: Numbers that programs stumble over.
 INTEGERS = (0, 1, -1, 2, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
@@ -118,43 +121,72 @@ def run_case(target: Target, path: Path) -> str:
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError(f"more than {SECONDS} s")
+    raise TimeoutError(f"more than {SECONDS} s of processor time, or {8 * SECONDS} s of the clock")
 
 
-def fuzz(mutations: int, seconds: float, seed: int, only: str | None, place: Path) -> tuple[Counter[str], list[str]]:
-    """Cases of all targets in turn; counts by target and outcome, and the failures."""
+def fuzz(
+    mutations: int,
+    seconds: float,
+    seed: int,
+    only: str | None,
+    place: Path,
+    *,
+    first: int = 0,
+    report: Callable[[Counter[str], list[str]], None] = lambda counts, failures: None,
+) -> tuple[Counter[str], list[str]]:
+    """Cases of all targets in turn; counts by target and outcome, and the failures.
+
+    Parameters
+    ----------
+    mutations, first : the cases from `first` to `mutations`.
+    report : called with what is known, every minute.
+    """
     targets = [target for target in TARGETS if only in (None, target.name)]
     counts: Counter[str] = Counter()
     failures: list[str] = []
-    signal.signal(signal.SIGALRM, _too_long)
-    until = time.monotonic() + seconds
-    number = 0
+    for kind in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(kind, _too_long)
+    told = time.monotonic()
+    until = told + seconds
+    number = first
     while number < mutations and time.monotonic() < until:
         target = targets[number % len(targets)]
         case = f"{target.name}/{number}"
         path = prepare(target, number, seed, place / "case")
         (place / "running").write_text(case)  # a crash of the process leaves its name here
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(8 * SECONDS)
         try:
             outcome = run_case(target, path)
         except (Exception, Wrong) as error:
             outcome = "failed"
             failures.append(f"{case}: {type(error).__name__}: {str(error)[:300]}")
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
         counts[f"{target.name} {outcome}"] += 1
         number += 1
+        if time.monotonic() > told + 60:
+            report(counts, failures)
+            told = time.monotonic()
     return counts, failures
 
 
-def page(counts: Counter[str], failures: list[str], seed: int, seconds: float, before: str = "") -> str:
-    """The results as a page; rows of targets that this run left out are those of the page before."""
-    rows = dict(re.findall(r"(?m)^\| (\w+) (\|(?: *\d+ \|){5})$", before))
+ROW = re.compile(r"(?m)^\| (\w+) \|" + r" *(\d+) \|" * 5 + "$")
+
+
+def page(counts: Counter[str], failures: list[str], seed: int, seconds: float, before: str = "", *, add: bool) -> str:
+    """The results as a page; rows of targets that this run left out are those of the page before.
+
+    `add`: this run goes on with that of the page, whose numbers count too.
+    """
+    rows = {name: [int(cell) for cell in cells] for name, *cells in ROW.findall(before)}
     for target in TARGETS:
         of = [counts[f"{target.name} {outcome}"] for outcome in ("refused", "read", "failed")]
         if sum(of):
-            share = seconds * sum(of) / sum(counts.values())
-            rows[target.name] = "| " + " | ".join(map(str, (seed, round(share), *of))) + " |"
+            own = [seed, round(seconds * sum(of) / sum(counts.values())), *of]
+            earlier = rows.get(target.name) if add else None
+            rows[target.name] = [seed, *(a + b for a, b in zip(own[1:], earlier[1:], strict=True))] if earlier else own
     lines = [
         "# Mutated files",
         "",
@@ -164,9 +196,10 @@ def page(counts: Counter[str], failures: list[str], seed: int, seconds: float, b
         "",
         "| target | seed | seconds | refused | read | failed |",
         "|---|---|---|---|---|---|",
-        *(f"| {target.name} {rows[target.name]}" for target in TARGETS if target.name in rows),
+        *(f"| {one.name} | {' | '.join(map(str, rows[one.name]))} |" for one in TARGETS if one.name in rows),
     ]
-    return "\n".join([*lines, "", *(f"- {one}" for one in failures[:20])]).rstrip() + "\n"
+    told = [line for line in before.splitlines() if add and line.startswith("- ")]
+    return "\n".join([*lines, "", *told, *(f"- {one}" for one in failures[:20])]).rstrip() + "\n"
 
 
 def main() -> int:
@@ -189,14 +222,27 @@ def main() -> int:
         target = next(one for one in TARGETS if one.name == name)
         print(run_case(target, prepare(target, int(number), given.seed, given.keep)))
         return 0
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        counts, failures = fuzz(given.mutations, 60 * given.minutes, given.seed, given.only, Path(place))
     before = given.results.read_text() if given.results and given.results.exists() else ""
-    text = page(counts, failures, given.seed, time.monotonic() - started, before)
-    print(text)
-    if given.results:
-        given.results.write_text(text)
+    earlier = next((row for row in ROW.findall(before) if (row[0], row[1]) == (given.only, str(given.seed))), None)
+    started = time.monotonic()
+
+    def write(counts: Counter[str], failures: list[str]) -> None:
+        text = page(counts, failures, given.seed, time.monotonic() - started, before, add=earlier is not None)
+        if given.results:
+            given.results.write_text(text)
+        print(text, flush=True)
+
+    with tempfile.TemporaryDirectory() as place:
+        counts, failures = fuzz(
+            given.mutations,
+            60 * given.minutes,
+            given.seed,
+            given.only,
+            Path(place),
+            first=sum(map(int, earlier[3:])) if earlier else 0,
+            report=write if given.only else lambda counts, failures: None,
+        )
+    write(counts, failures)
     return 1 if failures else 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -196,7 +196,7 @@ def measure(
 
     ROIs that overlap are measured in turns, so that none takes voxels from another.
     """
-    volume = scan.read(allow=allow)
+    volume = replace(scan.read(allow=allow), padding=None)  # padding is measured as the air that it holds
     if roi is None:
         regions: tuple[Region, ...] = (whole_image(volume.shape),)
     else:
@@ -209,7 +209,7 @@ def measure(
     rows: dict[int, NDArray[np.float64]] = {}
     names: tuple[str, ...] = ()
     for turn in _turns(regions):
-        labels = np.zeros(volume.shape, np.int32)
+        labels = np.zeros(volume.shape, np.min_scalar_type(len(regions)))
         for place in turn:
             labels[regions[place].box][regions[place].inside] = place + 1
         table = extract(volume, labels, chosen)
@@ -225,6 +225,8 @@ def measure(
 
 def _turns(regions: Sequence[Region]) -> list[list[int]]:
     """Groups of regions that share no voxel, each region in the first group that it fits."""
+    if len(regions) == 1:
+        return [[0]]
     groups: list[tuple[list[int], NDArray[np.bool_]]] = []
     for place, region in enumerate(regions):
         for members, taken in groups:

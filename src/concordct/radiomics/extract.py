@@ -48,11 +48,10 @@ def extract(volume: Volume, labels: NDArray[np.integer[Any]], settings: Settings
         raise ConcordctError(f"labels are 0 or above, found {int(labels.min())}")
     if labels.max() > MOST_LABELS:
         raise ConcordctError(f"labels go up to {MOST_LABELS}, found {int(labels.max())}; number the ROIs 1, 2, ...")
-    labels = labels.astype(np.int32, copy=False)
     if not labels.any():
         raise ConcordctError("the mask is empty: no voxel carries a label above 0")
-    wrong = ~np.isfinite(volume.hu)
-    if wrong.any():
+    if not all(np.isfinite(plane).all() for plane in volume.hu):
+        wrong = ~np.isfinite(volume.hu)
         label = int(labels[wrong].max())
         where = f"ROI {label}" if label else "the image, outside every ROI,"
         raise ConcordctError(f"{where} holds {int((wrong & (labels == label)).sum())} voxels that are not finite")

@@ -41,7 +41,7 @@ class Region:
 def whole_image(shape: tuple[int, int, int], *, number: int = 1, name: str = "image") -> Region:
     """The whole image as one region."""
     z, y, x = (slice(0, size) for size in shape)
-    return Region(number, name, (z, y, x), np.ones(shape, bool), shape)
+    return Region(number, name, (z, y, x), np.broadcast_to(np.True_, shape), shape)
 
 
 def region(number: int, name: str, mask: NDArray[np.bool_]) -> Region:

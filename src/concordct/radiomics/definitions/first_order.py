@@ -6,10 +6,15 @@ PyRadiomics 3.0.1, `firstorder.py`, whose deviations are stated beside each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.radiomics.definitions.definition import definitions
+
+Floating = TypeVar("Floating", bound=np.floating[Any])
 
 #: The statistics of IBSI, in the order of its tables.
 IBSI = definitions("""
@@ -57,15 +62,24 @@ PYRADIOMICS = (
 )
 
 
+#: Voxels worked on at once: an ROI of more is measured in parts, which changes no bit but in the energy, where the sum
+#: of fewer is BLAS's.
+BLOCK = 1 << 20
+
+
 def pyradiomics_first_order(
-    values: NDArray[np.float64], levels: NDArray[np.int32], *, voxel_volume_mm3: float, shift: float = 0.0
+    values: NDArray[np.floating[Any]],
+    level_counts: NDArray[np.int64],
+    *,
+    voxel_volume_mm3: float,
+    shift: float = 0.0,
 ) -> NDArray[np.float64]:
     """PyRadiomics' 18 first-order features of one ROI.
 
     Parameters
     ----------
-    values : [voxel] intensities.
-    levels : [voxel] grey levels >= 1 of the same voxels (for entropy and uniformity).
+    values : [voxel] intensities, float32 or float64; sorted in place.
+    level_counts : [level] voxels of each grey level (for entropy and uniformity).
     voxel_volume_mm3 : volume of one voxel, mm^3 (for the total energy).
     shift : added to the intensities before squaring (PyRadiomics' `voxelArrayShift`).
 
@@ -75,19 +89,22 @@ def pyradiomics_first_order(
     """
     if values.size == 0:
         return np.full(len(PYRADIOMICS), np.nan)
-    ordered = np.sort(values)
+    count = values.size
+    mean = _total(values, lambda v: v) / count
+    m2 = _total(values, lambda v: np.square(v - mean)) / count
+    m3 = _total(values, lambda v: np.square(v - mean) * (v - mean)) / count
+    m4 = _total(values, lambda v: np.square(np.square(v - mean))) / count
+    spread = _total(values, lambda v: np.abs(v - mean)) / count
+    energy = _energy(values, shift)
+    values.sort()
+    ordered = values
     p10, p25, p50, p75, p90 = _linear_percentiles(ordered, (10, 25, 50, 75, 90))
-    mean = values.mean()
-    centred = values - mean
-    squares = centred * centred
-    m2 = squares.mean()
-    m3 = (squares * centred).mean()
-    m4 = (squares * squares).mean()
     middle = _between(ordered, p10, p90)
-    robust = np.abs(middle - middle.mean()).mean() if middle.size else np.nan
-    shifted = values + shift if shift else values
-    energy = float(np.dot(shifted, shifted))
-    share = np.bincount(levels).astype(np.float64) / levels.size
+    robust = np.nan
+    if middle.size:
+        centre = _total(middle, lambda v: v) / middle.size
+        robust = _total(middle, lambda v: np.abs(v - centre)) / middle.size
+    share = level_counts.astype(np.float64) / count
     share = share[share > 0]
     return np.array(
         [
@@ -97,20 +114,36 @@ def pyradiomics_first_order(
             -(share * np.log2(share + np.spacing(1))).sum(),
             p75 - p25,
             m4 / m2**2 if m2 else 0.0,
-            ordered[-1],
-            np.abs(centred).mean(),
+            float(ordered[-1]),
+            spread,
             mean,
             p50,
-            ordered[0],
-            ordered[-1] - ordered[0],
+            float(ordered[0]),
+            float(ordered[-1]) - float(ordered[0]),
             robust,
-            np.sqrt(energy / values.size),
+            np.sqrt(energy / count),
             m3 / m2**1.5 if m2 else 0.0,
             energy * voxel_volume_mm3,
             (share * share).sum(),
             m2,
         ]
     )
+
+
+def _total(values: NDArray[np.floating[Any]], of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> float:
+    """Sum of a function of the voxels, halved as numpy's pairwise sum halves them: parts change no bit."""
+    if values.size <= BLOCK:
+        return float(of(np.asarray(values, np.float64)).sum())
+    half = values.size // 2
+    half -= half % 8
+    return _total(values[:half], of) + _total(values[half:], of)
+
+
+def _energy(values: NDArray[np.floating[Any]], shift: float) -> float:
+    if values.size > BLOCK:
+        return _total(values, lambda v: np.square(v + shift))
+    shifted = np.asarray(values, np.float64) + shift
+    return float(np.dot(shifted, shifted))
 
 
 def ibsi_statistics(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -160,7 +193,7 @@ def ibsi_statistics(values: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def _between(ordered: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+def _between(ordered: NDArray[Floating], low: float, high: float) -> NDArray[Floating]:
     return ordered[np.searchsorted(ordered, low, "left") : np.searchsorted(ordered, high, "right")]
 
 
@@ -169,7 +202,7 @@ def _ranked(count: int, percent: int) -> int:
     return max(-(-percent * count // 100) - 1, 0)
 
 
-def _linear_percentiles(ordered: NDArray[np.float64], percents: tuple[int, ...]) -> list[float]:
+def _linear_percentiles(ordered: NDArray[np.floating[Any]], percents: tuple[int, ...]) -> list[float]:
     """numpy's linear percentiles of voxels already sorted."""
     found = []
     for percent in percents:

@@ -250,15 +250,9 @@ def _texture(
     classes: Mapping[str, tuple[str, ...]],
 ) -> Array:
     """[feature] all but shape of one ROI in one image; NaN throughout for an empty mask."""
-    values = intensities[mask].astype(np.float64)
-    if values.size == 0:
+    if not mask.any():
         return np.full(sum(len(members or CLASSES[name]) for name, members in classes.items()), np.nan)
-    if settings.bin_width is not None:
-        inside = discretize.by_width_from_zero(values, settings.bin_width)
-    else:
-        inside = discretize.by_count_closed(values, settings.bin_count or 1)
-    levels = np.zeros(mask.shape, np.int32)
-    levels[mask] = inside
+    levels, counts = _levels(intensities, mask, settings)
     spacing = np.array(spacing_mm)
     if settings.force_2d and settings.force_2d_axis:
         levels = np.ascontiguousarray(np.moveaxis(levels, settings.force_2d_axis, 0))
@@ -269,12 +263,38 @@ def _texture(
         wanted = members or tuple(places)
         if name == "firstorder":
             found = first_order.pyradiomics_first_order(
-                values, inside, voxel_volume_mm3=float(spacing.prod()), shift=settings.voxel_array_shift
+                intensities[mask],
+                counts,
+                voxel_volume_mm3=float(spacing.prod()),
+                shift=settings.voxel_array_shift,
             )
         else:
             found = _matrix_class(name, levels, spacing, settings, with_mcc="MCC" in wanted)
         parts.append(found[[places[member] for member in wanted]])
     return np.concatenate(parts)
+
+
+def _levels(
+    intensities: NDArray[np.floating[Any]], mask: NDArray[np.bool_], settings: PyRadiomics
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """[z, y, x] grey levels, 0 outside, and [level] how many voxels have each; slab by slab."""
+    step = max(1, first_order.BLOCK // mask[0].size)
+    slabs = [slice(start, start + step) for start in range(0, len(mask), step) if mask[start : start + step].any()]
+    extremes = [(float(v.min()), float(v.max())) for v in (intensities[slab][mask[slab]] for slab in slabs)]
+    ends = min(low for low, _ in extremes), max(high for _, high in extremes)
+    levels = np.zeros(mask.shape, np.int32)
+    counts = np.zeros(0, np.int64)
+    for slab in slabs:
+        values = intensities[slab][mask[slab]].astype(np.float64)
+        if settings.bin_width is not None:
+            inside = discretize.by_width_from_zero(values, settings.bin_width, ends=ends)
+        else:
+            inside = discretize.by_count_closed(values, settings.bin_count or 1, ends=ends)
+        levels[slab][mask[slab]] = inside
+        own = np.bincount(inside, minlength=len(counts))
+        own[: len(counts)] += counts
+        counts = own
+    return levels, counts
 
 
 def _matrix_class(

@@ -31,22 +31,22 @@ rlm_rl_entr HJ9O RunEntropy
 
 
 @compiled
-def count_runs(padded, dz, dy, dx, weight, matrix):  # type: ignore[no-untyped-def]
-    """Add the runs along one direction to `matrix` ([level, length]); returns the (weighted) voxels that they hold.
-
-    `padded` holds the levels with a border of one zero, at which every run ends.
-    """
-    depth, height, width = padded.shape
+def count_runs(levels, dz, dy, dx, weight, matrix):  # type: ignore[no-untyped-def]
+    """Add the runs along one direction to `matrix` ([level, length]); returns the (weighted) voxels that they hold."""
+    depth, height, width = levels.shape
     voxels = 0
-    for z in range(1, depth - 1):
-        for y in range(1, height - 1):
-            for x in range(1, width - 1):
-                level = padded[z, y, x]
-                if level == 0 or padded[z - dz, y - dy, x - dx] == level:
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                level = levels[z, y, x]
+                if level == 0:
                     continue
+                pz, py, px = z - dz, y - dy, x - dx
+                if 0 <= pz < depth and 0 <= py < height and 0 <= px < width and levels[pz, py, px] == level:
+                    continue  # it began before
                 length = 1
                 nz, ny, nx = z + dz, y + dy, x + dx
-                while padded[nz, ny, nx] == level:
+                while 0 <= nz < depth and 0 <= ny < height and 0 <= nx < width and levels[nz, ny, nx] == level:
                     length += 1
                     nz += dz
                     ny += dy
@@ -57,10 +57,10 @@ def count_runs(padded, dz, dy, dx, weight, matrix):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _features(padded, n_levels, offsets, weights, merged):  # type: ignore[no-untyped-def]
+def _features(levels, n_levels, offsets, weights, merged):  # type: ignore[no-untyped-def]
     totals = np.zeros(COUNT)
     found = np.zeros(COUNT)
-    matrix = np.zeros((n_levels, max(padded.shape) - 2))
+    matrix = np.zeros((n_levels, max(levels.shape)))
     voxels = 0.0
     last = offsets.shape[0] - 1
     used = 0
@@ -68,7 +68,7 @@ def _features(padded, n_levels, offsets, weights, merged):  # type: ignore[no-un
         if not merged:
             matrix[:] = 0.0
             voxels = 0.0
-        voxels += count_runs(padded, offsets[k, 0], offsets[k, 1], offsets[k, 2], weights[k], matrix)
+        voxels += count_runs(levels, offsets[k, 0], offsets[k, 1], offsets[k, 2], weights[k], matrix)
         if not merged or k == last:
             size_features(matrix, voxels, found)
             totals += found
@@ -104,5 +104,5 @@ def glrlm_features(
     if count < 1 or len(offsets) == 0:
         return np.full(len(GLRLM), np.nan)
     factors = np.ones(len(offsets)) if weights is None else weights
-    found: NDArray[np.float64] = _features(np.pad(levels, 1), count, offsets, factors, merged)
+    found: NDArray[np.float64] = _features(np.ascontiguousarray(levels), count, offsets, factors, merged)
     return found[: len(GLRLM)]

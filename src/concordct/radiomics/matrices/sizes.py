@@ -51,20 +51,23 @@ def size_features(matrix, voxels, out):  # type: ignore[no-untyped-def]
                 p = matrix[a, b] / total
                 entropy -= p * np.log2(p)
                 energy += p * p
-    _margins(by_level, by_size, total, out)
+    _margins(by_level, np.arange(1, n_sizes + 1), by_size, total, out)
     out[12] = total / voxels
     out[15] = entropy
     out[16] = energy
 
 
 @compiled
-def _margins(by_level, by_size, total, out):  # type: ignore[no-untyped-def]
-    """Everything that needs only the sums over levels or over sizes; divides the joint emphases by the total."""
+def _margins(by_level, sizes, by_size, total, out):  # type: ignore[no-untyped-def]
+    """Everything that needs only the sums over levels or over sizes; divides the joint emphases by the total.
+
+    `sizes` ascend; `by_size` says how often each occurs.
+    """
     mean_size = 0.0
     for b in range(by_size.size):
         count = by_size[b]
         if count != 0.0:
-            j = b + 1.0
+            j = float(sizes[b])
             out[0] += count / (j * j)
             out[1] += count * j * j
             out[10] += count * count
@@ -83,7 +86,7 @@ def _margins(by_level, by_size, total, out):  # type: ignore[no-untyped-def]
     for a in range(by_level.size):
         out[13] += by_level[a] / total * (a + 1.0 - mean_level) ** 2
     for b in range(by_size.size):
-        out[14] += by_size[b] / total * (b + 1.0 - mean_size) ** 2
+        out[14] += by_size[b] / total * (sizes[b] - mean_size) ** 2
     for k in range(8):
         out[k] /= total
     out[9] = out[8] / total**2
@@ -101,12 +104,20 @@ def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
         out[:] = np.nan
         return
     by_level = np.zeros(levels.max())
-    by_size = np.zeros(sizes.max())
+    # Few sizes occur among the millions that the largest zone allows.
+    ascending = np.sort(sizes)
+    found = np.empty(n_zones, np.int64)
+    by_size = np.zeros(n_zones)
+    kinds = 0
+    for k in range(n_zones):
+        if k == 0 or ascending[k] != ascending[k - 1]:
+            found[kinds] = ascending[k]
+            kinds += 1
+        by_size[kinds - 1] += 1.0
     for k in range(n_zones):
         i2 = float(levels[k]) ** 2
         j2 = float(sizes[k]) ** 2
         by_level[levels[k] - 1] += 1.0
-        by_size[sizes[k] - 1] += 1.0
         out[4] += 1.0 / (i2 * j2)
         out[5] += i2 / j2
         out[6] += j2 / i2
@@ -122,7 +133,7 @@ def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
             entropy -= p * np.log2(p)
             energy += p * p
             start = k
-    _margins(by_level, by_size, total, out)
+    _margins(by_level, found[:kinds], by_size[:kinds], total, out)
     out[12] = total / voxels
     out[15] = entropy
     out[16] = energy

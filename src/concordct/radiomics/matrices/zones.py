@@ -63,28 +63,36 @@ def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
     or no element when nobody asks for distances.
     """
     depth, height, width = levels.shape
-    left = levels.copy()
-    voxels = np.count_nonzero(levels)
-    stack = np.empty(voxels, np.int64)
-    zone_levels = np.empty(voxels, np.int32)
-    zone_sizes = np.empty(voxels, np.int64)
-    zone_distances = np.empty(voxels if distances.size else 0, np.int64)
+    seen = np.zeros(levels.shape, np.uint8)
+    # The rim of a zone while it grows, a ring: first come, first grown from, so that it stays short.
+    rim = np.empty(64, np.int64)
+    zone_levels = np.empty(64, np.int32)
+    zone_sizes = np.empty(64, np.int64)
+    zone_distances = np.empty(64, np.int64)
     reach = 0 if planar else 1
     zones = 0
     for z0 in range(depth):
         for y0 in range(height):
             for x0 in range(width):
-                level = left[z0, y0, x0]
-                if level == 0:
+                level = levels[z0, y0, x0]
+                if level == 0 or seen[z0, y0, x0]:
                     continue
-                left[z0, y0, x0] = 0
-                stack[0] = (z0 * height + y0) * width + x0
-                top = 1
+                seen[z0, y0, x0] = 1
+                rim[0] = (z0 * height + y0) * width + x0
+                first = 0
+                waiting = 1
                 size = 0
                 nearest = np.int64(1) << 40
-                while top > 0:
-                    top -= 1
-                    place = stack[top]
+                while waiting > 0:
+                    place = rim[first]
+                    first = (first + 1) & (rim.size - 1)
+                    waiting -= 1
+                    if waiting + 26 > rim.size:
+                        wider = np.empty(2 * rim.size, np.int64)
+                        for k in range(waiting):
+                            wider[k] = rim[(first + k) & (rim.size - 1)]
+                        rim = wider
+                        first = 0
                     x = place % width
                     y = (place // width) % height
                     z = place // (width * height)
@@ -94,16 +102,20 @@ def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
                     for nz in range(max(0, z - reach), min(depth, z + reach + 1)):
                         for ny in range(max(0, y - 1), min(height, y + 2)):
                             for nx in range(max(0, x - 1), min(width, x + 2)):
-                                if left[nz, ny, nx] == level:
-                                    left[nz, ny, nx] = 0
-                                    stack[top] = (nz * height + ny) * width + nx
-                                    top += 1
+                                if levels[nz, ny, nx] == level and not seen[nz, ny, nx]:
+                                    seen[nz, ny, nx] = 1
+                                    rim[(first + waiting) & (rim.size - 1)] = (nz * height + ny) * width + nx
+                                    waiting += 1
+                if zones == zone_sizes.size:
+                    zone_levels = np.concatenate((zone_levels, np.empty_like(zone_levels)))
+                    zone_sizes = np.concatenate((zone_sizes, np.empty_like(zone_sizes)))
+                    zone_distances = np.concatenate((zone_distances, np.empty_like(zone_distances)))
                 zone_levels[zones] = level
                 zone_sizes[zones] = size
-                if distances.size:
-                    zone_distances[zones] = nearest
+                zone_distances[zones] = nearest
                 zones += 1
-    return zone_levels[:zones].copy(), zone_sizes[:zones].copy(), zone_distances[:zones].copy()
+    asked = zones if distances.size else 0
+    return zone_levels[:zones].copy(), zone_sizes[:zones].copy(), zone_distances[:asked].copy()
 
 
 NO_DISTANCES = np.empty((0, 0, 0), np.int32)

@@ -50,12 +50,17 @@ def by_count(values: NDArray[np.float64], count: int) -> NDArray[np.int32]:
     return np.minimum(levels, np.int32(count))
 
 
-def by_width_from_zero(values: NDArray[np.float64], width: float) -> NDArray[np.int32]:
-    """PyRadiomics' fixed bin width: edges at multiples of `width` (from zero, not from the ROI's minimum)."""
-    _check_width(values, width)
+def by_width_from_zero(
+    values: NDArray[np.float64], width: float, *, ends: tuple[float, float] | None = None
+) -> NDArray[np.int32]:
+    """PyRadiomics' fixed bin width: edges at multiples of `width` (from zero, not from the ROI's minimum).
+
+    `ends` are least and greatest intensity of the ROI where the values are a part of it.
+    """
     if values.size == 0:
         return np.ones(values.shape, np.int32)
-    low, high = float(values.min()), float(values.max())
+    low, high = ends or (float(values.min()), float(values.max()))
+    _check_width(np.array([low, high]), width)
     edges = np.arange(low - low % width, high + 2 * width, width)
     # Not floor(values / width): the edges carry their own rounding, and a voxel on an edge must fall as in PyRadiomics.
     guess = ((values - edges[0]) / width).astype(np.int32)
@@ -65,10 +70,12 @@ def by_width_from_zero(values: NDArray[np.float64], width: float) -> NDArray[np.
     return guess + np.int32(1)
 
 
-def by_count_closed(values: NDArray[np.float64], count: int) -> NDArray[np.int32]:
-    """PyRadiomics' fixed bin count: numpy's histogram edges, the last bin closed."""
+def by_count_closed(
+    values: NDArray[np.float64], count: int, *, ends: tuple[float, float] | None = None
+) -> NDArray[np.int32]:
+    """PyRadiomics' fixed bin count: numpy's histogram edges, the last bin closed; `ends` as in `by_width_from_zero`."""
     _check_count(count)
-    edges = np.histogram_bin_edges(values, count)
+    edges = np.histogram_bin_edges(values, count, range=ends)
     edges[-1] += 1
     return np.digitize(values, edges).astype(np.int32)
 

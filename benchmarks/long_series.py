@@ -1,0 +1,210 @@
+"""A series of 300 slices through the verbs: time, memory, and what the guard costs.
+
+    python -m benchmarks.long_series                       # writes docs/results/long-series.md
+    python -m benchmarks.long_series --only features       # the other rows stay as the page has them
+
+The series is a real one of 28 slices, repeated along z; so only time and memory are measured on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pydicom
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
+
+from benchmarks.results import RESULTS, data_folder, table, write_section
+from concordct.volumes.files import open_volume_file, write_volume_file
+from concordct.volumes.find import find_series
+
+SERIES = 300
+NAME = "long-series"
+FILTER = ("--any-kernel", "--mode", "mean", "--overwrite")
+HEADER = ["300 slices of 512 x 512", "clock, s", "CPU, s", "peak, MiB"]
+
+#: Run in the child before the command line. Decoding in this process, in the worker's place.
+UNGUARDED = """
+import numpy
+from concordct.volumes import codestreams, guard
+def direct(function, data, *, path, **options):
+    return guard.Decoded(numpy.asarray(function(data, **options)), "")
+codestreams.guarded = direct
+"""
+
+
+def long_series(chest: Path, to: Path, *, syntax: UID | None = None) -> Path:
+    """The slices of a real series, repeated along z to `SERIES`, in another transfer syntax if one is given."""
+    to.mkdir(parents=True)
+    read = sorted(
+        (pydicom.dcmread(path) for path in chest.iterdir()), key=lambda one: float(one.ImagePositionPatient[2])
+    )
+    step = float(read[1].ImagePositionPatient[2]) - float(read[0].ImagePositionPatient[2])
+    first = [float(value) for value in read[0].ImagePositionPatient]
+    if syntax is not None:
+        for dataset in read:
+            dataset.compress(syntax, generate_instance_uid=False)
+    for index in range(SERIES):
+        dataset = read[index % len(read)]
+        dataset.InstanceNumber = index + 1
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.{10**30 + index}")
+        dataset.ImagePositionPatient = [first[0], first[1], round(first[2] + index * step, 4)]
+        if "SliceLocation" in dataset:
+            dataset.SliceLocation = dataset.ImagePositionPatient[2]
+        dataset.save_as(to / f"{index:04d}.dcm")
+    return to
+
+
+def command(*words: str | Path, before: str = "", threads: int = 2) -> tuple[float, float, float]:
+    """Seconds of the clock and of CPU (workers included), and peak memory (MiB) of one concordct command.
+
+    Parameters
+    ----------
+    before : Python that runs first in its process.
+    threads : of its arithmetic.
+    """
+    # Not ru_maxrss: a child inherits its parent's.
+    script = (
+        "import atexit, pathlib, re, resource, sys\n"
+        "def last():\n"
+        "    peak = re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text()).group(1)\n"
+        "    used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
+        "    print('PEAK', int(peak) / 1024, sum(one.ru_utime + one.ru_stime for one in used), file=sys.stderr)\n"
+        f"atexit.register(last)\n{before}\n"
+        "from concordct.cli import main\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    began = time.perf_counter()
+    line = [sys.executable, "-c", script, *map(str, words)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    clock = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}: {done.stderr[-500:]}")
+    peak, cpu = next(text for text in reversed(done.stderr.splitlines()) if text.startswith("PEAK")).split()[1:]
+    return clock, float(cpu), float(peak)
+
+
+#: Measures one part: rows of the table, without their first cell where a sentence takes its place.
+Part = Callable[[Path, Path], Iterator[list[str]]]
+
+
+def _row(name: str, *words: str | Path, before: str = "") -> list[str]:
+    clock, cpu, peak = command(*words, before=before, threads=1)
+    return [name, f"{clock:.0f}", f"{cpu:.1f}", f"{peak:.0f}"]
+
+
+def _standardize(place: Path, model: Path) -> Iterator[list[str]]:
+    words = ("-m", model, *FILTER, "-o", place / "out")
+    yield _row("`standardize`, filter, `mean`, DICOM to DICOM", "standardize", _native(place), *words)
+
+
+def _guard(place: Path, model: Path) -> Iterator[list[str]]:
+    """Twice with and twice without the worker in turn; what stands is the less of each."""
+    data = data_folder()
+    assert data is not None
+    for name, syntax in (("JPEG-LS", JPEGLSLossless), ("JPEG 2000", JPEG2000Lossless)):
+        series = long_series(data / "chest_B40f", place / name, syntax=syntax)
+        words = (
+            "standardize",
+            series,
+            "-m",
+            model,
+            "--any-kernel",
+            "--mode",
+            "mean",
+            "--overwrite",
+            "-o",
+            place / "out",
+        )
+        found: dict[str, list[tuple[float, float, float]]] = {"": [], UNGUARDED: []}
+        for _ in range(2):
+            for before, runs in found.items():
+                runs.append(command(*words, before=before, threads=1))
+        best = {before: min(runs, key=lambda run: run[1]) for before, runs in found.items()}
+        for said, before in (("decoded in the worker", ""), ("decoded in place", UNGUARDED)):
+            clock, cpu, peak = best[before]
+            yield [f"the same from {name}, {said}", f"{clock:.0f}", f"{cpu:.1f}", f"{peak:.0f}"]
+        ratio = best[""][1] / best[UNGUARDED][1]
+        yield [f"ratio of CPU, {name}, worker to in place", "", f"{ratio:.3f}", ""]
+
+
+def _volume(place: Path, model: Path) -> Iterator[list[str]]:
+    for ending in ("nii.gz", "mha"):
+        file = place / f"chest.{ending}"
+        (series,) = find_series(_native(place)).series
+        write_volume_file(file, series.read())
+        words = ("-m", model, *FILTER, "-o", place / f"done.{ending}")
+        yield _row(f"`standardize`, filter, `mean`, .{ending} to .{ending}", "standardize", file, *words)
+        file.unlink()
+
+
+def _features(place: Path, model: Path) -> Iterator[list[str]]:
+    words = ("-p", "pyradiomics-default", "--overwrite", "-o", place / "features.csv")
+    yield _row("`features`, whole image, pyradiomics-default (107)", "features", _native(place), *words)
+
+
+def _evaluate(place: Path, model: Path) -> Iterator[list[str]]:
+    native = _native(place)
+    made = place / "made"
+    command("standardize", native, "-m", model, *FILTER, "-o", made)
+    words = ("--source", native, "--standardized", made, "--target", native, "--overwrite", "-o", place / "judged")
+    yield _row("`evaluate`, three such series", "evaluate", *words)
+
+
+PARTS: dict[str, Part] = {
+    "standardize": _standardize,
+    "guard": _guard,
+    "volume": _volume,
+    "features": _features,
+    "evaluate": _evaluate,
+}
+
+
+def _native(place: Path) -> Path:
+    data = data_folder()
+    assert data is not None
+    series = place / "series"
+    return series if series.exists() else long_series(data / "chest_B40f", series)
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS)
+    chosen = parser.parse_args().only or list(PARTS)
+    data = data_folder()
+    if data is None:
+        sys.exit("real CT data not found: set CONCORDCT_DATA or place ../shared/data beside the checkout")
+    page = RESULTS / f"{NAME}.md"
+    text = page.read_text() if page.exists() else ""
+    rows = {row[0]: row for row in (line[2:-2].split(" | ") for line in re.findall(r"(?m)^\| .*\|$", text))}
+    rows.pop(HEADER[0], None)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        pair = []
+        for kernel in ("smooth", "sharp"):
+            slice_ = open_volume_file(data / f"mayo_L067_kernel_pairs/{kernel}_000039.mha").read()
+            pair.append(write_volume_file(place / f"{kernel}.nii", slice_))
+        command("calibrate", *pair, "-o", place / "model", "--method", "spectral")
+        for name in chosen:
+            for row in PARTS[name](place, place / "model"):
+                rows[row[0]] = row
+                print(row, flush=True)
+            body = (
+                "A real series of 28 slices repeated to 300 (only time and memory are measured on it), one thread.\n"
+                "Peak is that of the main process. The clock is of a machine with other work; CPU includes workers.\n\n"
+                + table(HEADER, list(rows.values()))
+            )
+            write_section(NAME, "python -m benchmarks.long_series", body, seed="0")
+
+
+if __name__ == "__main__":
+    main()
