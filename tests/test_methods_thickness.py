@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.methods.spectral.thickness import SliceProfile, fit_profile, thicken
+from concordct.methods.spectral.thickness import SliceProfile, Stacking, fit_profile
+from concordct.training.bundle import Bundle
+from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.volume import Volume
 
 WIDTH_MM = 4.0
@@ -35,6 +38,12 @@ def averaged(thin: Volume, places: list[float], width_mm: float = WIDTH_MM) -> V
     return Volume(np.tensordot(weights, thin.hu, 1).astype(np.float32), affine, slice_thickness_mm=width_mm)
 
 
+def thicken(volume: Volume, profile: SliceProfile, *, spacing_mm: float, first_mm: float | None = None) -> Volume:
+    with tempfile.TemporaryDirectory() as place:
+        path = write_volume_file(Path(place) / "scan.nii", volume, whole_hu=False)
+        return Stacking(profile, spacing_mm).of(open_volume_file(path), first_mm=first_mm).read()
+
+
 def test_a_known_profile_is_found_and_applied_where_it_should_be() -> None:
     thin = scan()
     profile = fit_profile(thin, averaged(thin, [8.0, 13.0, 18.0, 23.0, 28.0]))
@@ -42,7 +51,7 @@ def test_a_known_profile_is_found_and_applied_where_it_should_be() -> None:
     other = scan(seed=1)
     wanted = averaged(other, [10.0, 14.0, 18.0, 22.0])
     found = thicken(other, profile, spacing_mm=4.0, first_mm=10.0)
-    np.testing.assert_allclose(found.affine, wanted.affine)
+    np.testing.assert_allclose(found.affine, wanted.affine, atol=1e-4)
     np.testing.assert_allclose(found.hu[:4], wanted.hu, atol=1.0)
     assert found.slice_thickness_mm == WIDTH_MM
 
@@ -76,12 +85,27 @@ def test_what_does_not_fit_is_refused() -> None:
     moved[0, 3] += 3
     with pytest.raises(ConcordctError, match="3 mm apart in the plane"):
         fit_profile(thin, replace(thick, affine=moved))
-    with pytest.raises(ConcordctError, match="at most 2 mm apart, found 5 mm"):
+    with pytest.raises(ConcordctError, match="slices of 5 mm, while the model"):
         thicken(
             scan(slices=9, spacing_mm=5.0), SliceProfile(np.arange(3.0), np.array([0.2, 0.1, 0.0]), 1, 4), spacing_mm=5
         )
     with pytest.raises(ConcordctError, match="on either side"):
         fit_profile(thin.slab(0, 9), thick)
+
+
+def test_a_profile_comes_back_from_a_bundle_and_a_wrong_one_is_refused() -> None:
+    thin = scan()
+    stacking = Stacking(fit_profile(thin, averaged(thin, [8.0, 13.0, 18.0, 23.0, 28.0])), 5.0)
+    bundle = stacking.added_to(Bundle({}, {"method": "spectral"}))
+    again = Stacking.of_bundle(bundle)
+    assert again is not None
+    assert again.said() == stacking.said()
+    np.testing.assert_array_equal(again.profile.density_per_mm, stacking.profile.density_per_mm)
+    assert Stacking.of_bundle(Bundle({}, {"method": "spectral"})) is None
+    doubled = {name: 2 * array for name, array in bundle.tensors.items()}
+    doubled["stacking/distance_mm"] /= 2
+    with pytest.raises(ConcordctError, match="integral is 1, found 2"):
+        Stacking.of_bundle(Bundle(doubled, bundle.metadata))
 
 
 def test_real_thin_and_thick_slices_of_one_scan(shared_data: Path) -> None:

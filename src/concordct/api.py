@@ -197,7 +197,8 @@ class Model:
 
         Returns
         -------
-        Volume : of the same geometry, in whole HU inside the range that a CT image can store.
+        Volume : of the same geometry (or in the slices that the model makes), in whole HU inside the range that a CT
+            image can store.
 
         Raises
         ------
@@ -214,6 +215,7 @@ class Model:
             if mismatch is not None:
                 raise ConcordctError(mismatch)
             checked(found, allowed)
+            found = self.loaded.seen(found)
             source = found.read(allow=allowed)
             work = self.loaded.standardizer(mode=mode, use_neighbours=evenly_spaced(found))
             planes: list[NDArray[np.float32]] = []

@@ -10,6 +10,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
+from concordct.errors import ConcordctError
 from concordct.methods.models import Model, Sampling
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
@@ -54,5 +55,15 @@ def standardized(
 def standardizer_for(
     scan: Scan, model: Model, *, mode: Mode = "sample", sampling: Sampling | None = None
 ) -> Standardizer:
-    """A model at work on a scan: neighbours are used where they are at one distance."""
+    """A model at work on a scan: neighbours are used where they are at one distance.
+
+    Raises
+    ------
+    ConcordctError : a model that makes slices of another thickness, which no voxel of the scan stands beside.
+    """
+    if model.stacking is not None:
+        raise ConcordctError(
+            f"{model.name}: expected a model that leaves slices where they are, found one that makes "
+            f"{model.stacking.said()}: standardize first, and compare what that wrote"
+        )
     return model.standardizer(mode=mode, use_neighbours=evenly_spaced(scan), sampling=sampling)

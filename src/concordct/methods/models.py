@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from concordct.errors import ConcordctError
 from concordct.methods import catalogue
+from concordct.methods.spectral.thickness import Stacking
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.training.bundle import Bundle, load_bundle
+from concordct.volumes.scans import Scan
 
 if TYPE_CHECKING:
     from concordct.methods.spectral.transfer import SpectralModel
@@ -38,6 +40,21 @@ class Model:
     def target_kernels(self) -> tuple[str, ...]:
         """Kernels that it was calibrated toward; empty when its data did not name them."""
         return tuple(self.bundle.metadata["info"].get("target_kernels", ()))
+
+    @property
+    def stacking(self) -> Stacking | None:
+        """How it makes slices of another thickness; None when it leaves slices as they are."""
+        return Stacking.of_bundle(self.bundle)
+
+    def seen(self, scan: Scan) -> Scan:
+        """The scan as its standardizer takes it: in slices of the target's thickness where that is another.
+
+        Raises
+        ------
+        ConcordctError : slices that the model does not lead from.
+        """
+        stacking = self.stacking
+        return scan if stacking is None else stacking.of(scan)
 
     def calibration(self) -> SpectralModel | None:
         """The calibrated transfer inside; None for methods without one."""
@@ -84,6 +101,7 @@ def load_model(path: Path) -> Model:
     bundle = load_bundle(path)
     try:
         catalogue.method(bundle.method).open(bundle, "mean", use_neighbours=True, sampling={})
+        Stacking.of_bundle(bundle)
     except ConcordctError as error:
         raise ConcordctError(f"{path}: {error}") from error
     return Model(path.resolve().name, bundle, bundle.sha256)

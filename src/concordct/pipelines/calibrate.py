@@ -22,13 +22,16 @@ from concordct.methods.models import Model
 from concordct.methods.spectral import transfer as spectral
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.self_check import OWN_RETURN
+from concordct.methods.spectral.thickness import Stacking
 from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
 from concordct.pipelines.checks import check_scan
+from concordct.pipelines.stacked_pairs import stacked
 from concordct.training.bundle import Bundle, save_bundle
 from concordct.volumes.given import open_text
 from concordct.volumes.identity import identity, together
 from concordct.volumes.pairing import check_pair, pair_by_kernel, pair_series
+from concordct.volumes.restacked import RestackedFile, RestackedSeries
 from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
@@ -156,26 +159,44 @@ def calibrate_pairs(
     ------
     ConcordctError : pairs that are not two reconstructions of one scan, and by how much; unreadable slices; an output
         that exists.
+
+    Pairs of two slice thicknesses are told by their headers: a slice profile is fitted first and kept in the model, and
+    the rest is fitted between the source in the target's slices and the target.
     """
     if method not in METHODS:
         raise ConcordctError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
+    for source, target in pairs:
+        if source.key == target.key:
+            raise ConcordctError(f"{scan_path(source)}: expected two reconstructions of one scan, found the same twice")
+    pairs, stacking = stacked(pairs, allow=allow)
+    kept: dict[tuple[int, int], tuple[Volume, Volume]] = {}
     passes = PASSES[method]
     total = passes * sum(stop - start for source, _ in pairs for start, stop in _slabs(source))
     done = 0
 
     def slabs() -> Iterator[tuple[Volume, Volume]]:
         nonlocal done
-        for source, target in pairs:
+        for number, (source, target) in enumerate(pairs):
             for start, stop in _slabs(source):
-                yield source.read(start, stop, allow=allow), target.read(start, stop, allow=allow)
+                slab = kept.get((number, start))
+                if slab is None:
+                    slab = source.read(start, stop, allow=allow), target.read(start, stop, allow=allow)
+                if stacking is not None:
+                    kept[number, start] = slab  # made of many slices: once is enough
+                yield slab
                 done += stop - start
                 if progress is not None:
                     progress("calibrating", done, total)
 
-    for source, target in pairs:
-        if source.key == target.key:
-            raise ConcordctError(f"{scan_path(source)}: expected two reconstructions of one scan, found the same twice")
-    agreements = [check_pair(source, target, allow=allow) for source, target in pairs]
+    try:
+        agreements = [check_pair(source, target, allow=allow) for source, target in pairs]
+    except ConcordctError as error:
+        if stacking is None or not stacking.profile.interpolates:
+            raise
+        raise ConcordctError(
+            f"slices of {stacking.profile.source_mm:g} mm do not hold what slices of {stacking.profile.target_mm:g} mm "
+            f"show, even interpolated as well as they can be: {error}"
+        ) from None
     bias: list[float] = [one.bias_hu for one in agreements]
     info = _info([s for s, _ in pairs], [t for _, t in pairs], pairs=len(pairs), allow=allow)
     info["warnings"] += [
@@ -185,10 +206,12 @@ def calibrate_pairs(
         if one.frames_differ
     ]
     worst: float = max(bias, key=abs)
+    if stacking is not None:
+        info["slices_made"] = stacking.said()
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
     texture = fit_concord(model, slabs) if method == concord_bundle.METHOD else NO_TEXTURE
     model = _with_own_return(model, texture, pairs[0][0], method, allow)
-    return _save(model, texture, output, method, overwrite)
+    return _save(model, texture, output, method, overwrite, stacking)
 
 
 def _with_own_return(
@@ -293,8 +316,15 @@ def _info(sources: Sequence[Scan], targets: Sequence[Scan], *, pairs: int, allow
 
 def _identity(scans: Sequence[Scan]) -> dict[str, list[str]]:
     """Digests of the slices that are read, and of their series and exams."""
-    read = ((scan, {index for slab in _slabs(scan) for index in range(*slab)}) for scan in scans)
-    return together(identity(scan, slices) for scan, slices in read).to_json()
+    return together(identity(*_read_of(scan)) for scan in scans).to_json()
+
+
+def _read_of(scan: Scan) -> tuple[Scan, set[int]]:
+    """A scan as it lies on disk, and its slices that are read."""
+    read = {index for slab in _slabs(scan) for index in range(*slab)}
+    if isinstance(scan, RestackedSeries | RestackedFile) and scan.source is not None and scan.means is not None:
+        return scan.source, {at for index in read for at in scan.means.members(index)}
+    return scan, read
 
 
 def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -320,12 +350,15 @@ def _save(
     output: Path,
     method: str,
     overwrite: bool,
+    stacking: Stacking | None = None,
 ) -> Calibration:
     warnings = list(model.info.get("warnings", []))
     bias = model.info.get("bias_hu", 0.0)
     if abs(bias) > LARGEST_BIAS_HU:
         warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
-    save_bundle(_bundle(model, texture, method), output, card=_card(model, method, warnings), overwrite=overwrite)
+    bundle = _bundle(model, texture, method)
+    bundle = bundle if stacking is None else stacking.added_to(bundle)
+    save_bundle(bundle, output, card=_card(model, method, warnings), overwrite=overwrite)
     return Calibration(model, method, output, tuple(warnings))
 
 
@@ -356,6 +389,7 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
         f"  {lost} of the target's noise power lies there. Above {limits.gone_lp_cm:.2f} lp/cm nothing is passed.",
         f"- Neighbouring slices are {'used' if model.uses_neighbours else 'not used'}.",
         f"- Noise for mode `sample`: {'measured' if model.noise else 'not measured, use mode `mean`'}.",
+        *([f"- It makes {info['slices_made']}."] if "slices_made" in info else []),
         *(f"- Warning: {text}" for text in warnings),
         "",
         "It applies to scans of the source kernel, axial, of any pixel size; iterative strength, focal spot and slice",
@@ -382,6 +416,7 @@ def summary(result: Calibration) -> dict[str, Any]:
         "samples_noise": model.noise is not None,
         "transfer_error_median": model.info.get("transfer_error_median"),
         "bias_hu": model.info.get("bias_hu"),
+        "slices_made": model.info.get("slices_made"),
         "warnings": list(result.warnings),
     }
 
@@ -399,6 +434,8 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         f"neighbouring slices: {'used' if found['uses_neighbours'] else 'not used'}; "
         f"noise for mode sample: {'measured' if found['samples_noise'] else 'not measured'}",
     ]
+    if found["slices_made"] is not None:
+        lines.append(f"slices: {found['slices_made']}")
     if found["transfer_error_median"] is not None:
         lines.append(f"unpaired: standard error of the transfer {found['transfer_error_median']:.1%} (median)")
     return lines

@@ -116,6 +116,7 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
         if mismatch:
             raise ConcordctError(f"{scan_path(scan)}: {mismatch} [other-kernel]")
         if _is_the_scan(scan, input_path):
+            scan = model.seen(scan)
             if isinstance(scan, VolumeFile) and not is_volume_file(output):
                 raise ConcordctError(
                     f"{output}: expected a volume file such as .nii.gz, since the input is {scan.path.name}"
@@ -132,10 +133,15 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
     for scan, name in zip(found.scans, names, strict=True):
         shown = str(scan_path(scan).relative_to(input_path))
         mismatch = None if settings.any_kernel else kernel_mismatch(model, scan.kernel)
+        if mismatch is None and model.stacking is not None:
+            mismatch = model.stacking.mismatch(scan)
         if mismatch:
             skipped.append(Record(shown, None, "skipped", mismatch, scan.shape[0]))
-        else:
-            jobs.append(ScanJob(scan, output / name, shown, name, _beside(scan, found.set_aside)))
+            continue
+        try:
+            jobs.append(ScanJob(model.seen(scan), output / name, shown, name, _beside(scan, found.set_aside)))
+        except ConcordctError as error:
+            skipped.append(Record(shown, None, "failed", str(error), scan.shape[0]))
     skipped += [Record(str(item.path.relative_to(input_path)), None, "failed", item.reason) for item in broken]
     return Plan(tuple(jobs), tuple(skipped), found.set_aside, tree=True)
 
@@ -263,6 +269,7 @@ def _intended(job: ScanJob, model: Model, settings: Settings) -> _Intended:
         target_kernel="/".join(model.target_kernels) or None,
         settings={**standardizer.settings, "seed": settings.seed, "allowed": sorted({p.code for p in problems})},
         sharpens=model.bundle.metadata.get("sharpens"),
+        slices=None if model.stacking is None else model.stacking.said(),
     )
     return _Intended(standardizer, derivation, (*_notes(scan, model, problems), *job.notes))
 
@@ -417,6 +424,8 @@ def _notes(scan: Scan, model: Model, problems: Sequence[Problem]) -> tuple[str, 
         notes.append(mismatch)
     if info.get("caution"):
         notes.append(info["caution"])
+    if model.stacking is not None:
+        notes.append(f"new slices: {model.stacking.said()}")
     calibrated, own = info.get("slice_thickness_mm"), scan.slice_thickness_mm
     if calibrated and own and abs(own / calibrated - 1) > SAME_THICKNESS:
         notes.append(f"slice thickness {own:g} mm, calibrated at {calibrated:g} mm")

@@ -25,6 +25,7 @@ class Derivation:
     synthetic : what the pixels show, in words, when they are no scan at all ("follow-up predicted for 52 weeks later");
         None when they are one.
     shows : what the pixels are when they are not one standardized image ("mean of 8 samples"); None when they are.
+    slices : what was done to slices when they are not the source's ("slices of 5 mm ..."); None when they are.
     window_hu : centre and width in which they are to be shown; None for the source's own.
     """
 
@@ -36,6 +37,7 @@ class Derivation:
     synthetic: str | None = None
     shows: str | None = None
     window_hu: tuple[float, float] | None = None
+    slices: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.model_sha256) != 64 or set(self.model_sha256) - set("0123456789abcdef"):
@@ -44,7 +46,7 @@ class Derivation:
     def canonical(self) -> str:
         """One JSON text for one derivation: sorted keys, no spaces."""
         fields = {**asdict(self), "settings": dict(self.settings)}
-        for name in ("synthetic", "shows", "window_hu"):
+        for name in ("synthetic", "shows", "window_hu", "slices"):
             if fields[name] is None:
                 del fields[name]  # UIDs of what was standardized hang on the text as it always was
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import BufferedWriter
@@ -27,7 +28,9 @@ from concordct.volumes.ct_range import ct_range
 from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
+from concordct.volumes.derived_place import place
 from concordct.volumes.place import atomic_directory, refuse_overlap, writing
+from concordct.volumes.restacked import RestackedSeries
 from concordct.volumes.series import Problem, Series, SliceRef
 from concordct.volumes.volume import Volume
 
@@ -78,7 +81,8 @@ def write_derived_series(
 
     Parameters
     ----------
-    series : the source; from an enhanced multi-frame CT each frame becomes a single-frame CT object.
+    series : the source; from an enhanced multi-frame CT each frame becomes a single-frame CT object. A
+        `RestackedSeries` gives objects at its own places, each with the header of the nearest source slice.
     slabs : consecutive Volumes that cover the whole series in order; consumed one at a time.
     directory : the output folder, made aside and moved into place whole.
     derivation : what was done.
@@ -105,6 +109,7 @@ def write_derived_series(
             digest, clipped = _lay_aside(series, slabs, file)
         identity = _identity(series, derivation, digest)
         series_uid = hashed_uid("series", identity)
+        descending = isinstance(series, RestackedSeries) and _descending(series)
         names = [f"{index:0{max(4, len(str(series.shape[0])))}d}.dcm" for index in range(series.shape[0])]
         with writing(directory), open(waiting, "rb") as file:
             for index, (ref, source, sop_class) in enumerate(_sources(series)):
@@ -114,6 +119,8 @@ def write_derived_series(
                     dataset = derived_dataset(
                         source, pixels, ref, sop_class, **uids, derivation=derivation, index=index, allowed=allowed
                     )
+                    if isinstance(series, RestackedSeries):
+                        place(dataset, series.placed(index, descending=descending), sop_class)
                     save(dataset, aside / names[index])
                 except (ConcordctError, OSError):
                     raise
@@ -182,6 +189,16 @@ def _sources(series: Series) -> Iterator[tuple[SliceRef, FileDataset, str]]:
         yield ref, dataset, sop_class
 
 
+def _descending(series: RestackedSeries) -> bool:
+    """Whether the source numbers its slices against their normal."""
+    numbers = []
+    for ref in (series.slices[0], series.slices[-1]):
+        with quiet_dicom():
+            text = str(open_dataset(ref.path).get("InstanceNumber", "")).strip()
+        numbers.append(int(text) + ref.frame if re.fullmatch(r"[+-]?\d{1,11}", text) else 0)
+    return numbers[0] > numbers[1]
+
+
 def _slice_bytes(series: Series, source: FileDataset) -> int:
     return series.shape[1] * series.shape[2] * int(source.BitsAllocated) // 8
 
@@ -207,6 +224,8 @@ def _identity(series: Series, derivation: Derivation, pixels_sha256: str) -> str
     """SHA-256 of everything that makes this result what it is; all UIDs hang on it."""
     digest = hashlib.sha256()
     parts = [series.key, *(f"{ref.sop_instance_uid}.{ref.frame}" for ref in series.slices)]
+    if isinstance(series, RestackedSeries):
+        parts += [repr(ref.origin_lps_mm) for ref in series.slices]
     for part in (*parts, derivation.canonical(), __version__, pixels_sha256):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
@@ -242,7 +261,16 @@ def _record(
                 "source_sop_instance_uid": ref.sop_instance_uid,
                 "source_frame": ref.frame + 1,
                 "sop_instance_uid": hashed_uid("instance", identity, str(index)),
+                **_made_of(series, index),
             }
             for index, (name, ref) in enumerate(zip(names, series.slices, strict=True))
         ],
     }
+
+
+def _made_of(series: Series, index: int) -> dict[str, Any]:
+    """Of a new slice: all source slices, of which the nearest is named above."""
+    if not isinstance(series, RestackedSeries):
+        return {}
+    made_of = series.placed(index).made_of
+    return {"made_of": [{"sop_instance_uid": ref.sop_instance_uid, "frame": ref.frame + 1} for ref in made_of]}

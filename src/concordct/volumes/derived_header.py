@@ -96,7 +96,7 @@ def derived_dataset(
     allowed : problems of the source that were let pass.
     """
     with quiet_dicom():
-        source_series, reference = str(source.SeriesInstanceUID), _reference(ref, source_class)
+        source_series, reference = str(source.SeriesInstanceUID), reference_to(ref, source_class)
         kernel = source.get("ConvolutionKernel")
         kernels = [kernel] if isinstance(kernel, str) else list(kernel or [])
         source_kernel = "\\".join(str(k) for k in kernels) or None
@@ -125,7 +125,7 @@ def derived_dataset(
         source.DerivationDescription = _description(source, source_kernel, derivation, allowed)
         codes = list(source.get("DerivationCodeSequence") or [])
         source.DerivationCodeSequence = Sequence(codes + _derivation_codes(derivation))
-        source.SourceImageSequence = Sequence([_source_image(reference)])
+        source.SourceImageSequence = Sequence([source_image(reference)])
         source.ReferencedSeriesSequence = Sequence([_referenced_series(source_series, reference)])
         equipment = list(source.get("ContributingEquipmentSequence") or [])
         source.ContributingEquipmentSequence = Sequence([*equipment, _equipment(derivation)])
@@ -186,7 +186,7 @@ def _series_description(source: str, derivation: Derivation) -> str:
     said = (
         "[synthetic, not for diagnosis]"
         if derivation.synthetic
-        else f"[concordct{_toward(derivation)}{_shows(derivation)}]"
+        else f"[concordct{_toward(derivation)}{_slices(derivation)}{_shows(derivation)}]"
     )
     ours = _ascii(said, _LO_LENGTH).replace("\\", "/")
     room = _LO_LENGTH - len(ours) - 1
@@ -203,6 +203,8 @@ def _description(
     ours += f" by concordct {__version__}"
     ours += f" ({derivation.method}, model sha256 {derivation.model_sha256})."
     ours += " ConvolutionKernel of the source is no longer true of these pixels."
+    if derivation.slices:
+        ours += f" Slices are new: {derivation.slices}."
     settings = ", ".join(f"{key}={value}" for key, value in sorted(derivation.settings.items()))
     if settings:
         ours += f" Settings: {settings}."
@@ -220,6 +222,11 @@ def _toward(derivation: Derivation) -> str:
 
 def _shows(derivation: Derivation) -> str:
     return f", {derivation.shows}" if derivation.shows else ""
+
+
+def _slices(derivation: Derivation) -> str:
+    """The start of what was done to slices: as much as a description holds."""
+    return f", {' '.join(derivation.slices.split()[:4])}" if derivation.slices else ""
 
 
 def _ascii(text: str, length: int) -> str:
@@ -241,10 +248,13 @@ def _derivation_codes(derivation: Derivation) -> list[Dataset]:
     if derivation.sharpens is not None:
         sharper, smoother = ("113086", "DCM", "Edge enhancement"), ("113087", "DCM", "Smoothing")
         codes.append(_code(*(sharper if derivation.sharpens else smoother)))
+    if derivation.slices:
+        codes.append(_code("113085", "DCM", "Spatial resampling"))
     return codes
 
 
-def _reference(ref: SliceRef, source_class: str) -> Dataset:
+def reference_to(ref: SliceRef, source_class: str) -> Dataset:
+    """The items that name a source slice."""
     item = Dataset()
     item.ReferencedSOPClassUID = source_class
     item.ReferencedSOPInstanceUID = ref.sop_instance_uid
@@ -253,9 +263,10 @@ def _reference(ref: SliceRef, source_class: str) -> Dataset:
     return item
 
 
-def _source_image(reference: Dataset) -> Dataset:
+def source_image(reference: Dataset, *, same_places: bool = True) -> Dataset:
+    """An item of SourceImageSequence."""
     item = copy.deepcopy(reference)
-    item.SpatialLocationsPreserved = "YES"
+    item.SpatialLocationsPreserved = "YES" if same_places else "NO"
     # CID 7202
     purpose = _code("121322", "DCM", "Source image for image processing operation")
     item.PurposeOfReferenceCodeSequence = Sequence([purpose])

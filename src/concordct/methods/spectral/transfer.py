@@ -26,6 +26,7 @@ from concordct.methods.standardizer import Mode
 from concordct.signal.body import material_mask
 from concordct.signal.spectra import cosine_frequencies, detail_from_cosines, from_cosines, to_cosines
 from concordct.training.bundle import Bundle
+from concordct.volumes.scans import Scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
@@ -275,7 +276,7 @@ def local_deviation(
     return np.float32(gain) * own * np.clip(level / own, *LEVEL_RANGE) ** np.float32(exponent)
 
 
-def require_axial(volume: Volume) -> None:
+def require_axial(volume: Volume | Scan) -> None:
     """A reconstruction kernel acts in the axial plane.
 
     Raises
