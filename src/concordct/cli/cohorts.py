@@ -22,6 +22,7 @@ from concordct.cli.common import (
     bar,
     echo,
     engine_of,
+    note,
     print_json,
     tell_share,
     warn,
@@ -168,39 +169,98 @@ def _kernels(kernel: list[str]) -> tuple[str, str]:
     return kernel[0], kernel[1]
 
 
+class RelationChoice(StrEnum):
+    """How series belong together."""
+
+    pairs = "pairs"
+    repeats = "repeats"
+    scans = "scans"
+
+
 @cohort_app.command()
 def idc(
+    name: Annotated[
+        str,
+        typer.Argument(help="nlst-pairs, qiba-1c, ct4harmonization, rider-lung, or any collection of the archive."),
+    ],
     output: OutputOption,
-    kernel: Annotated[list[str], typer.Option(help="Two kernels as the archive names them, the source first.")],
-    collection: Annotated[str, typer.Option(help="Collection of the Imaging Data Commons.")] = "nlst",
-    ct_index: Annotated[
-        Path | None, typer.Option(help="The archive's ct_index.parquet: any collection, kernels as headers name them.")
+    kernel: Annotated[
+        list[str] | None, typer.Option(help="As the archive names it; for pairs twice, the source first.")
     ] = None,
-    most_gb: Annotated[float | None, typer.Option(help="Refuse to download more, GB.", min=0)] = None,
-    count: Annotated[int | None, typer.Option("-n", min=1, help="Pairs; all of them without.")] = None,
+    vendor: Annotated[str | None, typer.Option(help="Part of the manufacturer's name.")] = None,
+    scanner: Annotated[str | None, typer.Option(help="Part of the scanner's model name.")] = None,
+    slice_thickness: Annotated[list[float] | None, typer.Option(help="Of the slices, mm; one of those given.")] = None,
+    dates: Annotated[
+        tuple[str, str] | None, typer.Option(help="First and last study date, YYYY-MM-DD YYYY-MM-DD.")
+    ] = None,
+    relation: Annotated[
+        RelationChoice | None, typer.Option(help="How series belong together; a preset says it itself.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Pairs, subjects or scans; all without.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch what is missing and verify it.")] = False,
+    most_gb: Annotated[float, typer.Option(help="Refuse to fetch more, GB.", min=0)] = 50.0,
+    index: Annotated[
+        Path | None, typer.Option(help="The archive's idc_index.parquet; the one installed with idc-index without.")
+    ] = None,
+    ct_index: Annotated[
+        Path | None,
+        typer.Option(help="The archive's ct_index.parquet: kernels and thicknesses as headers have them."),
+    ] = None,
+    fetch_ct_index: Annotated[
+        bool, typer.Option("--fetch-ct-index", help="Fetch the archive's ct_index first and go by it.")
+    ] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Address of an S3-compatible server; the archive's public one without.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Select pairs from the Imaging Data Commons by its offline index; download them where there is a network.
+    """Select scans from the Imaging Data Commons by its index; fetch them where there is a network.
 
-    Example: `concordct cohort idc --collection nlst --kernel B30f --kernel B50f -n 100 -o nlst`
+    Example: `concordct cohort idc nlst-pairs --kernel B50f --kernel B30f -n 100 -o nlst`
+
+    Without --download it only says what there is: number, split by patient, GB, licence, in OUTPUT/selection.json.
     """
-    from concordct.pipelines.cohort import cohort_idc
+    from concordct.pipelines import archive
+    from concordct.pipelines.archive_series import Wanted
+    from concordct.pipelines.archive_transfer import ENDPOINT
 
-    source, target = _kernels(kernel)
+    wanted = Wanted(tuple(kernel or ()), vendor, scanner, tuple(slice_thickness or ()), dates)
+    preset = archive.preset_of(name, None if relation is None else relation.value)
+    if fetch_ct_index:
+        ct_index = archive.fetch_ct_index()
+    selection = archive.select(preset, wanted, count=count, index=index, ct_index=ct_index)
+    said = (
+        f"{len(selection.groups)} {preset.relation} of {preset.collection}, {len(selection.series)} series, "
+        f"{selection.size_gb:,.1f} GB, licence {', '.join(selection.licences)}"
+    )
+    if not download:
+        path = archive.write_selection(selection, output)
+        if as_json:
+            print_json(
+                {
+                    "selection": str(path),
+                    "relation": preset.relation,
+                    "groups": len(selection.groups),
+                    "size_gb": round(selection.size_gb, 3),
+                    "licences": list(selection.licences),
+                    "splits": dict(selection.splits),
+                }
+            )
+        else:
+            splits = ", ".join(f"{number} {split}" for split, number in selection.splits.items())
+            echo(f"{said} ({splits}): {path}")
+        return
+    if not as_json:
+        note(said)
     with bar(quiet=as_json) as report:
-        found = cohort_idc(
-            collection,
-            source_kernel=source,
-            target_kernel=target,
-            count=count,
-            output=output,
-            ct_index=ct_index,
+        found = archive.fetch_cohort(
+            selection,
+            output,
             most_gb=most_gb,
-            download=download,
-            progress=lambda done, total: report("verifying", done, total),
+            endpoint=endpoint or ENDPOINT,
+            progress=lambda done, total: report("series", done, total),
         )
-    _print_cohort(found, output, as_json)
+    _print_cohort(found, output, as_json, what=preset.relation)
 
 
 @cohort_app.command()
@@ -228,7 +288,7 @@ def folder(
     _print_cohort(found, output, as_json)
 
 
-def _print_cohort(found: Any, output: Path, as_json: bool) -> None:
+def _print_cohort(found: Any, output: Path, as_json: bool, *, what: str = "pairs") -> None:
     if as_json:
         print_json(
             {
@@ -245,6 +305,6 @@ def _print_cohort(found: Any, output: Path, as_json: bool) -> None:
             warn("left out", f"{pair}: {reason}")
         size = f", {found.size_mb:,.0f} MB, licence {', '.join(found.licences)}" if found.size_mb else ""
         splits = f" ({', '.join(f'{count} {name}' for name, count in found.splits.items())})" if found.splits else ""
-        echo(f"{found.pairs} pairs{splits}{size}: {found.manifest or output / 'selection.json'}")
+        echo(f"{found.pairs} {'pairs' if what == 'pairs' else 'scans'}{splits}{size}: {found.manifest or output}")
     if found.failures and not found.pairs:
         raise typer.Exit(FAILED)
