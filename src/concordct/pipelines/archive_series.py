@@ -220,8 +220,8 @@ def find_series(preset: Preset, wanted: Wanted, *, index: Path | None, ct_index:
         masks = {row[0]: row[1:] for row in duckdb.execute(_MASKS, asked).fetchall()} if preset.masks else {}
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
-        path = ct_index or index or "the archive's index"
-        raise ConcordctError(f"{path}: expected the archive's table, found another: {reason}") from None
+        table = ct_index or index or "the archive's index"
+        raise ConcordctError(f"{table}: expected the archive's table, found another: {reason}") from None
     found = []
     for patient, study, uid, slices, size, licence, url, text, scanner, date, number, kernel, thick, protocol in rows:
         said = read(text)
