@@ -13,7 +13,7 @@ PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb shellcheck
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service bench-endpoints \
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service bench-endpoints bench-idc \
   paper-weights mutants docs dist packages lock licences crash clean
 
 demo: .venv/installed
@@ -62,6 +62,11 @@ bench-features: .venv/installed reference
 # Ten minutes of one core to scan the smokers once, then five; resumes. Writes docs/results/endpoints.md.
 bench-endpoints: .venv/installed
 	$(BIN)/python -m benchmarks.endpoints
+
+# From a public collection to its tables; here simulated patients in a local archive (ten minutes, resumes).
+# `.venv/bin/python -m benchmarks.idc --archive -n 40` takes NLST itself: 6 GB and a network.
+bench-idc: .venv/installed
+	$(BIN)/python -m benchmarks.idc
 
 # About a quarter of an hour; writes docs/physics.md and its figures.
 bench-physics: .venv/installed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,25 +11,13 @@ import pytest
 
 @contextmanager
 def s3_server() -> Iterator[tuple[str, Any]]:
-    """(endpoint URL, a boto3 client) of a server of its own; skips where moto or boto3 is missing.
+    """(endpoint URL, a boto3 client) of a server of its own; skips where moto, boto3 or duckdb is missing.
 
     Objects put with `ACL="public-read"` can be read without credentials.
     """
-    boto3 = pytest.importorskip("boto3")
-    moto = pytest.importorskip("moto.server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            region_name="us-east-1",
-        )
-        yield endpoint, client
-    finally:
-        server.stop()
+    for name in ("boto3", "moto.server", "duckdb", "idc_index_data"):
+        pytest.importorskip(name)
+    from benchmarks import archive_server
+
+    with archive_server.s3_server() as running:
+        yield running

@@ -68,6 +68,7 @@ class Wanted:
     vendor, model : parts of the manufacturer's and the model's name, in any case.
     thickness_mm : of the slices; one of them, None takes all.
     dates : first and last study date, YYYY-MM-DD (the archive shifts dates of some collections).
+    least_slices : of a series; shorter ones are localizers.
     """
 
     kernels: tuple[str, ...] = ()
@@ -75,6 +76,7 @@ class Wanted:
     model: str | None = None
     thickness_mm: tuple[float, ...] = ()
     dates: tuple[str, str] | None = None
+    least_slices: int = LEAST_SLICES
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,14 @@ def find_series(preset: Preset, wanted: Wanted, *, index: Path | None, ct_index:
         "index": str(index or idc_index_data.IDC_INDEX_PARQUET_FILEPATH),
         "collection": preset.collection,
     }
-    where = {"least": LEAST_SLICES, "study": preset.study, "vendor": wanted.vendor or "", "model": wanted.model or "",
-             "first": first, "last": last}  # fmt: skip
+    where: dict[str, object] = {
+        "least": wanted.least_slices,
+        "study": preset.study,
+        "vendor": wanted.vendor or "",
+        "model": wanted.model or "",
+        "first": first,
+        "last": last,
+    }
     columns, join = ("null, null, null", "") if ct_index is None else (_CT_COLUMNS, _CT_JOIN)
     ct = {} if ct_index is None else {"ct": str(ct_index)}
     try:
