@@ -3,6 +3,7 @@
 python -m benchmarks.followup                     # cohort, registration, every fold and method; writes docs/results
 python -m benchmarks.followup --minutes 9         # one piece; run it again to go on
 python -m benchmarks.followup --folds 0 2 4       # a second process takes the others; whoever ends last writes
+python -m benchmarks.followup --subjects 40 --folds 0 --most-steps 200 --aside SAGAN    # a smaller study of some rows
 python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal     # tables to the screen only
 
 Everything goes to `runs/followup` (not kept in the repository). PSNR and SSIM are taken inside the initial scan's lungs
@@ -24,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.followup_rivals import RIVALS, SLICES, SLICES_STEPS, by_rival, train_rival
-from benchmarks.followup_tables import RULE, gain_rows, judged_rows, quality_rows, rule, step_rows
+from benchmarks.followup_rivals import RIVALS, SLICES, SPACING_MM, by_rival, place_of_model, train_rival
+from benchmarks.followup_tables import RULE, cost_row, gain_rows, judged_rows, quality_rows, rule, step_rows
 from benchmarks.results import ROOT, table, write_section
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup import FIBROSIS_HU, prepare_cohort, recipe_of
@@ -53,7 +54,6 @@ from concordct.volumes.seeds import SliceSeeds
 
 #: With five folds 152 subjects train.
 SEED, SUBJECTS, FOLDS = 7, 190, 5
-SPACING_MM = 3.0
 #: Any interval between the scans, not one year alone.
 WEEKS_BETWEEN = (13.0, 156.0)
 RANGE_HU = HIGH_HU - LOW_HU
@@ -73,6 +73,13 @@ LADDER = (
 )  # fmt: skip
 EVERY = (*METHODS, *DRAWN.values())
 FIRST = (*ciresdiff_recipes.VARIANTS, *RIVALS, "cDiff, drawn", f"{SLICES}, drawn")
+#: Models of theirs, those that matter most first.
+ASIDE = (
+    f"{WHOLE}, x_0 itself",
+    *RIVALS,
+    *(one for one in ciresdiff_recipes.VARIANTS if one != f"{WHOLE}, x_0 itself"),
+    SLICES,
+)
 #: Sampling steps against quality, on the first fold; so many of its subjects for this, the seams and the ceiling.
 STEPS, FEW = (1, 2, 4, 15), 3
 #: Noise of a voxel of the simulated scans, HU.
@@ -138,10 +145,10 @@ def measure(one: Prepared, made: NDArray[np.float32]) -> dict[str, float]:
 
 def train_fold(folder: Path, train: Sequence[Prepared], name: str, steps: int | None, stop: Callable[[], bool]) -> Path:
     """A model of a fold, unless it stands."""
-    path = folder / name.replace(",", "").replace(" ", "-")
+    path = place_of_model(folder, name)
     if path.exists():
         return path
-    recipe = recipe_of("small", row=name, seed=SEED, most_steps=steps)
+    recipe = dataclasses.replace(recipe_of("small", row=name, seed=SEED, most_steps=steps), spacing_mm=SPACING_MM)
     data = CohortData([one.data for one in train], {"row": name})
     run = Run(path.with_name(path.name + ".run"), stop=stop)
     save_bundle(ciresdiff.fit(data, recipe, run), path, card=name)
@@ -179,6 +186,7 @@ def predicted(
         trend = Trend(train) if name == "linear trend" else None
         rows, cubes = [], []
         for index, one in enumerate(test):
+            began = time.process_time()
             hu, region = np.asarray(one.data.initial, np.float32), np.asarray(one.data.region)
             if predictor is not None:
                 said = sentence_for(name, test, index)
@@ -187,7 +195,7 @@ def predicted(
                 made = by_rival(rival, model, one, mode, SPACING_MM)
             else:
                 made = trend.predict(one) if trend is not None else hu
-            rows.append(measure(one, made))
+            rows.append({**measure(one, made), "seconds": time.process_time() - began})
             cubes.append(lung_cube(made, region, SPACING_MM))
         with atomic_file(place) as aside, aside.open("wb") as file:
             np.savez(file, rows=json.dumps(rows), cubes=np.stack(cubes).astype(np.float32))
@@ -210,7 +218,9 @@ def diagnose(
 
     def case(one: Prepared, second: NDArray[np.float32] | None, *, tests: bool = False) -> LabelledPair:
         initial = lung_cube(one.data.initial, one.data.region, SPACING_MM)
-        row = table_vector(one.tests, one.weeks) if tests else None
+        # How much a year adds is what the label says, so whoever judges two scans knows how far they lie apart.
+        whole = table_vector(one.tests, one.weeks)
+        row = whole if tests else whole[-1:]
         scans = initial[None] if second is None else pair_cubes(initial, second)
         return LabelledPair(scans, row, one.label == "progressive")
 
@@ -283,16 +293,15 @@ def on_few(folder: Path, test: Sequence[Prepared], model: Path) -> dict[str, Any
 
 
 def report(
-    done: dict[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]], few: dict[str, Any]
+    done: dict[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]],
+    few: dict[str, Any],
+    costs: list[list[str]],
 ) -> str:
     """The page of docs/results."""
     names = EVERY
     every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in names}
     truth = np.array([label for _, _, labels in done.values() for label in labels])
     heads = ["PSNR, dB", "SSIM, %"]
-    unseen = {name: [row for index in done if index > 0 for row in done[index][0][name]["rows"]] for name in names}
-    blind = step_rows(unseen, LADDER) if any(index > 0 for index in done) else [["", "", ""]] * len(LADDER)
-    ladder = [[*all_of, *rest[1:]] for all_of, rest in zip(step_rows(every, LADDER), blind, strict=True)]
     missing = [str(fold) for fold in range(FOLDS) if fold not in done]
     header = ["method", "PSNR, dB", "SSIM, %", "RMSE, HU", "error of fibrosis share, %"]
     header += [f"{WHOLE} above it, dB", "and SSIM, %"]
@@ -302,29 +311,34 @@ def report(
     shown = [name for name in (*PLAIN, *MODELS, DRAWN[WHOLE], *FIRST) if aside and all(name in made for made in aside)]
     if any(name in shown for name in FIRST):
         first = {name: [row for made in aside for row in made[name]["rows"]] for name in shown}
+        absent = [name for name in FIRST if name not in shown]
         beside = [
             f"{len(aside)} of the folds {' and '.join(map(str, ASIDE_FOLDS))}, {len(first[PLAIN[0]])} subjects: the "
             "ablation with x_0 itself as the network's output, a text tower that was never trained, a reading of the "
-            "text that starts anywhere, the usual cross-attention; and the rivals, which read no lung function. "
-            f"DiffusionCT: {SLICES_STEPS:,} steps in each of its two phases, the others 800 as CIResDiff.",
+            "text that starts anywhere, the usual cross-attention; and the rivals, which read no lung function."
+            + (f" Not trained: {', '.join(absent)}." if absent else ""),
             table(header, quality_rows(first, WHOLE)),
         ]
     parts = [
         "## Follow-up scans of pulmonary fibrosis",
-        f"{len(truth)} simulated test subjects of {len(done)} folds, {int(truth.sum())} progressive; recipe `small` at "
-        f"3 mm, inside the lungs, range {RANGE_HU:g} HU; mean ± SD over subjects, difference with a 95 % bootstrap "
+        f"{len(truth)} simulated test subjects of {len(done)} folds, {int(truth.sum())} progressive, "
+        f"{WEEKS_BETWEEN[0]:g} to {WEEKS_BETWEEN[1]:g} weeks between the scans; recipe `small` at {SPACING_MM:g} mm, "
+        f"inside the lungs, range {RANGE_HU:g} HU; mean ± SD over subjects, difference with a 95 % bootstrap "
         "interval over subjects. A row is a method's estimate of the follow-up (one evaluation, `mean`); `drawn` rows "
         "are samples in the recipe's number of steps, which hold the texture that an estimate leaves out and therefore "
         "lie further from the one follow-up that there is."
         + (f" Folds that are not done: {', '.join(missing)}." if missing else ""),
         table(header, quality_rows(every, WHOLE)),
         *beside,
-        "Each step of the ablation, and the lung-function text against another patient's; on the right without the "
-        "first fold, whose test subjects were looked at while the text's part of the recipe was made.",
-        table(["from, to", *heads, *(f"{head} (folds 1 to 4)" for head in heads)], ladder),
+        "What each model cost to train, and its loss (the mean over the first and over the last tenth of its steps; "
+        "different losses, not to be compared): a row whose loss still falls is undertrained.",
+        table(["model", "subjects", "steps", "processor min", "loss at first", "at last", "seconds a scan"], costs),
+        "Each step of the ablation, and the lung-function text against another patient's.",
+        table(["from, to", *heads], step_rows(every, LADDER)),
         "PSNR above no change, dB, in patients who stay stable and in those who progress.",
         table(["method", "stable", "progressive"], gain_rows(every, truth)),
-        "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's follow-up.",
+        "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's follow-up, "
+        "and the weeks between them. The rule reads the table and the first scan alone.",
         table(
             ["second scan", "accuracy, %", "AUC", "Brier", "above the rule's"],
             judged_rows([found for _, found, _ in done.values()], names, truth),
@@ -353,6 +367,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="*", default=list(range(FOLDS)), choices=range(FOLDS))
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
     parser.add_argument("--most-steps", type=int)
+    parser.add_argument("--aside", nargs="*", default=list(ASIDE), choices=ASIDE, help="of these, train these alone")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw the cohort")
     parser.add_argument("--rehearsal", action="store_true", help="print the tables, write nothing to docs")
     given = parser.parse_args()
@@ -383,7 +398,7 @@ def main() -> None:
                 test = [ready[i] for i in parts[index]]
                 on_few(models_of, test, models_of / f"fold-{index}" / WHOLE)
         for index in (one for one in ASIDE_FOLDS if one in given.folds):
-            run_aside(models_of / f"fold-{index}", ready, parts[index], given.most_steps, stop)
+            run_aside(models_of / f"fold-{index}", ready, parts[index], given.aside, given.most_steps, stop)
     except Paused:
         paused = True
     if paused and given.rehearsal:
@@ -404,7 +419,13 @@ def main() -> None:
         )
     if not done or not (models_of / "few.json").exists():
         raise SystemExit("no fold is done yet; run it again to go on")
-    text = report(done, json.loads((models_of / "few.json").read_text()))
+    costs = [
+        row
+        for index in done
+        for name in (*MODELS, *ASIDE)
+        if (row := cost_row(models_of / f"fold-{index}", name, len(ready) - len(parts[index]))) is not None
+    ]
+    text = report(done, json.loads((models_of / "few.json").read_text()), costs)
     print(text)
     if not given.rehearsal:
         write_section("followup", "python -m benchmarks.followup", text, seed=str(SEED))
@@ -434,15 +455,24 @@ def run_fold(
 
 
 def run_aside(
-    place: Path, ready: Sequence[Prepared], tested: Sequence[int], steps: int | None, stop: Callable[[], bool]
+    place: Path,
+    ready: Sequence[Prepared],
+    tested: Sequence[int],
+    aside: Sequence[str],
+    steps: int | None,
+    stop: Callable[[], bool],
 ) -> None:
-    """What stands beside the ablation on a fold."""
+    """What stands beside the ablation on a fold, one after the other."""
     test = [ready[i] for i in tested]
     train = [one for i, one in enumerate(ready) if i not in tested]
-    models = {name: train_fold(place, train, name, steps, stop) for name in ciresdiff_recipes.VARIANTS}
-    models |= {name: train_rival(place, train, name, steps, stop) for name in (*RIVALS, SLICES)}
-    for name in FIRST:
-        predicted(place, name, train, test, models)
+    for name in aside:
+        fit = train_fold if name in ciresdiff_recipes.VARIANTS else train_rival
+        models = {name: fit(place, train, name, steps, stop)}
+        for row in FIRST:
+            if row.removesuffix(", drawn") == name:
+                predicted(place, row, train, test, models)
+        if stop():
+            raise Paused
 
 
 if __name__ == "__main__":

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.followup_rivals import place_of_model
+from benchmarks.results import lines_in, spent_in
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression.ciresdiff_known import dense_share
 from concordct.progression.diagnosis import accuracy, auc
 
 SEED = 7
+#: Share of the steps at either end that a loss is averaged over.
+END = 0.1
 #: Row of the rule that knows what tells most: see `rule`.
 RULE = "linear rule: FVC %, DLCO, dense lung"
 
@@ -87,6 +93,28 @@ def judged_rows(
         beyond = "" if name == RULE else against(brier(name), by_rule, 3)
         rows.append([name, shares, f"{area:.2f} ({least:.2f} to {most:.2f})", f"{np.mean(brier(name)):.3f}", beyond])
     return rows
+
+
+def cost_row(fold: Path, name: str, subjects: int) -> list[str] | None:
+    """Steps, processor minutes, loss at either end of the last phase, and what a scan costs; None where none stands."""
+    model = place_of_model(fold, name)
+    run = model.with_name(model.name + ".run")
+    phases = spent_in(run)
+    if not (model.exists() and phases):
+        return None
+    losses = [float(line["loss"]) for line in lines_in(run) if line["phase"] == list(phases)[-1]]
+    end = max(1, round(END * len(losses)))
+    made = fold / "predictions" / f"{model.name}.npz"
+    rows = json.loads(str(np.load(made, allow_pickle=False)["rows"])) if made.exists() else []
+    return [
+        name,
+        str(subjects),
+        " + ".join(str(steps) for steps, _ in phases.values()),
+        f"{sum(seconds for _, seconds in phases.values()) / 60:.1f}",
+        f"{np.mean(losses[:end]):.3g}",
+        f"{np.mean(losses[-end:]):.3g}",
+        f"{np.median([row['seconds'] for row in rows]):.1f}" if rows else "",
+    ]
 
 
 def rule(train: Sequence[Prepared], test: Sequence[Prepared]) -> list[float]:

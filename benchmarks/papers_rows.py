@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers_cohort import runs
+from benchmarks.results import lines_in, spent_in
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_manifest
 from concordct.pipelines.train import train
-from concordct.training.engine import METRICS
 
 #: Methods that are calibrated in closed form.
 CLOSED = ("spectral", "concord")
@@ -129,18 +128,9 @@ def _take_over(name: str) -> None:
 
 def lines_of(name: str) -> list[dict[str, Any]]:
     """The metrics of a row's own training, step by step."""
-    path = Path(f"{place_of(name)}.run") / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return lines_in(Path(f"{place_of(name)}.run"))
 
 
 def spent(name: str) -> dict[str, tuple[int, float]]:
     """Steps and processor seconds of each phase of a row's own training."""
-    found: dict[str, tuple[int, float]] = {}
-    before: dict[str, float] = {}
-    for line in lines_of(name):
-        phase, now = line["phase"], float(line.get("processor", 0.0))
-        # A piece begins to count anew.
-        step = now - before.get(phase, 0.0) if now >= before.get(phase, 0.0) else now
-        before[phase] = now
-        found[phase] = (line["step"], found.get(phase, (0, 0.0))[1] + step)
-    return found
+    return spent_in(Path(f"{place_of(name)}.run"))

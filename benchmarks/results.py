@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from concordct.judging.provenance import provenance
+from concordct.training.engine import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -71,3 +74,22 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def lines_in(run: Path) -> list[dict[str, Any]]:
+    """What a training left behind, step by step."""
+    path = run / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def spent_in(run: Path) -> dict[str, tuple[int, float]]:
+    """Steps and processor seconds of each phase of a training."""
+    found: dict[str, tuple[int, float]] = {}
+    before: dict[str, float] = {}
+    for line in lines_in(run):
+        phase, now = line["phase"], float(line.get("processor", 0.0))
+        # A piece begins to count anew.
+        step = now - before.get(phase, 0.0) if now >= before.get(phase, 0.0) else now
+        before[phase] = now
+        found[phase] = (line["step"], found.get(phase, (0, 0.0))[1] + step)
+    return found
