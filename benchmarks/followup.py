@@ -81,7 +81,7 @@ ASIDE = (
     SLICES,
 )
 #: Sampling steps against quality, on the first fold; so many of its subjects for this, the seams and the ceiling.
-STEPS, FEW = (1, 2, 4, 15), 3
+STEPS, FEW = (1, 2, 4), 2
 #: Noise of a voxel of the simulated scans, HU.
 NOISE_HU = 12.0
 #: Names of simulated patients, who can be drawn again.
