@@ -45,6 +45,19 @@ def test_number_and_seed_fix_everything(subject):
     assert ipf_subject(1, seed=2).record() != subject.record()
 
 
+def test_any_interval_leaves_body_and_first_visit_as_they_are(population):
+    others = [ipf_subject(number, seed=3, weeks_between=(13.0, 156.0)) for number in range(40)]
+    weeks = np.array([one.weeks for one in others])
+    assert weeks.min() >= 13
+    assert weeks.max() <= 156
+    assert np.ptp(np.log(weeks)) > 2  # of log 12, 2.5
+    for one, usual in zip(others, population, strict=False):
+        assert (one.growth, one.extents[0], one.tests[0]) == (usual.growth, usual.extents[0], usual.tests[0])
+        assert one.extents[1] - one.extents[0] == pytest.approx(one.growth * one.weeks / 52)
+    with pytest.raises(ConcordctError, match="in this order"):
+        ipf_subject(0, seed=3, weeks_between=(20.0, 10.0))
+
+
 def test_the_first_slices_do_not_depend_on_how_many_are_drawn(subject):
     short, long = (subject.draw_volume("initial", (40.0, 8.0, 8.0), (n, 40, 50)).hu for n in (2, 4))
     np.testing.assert_array_equal(short, long[:2])

@@ -80,6 +80,10 @@ def simulate(
     geometry: Annotated[GeometryChoice, typer.Option(help="How rays run.")] = GeometryChoice.fan,
     split: Annotated[str, typer.Option(help="Split of the subjects in the manifest.")] = "train",
     scans: Annotated[int, typer.Option(min=1, help="Raw data sets of each subject, each with its own noise.")] = 1,
+    weeks: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Between the visits of patients with fibrosis, shortest and longest; about a year without."),
+    ] = None,
     file_format: Annotated[FormatChoice, typer.Option("--format", help="How scans are written.")] = FormatChoice.dicom,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
@@ -98,6 +102,8 @@ def simulate(
 
     if (subjects is None) == (recipe is None):
         raise ConcordctError("expected either subjects or --recipe, found " + ("both" if recipe else "neither"))
+    if weeks is not None and subjects is not SubjectChoice.fibrosis:
+        raise ConcordctError("expected --weeks for drawn patients with fibrosis alone")
     if subjects is SubjectChoice.fibrosis:
         if kernel or len(slice_thickness or ()) != 1:
             raise ConcordctError("expected one --slice-thickness and no --kernel for drawn patients with fibrosis")
@@ -109,6 +115,7 @@ def simulate(
                 slice_thickness_mm=slice_thickness[0],
                 pixel_mm=pixel_mm,
                 seed=seed,
+                weeks_between=weeks,
                 workers=workers,
                 progress=lambda done, total: report("patients", done, total),
             )

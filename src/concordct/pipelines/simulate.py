@@ -167,6 +167,7 @@ def simulate_fibrosis(
     slice_thickness_mm: float,
     pixel_mm: float,
     seed: int,
+    weeks_between: tuple[float, float] | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
@@ -178,6 +179,7 @@ def simulate_fibrosis(
     ----------
     output : folder of the cohort.
     count : patients, each at the first scan and at the follow-up.
+    weeks_between : shortest and longest interval between the visits; None for about a year.
     progress : called with (patients done, patients in all).
 
     Returns
@@ -196,6 +198,7 @@ def simulate_fibrosis(
         subjects=count,
         seed=seed,
         spacing_mm=(slice_thickness_mm, pixel_mm, pixel_mm),
+        weeks_between=weeks_between,
         workers=workers,
         progress=None if progress is None else lambda done: progress(done, count),
     )
