@@ -1,13 +1,15 @@
-"""The trained LTDiff++ and DiffusionCT of the papers' table, and rivals above their input, in half precision, into the
-package.
+"""The trained LTDiff++ and DiffusionCT of the papers' table, and its rivals, in half precision, into the package.
 
-python -m benchmarks.papers_weights    # after `make bench-papers` has trained the rows
+python -m benchmarks.papers_weights                  # after `make bench-papers` has trained the rows
+python -m benchmarks.papers_weights --only pix2pix   # one of them
 
 Each becomes a folder of `src/concordct/methods/weights`, which `concordct standardize -m NAME` finds. They know one
 simulated kernel pair, and say so: in their card, and in a note with every result.
 """
 
 from __future__ import annotations
+
+import argparse
 
 from benchmarks import papers_rivals
 from benchmarks.papers_rows import DCT, LONG, ROWS, place_of
@@ -16,7 +18,7 @@ from concordct.scanner.recipes import SOURCE, TARGET
 from concordct.training.bundle import halved, load_bundle, save_bundle
 
 #: Name in the package -> the row that it is.
-SHIPPED = {"ltdiffpp": LONG, "diffusionct": DCT, "choe": "Choe 2019", "pix2pix": "Pix2Pix", "ganai": "GANai"}
+SHIPPED = {"ltdiffpp": LONG, "diffusionct": DCT, **{name: row for row, (name, _) in papers_rivals.RIVALS.items()}}
 WEIGHTS = ROOT / "src" / "concordct" / "methods" / "weights"
 #: Largest file of weights, bytes.
 LARGEST = 16_000_000
@@ -24,7 +26,10 @@ LARGEST = 16_000_000
 
 def main() -> None:
     """Write every model whose training is done."""
-    for name, row in SHIPPED.items():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(SHIPPED), choices=list(SHIPPED))
+    for name in parser.parse_args().only:
+        row = SHIPPED[name]
         place = place_of(row) if row in ROWS else papers_rivals.place(row)
         if not place.exists():
             print(f"{row}: not trained yet")
