@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -65,15 +66,31 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(followup_rivals, "SLICES_TILE", 32)
     for name in followup_rivals.RIVALS.values():
         monkeypatch.setitem(catalogue.method(name).recipes, "small", recipe_of(name))
-    words = ["followup", "--folder", str(tmp_path), "--folds", "0", "--most-steps", "2", "--rehearsal"]
+    aside = ["DM-R-CIP, x_0 itself", "SAGAN", "cDiff", "DiffusionCT"]
+    words = [
+        "followup",
+        "--folder",
+        str(tmp_path),
+        "--folds",
+        "0",
+        "--most-steps",
+        "2",
+        "--rehearsal",
+        "--aside",
+        *aside,
+    ]
     monkeypatch.setattr(sys, "argv", [*words, "--minutes", "0"])
     with pytest.raises(SystemExit, match="paused"):
         benchmark.main()
     monkeypatch.setattr(sys, "argv", words)
     benchmark.main()
     said = capsys.readouterr().out
-    for name in (*benchmark.EVERY, *benchmark.FIRST, "real follow-up", "first scan and table alone"):
+    shown = (*aside[:3], "cDiff, drawn", "DiffusionCT, drawn")
+    for name in (*benchmark.EVERY, *shown, "real follow-up", "first scan and table alone"):
         assert f"| {name}" in said
+    assert "Not trained: " in said
+    assert "ResViT" in said.split("Not trained: ")[1].splitlines()[0]
+    assert re.search(r"\| SAGAN \| 8 \| 2 \| \d+\.\d \| \S+ \| \S+ \| \d+\.\d \|", said)
     assert "2 simulated test subjects of 1 folds, 1 progressive" in said
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     benchmark.main()
