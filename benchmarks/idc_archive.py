@@ -14,7 +14,8 @@ from pathlib import Path
 import pydicom
 
 from benchmarks.archive_server import BUCKET, put_series, s3_server, write_table
-from benchmarks.papers_cohort import cohort
+from benchmarks.papers_cohort import jobs, runs
+from concordct.pipelines.simulate import simulate
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.scans import one_scan
@@ -27,7 +28,8 @@ KVP, MAS = 120.0, 60.0
 def series_of_patients(place: Path) -> list[Path]:
     """The patients' series as DICOM, made where they are not there."""
     folders = []
-    for row in read_manifest(cohort()[0])[:PATIENTS]:
+    manifest = simulate(jobs(), runs() / "cohort", file_format="nifti").manifest
+    for row in read_manifest(manifest)[:PATIENTS]:
         assert row.target is not None
         for number, (path, kernel) in enumerate(
             ((row.source, row.source_kernel), (row.target, row.target_kernel)), start=1

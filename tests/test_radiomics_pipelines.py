@@ -15,7 +15,7 @@ from concordct.pipelines.engines import Local
 from concordct.pipelines.features import extract_features, jobs_of_manifest, one_job
 from concordct.pipelines.ibsi_table import ibsi_page, write_ibsi_table
 from concordct.radiomics.presets import preset_names
-from concordct.radiomics.table import read_rows
+from concordct.radiomics.table import FeatureRows, read_rows, write_rows
 from concordct.volumes.files import open_volume_file
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.masks import read_regions, to_labels
@@ -135,6 +135,31 @@ def test_agreement_of_files_is_what_the_noise_leaves(study):
     assert "Reproducible features: glcm" in page
     assert not re.search(r"(src|href)=.https?:", page)
     assert (study / "report" / "features.csv").read_text().count("\n") == 108
+
+
+def test_a_repeat_of_the_target_is_the_yardstick(tmp_path):
+    """A repeat with noise of SD 2, a source three times as far, a standardized image half as far, on 400 ROIs."""
+    generator = np.random.default_rng(5)
+    keys = tuple(("scan", str(roi)) for roi in range(400))
+    true = generator.normal(100, 30, (400, 1))
+    tables = {"target": 2.0, "again": 2.0, "before": 6.0, "after": 1.0}
+    for name, sd in tables.items():
+        values = true + generator.normal(0, sd, true.shape)
+        rows = FeatureRows(keys, ("subject",) * 400, ("original_firstorder_Mean",), ("firstorder",), values)
+        write_rows(tmp_path / f"{name}.csv", rows)
+    files = [str(tmp_path / f"{name}.csv") for name in ("after", "target")]
+    options = ["--before", str(tmp_path / "before.csv"), "--retest", str(tmp_path / "again.csv"), "--repeats", "10"]
+    run = CliRunner().invoke(cli.common.app, ["agree", *files, *options, "-o", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    (feature,) = json.loads((tmp_path / "out" / "results.json").read_text())["agreement"]["features"]
+    assert feature["repeat_within_sd"] == pytest.approx(2.0, rel=0.1)
+    assert feature["repeat_within_low"] < 2.0 < feature["repeat_within_high"]
+    assert feature["repeat_coefficient"] == pytest.approx(1.96 * 2**0.5 * 2.0, rel=0.1)
+    # Source and target differ by noise of 6 and 2: sqrt((36 + 4) / 2) = 4.47 over 2.
+    assert feature["source_to_repeat"] == pytest.approx(2.24, rel=0.1)
+    assert feature["standardized_to_repeat"] == pytest.approx((5 / 2) ** 0.5 / 2, rel=0.1)
+    assert feature["source_within_repeat"] < 0.8 < 0.95 < feature["standardized_within_repeat"]
+    assert "as good as a repeat" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_files_without_a_common_row_are_refused(study):

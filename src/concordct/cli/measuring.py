@@ -113,6 +113,9 @@ def agree(
     target: Annotated[Path, typer.Argument(help="Features of the images they should agree with.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, features.csv, report.html.")],
     before: Annotated[Path | None, typer.Option(help="Features before standardization, shown beside.")] = None,
+    retest: Annotated[
+        list[Path] | None, typer.Option(help="Features of the targets scanned again; once for every repeat.")
+    ] = None,
     by: Annotated[
         JoinChoice | None,
         typer.Option(
@@ -136,6 +139,7 @@ def agree(
             target,
             output,
             before=before,
+            retest=retest or (),
             by=None if by is None else by.value,
             repeats=repeats,
             seed=seed,
@@ -161,6 +165,18 @@ def agree(
             _text(row["standardized_papers_ccc_mean"]),
         )
     tables().print(table)
+    if retest:
+        beside = Table("class", "SD of a repeat, % of the mean", "SD to the target over it, before", "after", "as good")
+        for row in results["agreement"]["per_class"]:
+            relative, share = row["repeat_relative_median"], row["standardized_to_repeat_share"]
+            beside.add_row(
+                cell(row["class"]),
+                _text(None if relative is None else 100 * relative),
+                _text(row.get("source_to_repeat_median")),
+                _text(row["standardized_to_repeat_median"]),
+                "-" if share is None else f"{100 * share:.0f} %",
+            )
+        tables().print(beside)
     echo(f"{results['rois']} ROIs, matched by {results['matched_by']}")
     for warning in results["warnings"]:
         warn("warning", warning)

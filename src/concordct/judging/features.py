@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.agreement import concordance as agreement
+from concordct.agreement.repeatability import repeatability, within_repeat
 
 Array = NDArray[np.float64]
 
@@ -90,6 +91,55 @@ def agreement_results(
             f"{one['name']}: {one['standardized_status']}" for one in features if one["standardized_status"] != "ok"
         ],
     }
+
+
+def add_repeatability(results: dict[str, Any], matched: Mapping[str, Array], again: Sequence[Array]) -> None:
+    """What a repeat of the target leaves, beside what the stages leave, into what `agreement_results` returned.
+
+    Each feature gets `repeat_within_sd` with its interval, `repeat_coefficient`, `repeat_relative` and for each stage
+    `<stage>_within_repeat` (share of ROIs that are as close to the target as 95 of 100 repeats) and
+    `<stage>_to_repeat` (within-subject SD of stage and target over that of the repeats; at most 1 is as good as a
+    repeat). Each class gets the medians of its features, and the share of them whose ratio is at most 1.
+
+    Parameters
+    ----------
+    matched : as for `agreement_results`.
+    again : the target scanned again, [roi, feature] of the same ROIs each.
+
+    Raises
+    ------
+    ConcordctError : no repeat, or shapes that do not fit.
+    """
+    target = matched["target"]
+    scans = [target, *again]
+    whose = [str(roi) for _ in scans for roi in range(len(target))]
+    found = repeatability(np.concatenate(scans), whose)
+    columns = {
+        "repeat_within_sd": found.within_sd,
+        "repeat_within_low": found.within_low,
+        "repeat_within_high": found.within_high,
+        "repeat_coefficient": found.coefficient,
+        "repeat_relative": found.relative,
+    }
+    for stage in ("source", "standardized"):
+        if stage not in matched:
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            within = np.sqrt(np.nanmean((matched[stage] - target) ** 2, axis=0) / 2.0)
+            columns[f"{stage}_to_repeat"] = within / found.within_sd
+        columns[f"{stage}_within_repeat"] = within_repeat(matched[stage], target, found)
+    for place, feature in enumerate(results["features"]):
+        feature |= {name: number(values[place]) for name, values in columns.items()}
+    of = np.array([feature["class"] for feature in results["features"]])
+    shown = [name for name in columns if name == "repeat_relative" or name.endswith(("_to_repeat", "_within_repeat"))]
+    for row in results["per_class"]:
+        inside = of == row["class"]
+        for name in shown:
+            known = columns[name][inside]
+            known = known[np.isfinite(known)]
+            row[f"{name}_median"] = number(float(np.median(known)) if known.size else np.nan)
+            if name.endswith("_to_repeat"):
+                row[f"{name}_share"] = number(float((known <= 1.0).mean()) if known.size else np.nan)
 
 
 def number(value: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.judging.features import agreement_results
+from concordct.judging.features import add_repeatability, agreement_results
 from concordct.radiomics.table import FeatureRows, read_rows
 from concordct.report.curves import reproducibility_curves
 from concordct.report.evaluation import write_evaluation_report
@@ -29,6 +30,7 @@ def agree(
     output: Path,
     *,
     before: Path | None = None,
+    retest: Sequence[Path] = (),
     by: Join | None = None,
     repeats: int = 1000,
     seed: int = 0,
@@ -43,6 +45,8 @@ def agree(
         takes "roi" where every file holds one image, else "image".
     output : folder for `results.json`, `features.csv` and `report.html`.
     before : a third features file, what the source was before standardization.
+    retest : features of the target scanned again, one file a repeat: repeatability coefficient and within-subject SD
+        of every feature, and how the source compares with a repeat.
     repeats, seed : of the bootstrap over subjects.
     overwrite : replace an existing folder.
 
@@ -55,10 +59,22 @@ def agree(
     ConcordctError : unreadable files, no row or no feature in common, an output that exists.
     """
     paths = {"standardized": source, "target": target, **({"source": before} if before is not None else {})}
+    again = {f"repeat {number}": path for number, path in enumerate(retest, start=1)}
+    paths |= again
     tables = {stage: read_rows(path) for stage, path in paths.items()}
     if by is None:
         by = "roi" if all(len({image for image, _ in table.keys}) == 1 for table in tables.values()) else "image"
     matched, subjects, names, classes, left_out = _match(tables, paths, by)
+    agreement = agreement_results(
+        {stage: values for stage, values in matched.items() if stage not in again},
+        names=names,
+        classes=classes,
+        subjects=subjects,
+        repeats=repeats,
+        seed=seed,
+    )
+    if again:
+        add_repeatability(agreement, matched, [matched[stage] for stage in again])
     results: dict[str, Any] = {
         "inputs": {stage: path.name for stage, path in paths.items()},
         "matched_by": "ROI" if by == "roi" else "image and ROI",
@@ -69,9 +85,7 @@ def agree(
             if found["rows"] or found["features"]
         ],
         "left_out": left_out,
-        "agreement": agreement_results(
-            matched, names=names, classes=classes, subjects=subjects, repeats=repeats, seed=seed
-        ),
+        "agreement": agreement,
     }
     with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
         text = json.dumps(results, indent=1, allow_nan=False)
@@ -83,7 +97,7 @@ def agree(
             stacks=(),
             spacing_mm=(1.0, 1.0, 1.0),
             slice_positions_mm=(),
-            curves=reproducibility_curves(matched, classes),
+            curves=reproducibility_curves({stage: matched[stage] for stage in matched if stage not in again}, classes),
             title=f"Agreement of {source.name} with {target.name}",
         )
     return results

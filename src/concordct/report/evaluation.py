@@ -186,6 +186,7 @@ def _content(results: Mapping[str, Any], curves: Sequence[Curve], title: str) ->
         "bias": results.get("bias_by_hu_range") or [],
         "endpoints": [row for row in results.get("endpoints") or [] if row["headline"]],
         "classes": agreement_rows(results),
+        "repeats": any(is_number(row.get("standardized_to_repeat_median")) for row in agreement_rows(results)),
         "ceiling": any(is_number(row.get("ceiling_ccc_mean")) for row in agreement_rows(results)),
         "worst": worst_features(results),
         "feature_count": len(features),
