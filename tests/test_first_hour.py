@@ -205,6 +205,14 @@ def test_the_plain_tool_needs_no_extra(exams: Path, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_a_folder_without_scans_says_so(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no scan")
+    code, out, _ = invoke("inspect", tmp_path)
+    assert code == 0
+    assert out.startswith("no scan found in ")
+    assert "set aside: 1 x not a DICOM file" in out
+
+
 def test_completion_is_offered() -> None:
     code, out, _ = invoke("--help")
     assert code == 0

@@ -96,7 +96,10 @@ def inspect(
             )
         )
     console = tables()
-    console.print(table)
+    if found["scans"]:
+        console.print(table)
+    else:
+        console.print(f"no scan found in {cell(str(path))}")
     for reason, count in found["set_aside"].items():
         console.print(f"set aside: {count} x {cell(reason)}")
 

@@ -254,7 +254,7 @@ def _card(bundle: Bundle) -> str:
             *_card_of_classifier(bundle),
             "",
             "It draws what the follow-up scan of a patient with pulmonary fibrosis may look like. Nobody was scanned:",
-            "its output is synthetic, research only, not for diagnosis.",
+            "its output is synthetic, research only, not for diagnosis, and this is not a medical device.",
             "",
         ]
     )
