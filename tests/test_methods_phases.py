@@ -10,7 +10,7 @@ import torch
 
 from concordct.methods.network import seeded, to_unit
 from concordct.methods.paired import ddpm, diffusionct, ltdiffpp
-from concordct.methods.paired.texture import detail, energy_loss, relative_loss
+from concordct.methods.paired.texture import detail, energy_loss, level_loss, relative_loss
 from concordct.training.engine import Phase, Run
 from learning import CHAIN, QUICK, awaken, data, recipes
 
@@ -91,15 +91,26 @@ def test_the_printed_latent_loss_is_the_distance_of_the_estimate_from_the_target
 def test_phase_3_with_texture_trains_decoder_and_diffusion_and_weighs_the_energies() -> None:
     source, target = _patches()
     found = {}
-    for texture in (0.1, 0.5):
-        system = _ltdiffpp(texture=texture, supervision="relative")
+    for weight in (0.1, 0.5):
+        system = _ltdiffpp(texture=weight, supervision="relative")
         losses = ltdiffpp._Integration(system)(source, target, SEEDS)
         losses["loss"].backward()
-        found[texture] = {key: float(value.detach()) for key, value in losses.items()}
+        found[weight] = {key: float(value.detach()) for key, value in losses.items()}
         assert system.codec.net.heads[-1].weight.grad.abs().max() > 0
         assert system.codec.out_of["0"].weight.grad.abs().max() > 0
         assert max(float(one.grad.abs().max()) for one in system.diffusion.parameters() if one.grad is not None) > 0
     assert found[0.5]["loss"] - found[0.1]["loss"] == pytest.approx(0.4 * found[0.1]["texture"], rel=1e-3)
+    parts = found[0.1]
+    whole = parts["square"] + parts["decoded"] + 0.1 * parts["texture"] + parts["level"]
+    assert parts["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_level_loss_knows_the_means_around_and_no_texture() -> None:
+    wanted = torch.zeros(1, 1, 52, 52)
+    assert float(level_loss(wanted + 20 / 1350, wanted)) == pytest.approx(1, rel=1e-5)
+    grains = torch.ones(52, 52)
+    grains[::2] = -1
+    assert float(level_loss(grains[None, None] * 20 / 1350, wanted)) < 0.15
 
 
 def _moved(fit, system_of, recipe, folder: Path) -> set[str]:

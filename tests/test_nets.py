@@ -124,6 +124,7 @@ def test_networks_see_a_patch_as_they_see_it_in_the_slice() -> None:
         {"latents": (0, 0, 4), "vector": True, "leak": True},
         {"latents": (4, 4, 4), "fold": 2},
         {"latents": (1, 3, 5), "fold": 2, "resampling": "learned", "detail": 0.03},
+        {"latents": (1, 3, 5), "fold": 2, "resampling": "learned", "detail": 0.03, "straight": True},
     ],
 )
 def test_codec_round_trip_of_shapes_and_statistics(options: dict) -> None:
@@ -143,7 +144,7 @@ def test_codec_round_trip_of_shapes_and_statistics(options: dict) -> None:
 
 
 def test_a_pruned_codec_and_denoiser_compute_their_scales_alone() -> None:
-    codec = LatentCodec((4, 6, 8), (2, 3, 4), resampling="learned", detail=0.03)
+    codec = LatentCodec((4, 6, 8), (2, 3, 4), resampling="learned", detail=0.03, straight=True)
     net = ScalesUNet((2, 3, 4), (8, 8, 8), resampling="learned")
     _awaken(codec)
     _awaken(net)
@@ -153,7 +154,7 @@ def test_a_pruned_codec_and_denoiser_compute_their_scales_alone() -> None:
     # What lies below the depth is broken: nobody may come across it.
     for name, part in [*codec.named_parameters(), *net.named_parameters()]:
         deep = ("nodes.2_0", "nodes.1_1", "nodes.0_2", "into.2", "out_of.2", "down.2", "up.2", "enter.2", "leave.2")
-        if any(one in name for one in (*deep, "between.1", "straight.2")):
+        if any(one in name for one in (*deep, "see.2", "say.2", "between.1", "straight.2")):
             part.data.fill_(float("nan"))
     shallow, none = codec.encode(image, depth=1)
     assert len(shallow) == 2
@@ -172,6 +173,20 @@ def test_a_pruned_codec_with_the_paper_s_latent_has_none() -> None:
     latents, leaks = codec.encode(_image(), depth=1)
     assert latents == []
     assert codec.decode(latents, leaks, depth=1)[-1].shape == (2, 1, 32, 32)
+
+
+def test_a_coarse_latent_carries_texture_through_one_matrix() -> None:
+    """With a basis to see with and its transpose to say, the detail returns, whatever the network around it says."""
+    codec = LatentCodec((4, 4), (0, 64), fold=4, detail=0.5, straight=True)
+    for part in (codec.out_of["1"], codec.into["1"], *codec.net.heads):
+        part.weight.data.zero_()
+        part.bias.data.zero_()
+    basis = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0]
+    codec.see["1"].weight.data[:] = basis[:, :, None, None]
+    codec.say["1"].weight.data[:] = basis.T[:, :, None, None]
+    image = _image()
+    around = torch.nn.functional.avg_pool2d(image, 13, 1, 6, count_include_pad=False)
+    torch.testing.assert_close(codec.decode(*codec.encode(image))[-1], image - around, atol=1e-5, rtol=0)
 
 
 def test_standardizing_every_scale_closes_the_leak() -> None:
@@ -201,6 +216,16 @@ def test_resnet_takes_torchvision_names_and_shapes() -> None:
     assert torch.equal(encoder.conv1.weight, given["conv1.weight"].sum(1, keepdim=True))
     with pytest.raises(ValueError, match=r"bn1\.weight"):
         encoder.load_torchvision({"conv1.weight": given["conv1.weight"]})
+
+
+def test_the_last_skip_is_the_image_s_pixels() -> None:
+    net = ResNetAutoencoder(6, widths=SMALL, skips=True, resampling="learned", detail=0.5)
+    image = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    latents, leaks = net.encode(image)
+    around = torch.nn.functional.avg_pool2d(image, 13, 1, 6, count_include_pad=False)
+    shown = torch.nn.functional.pixel_shuffle(leaks[4], 2)
+    torch.testing.assert_close(shown, torch.cat([image, (image - around) / 0.5], dim=1))
+    assert not torch.equal(net.decode(latents, leaks)[0], net.decode(latents, [*leaks[:4], 0 * leaks[4]])[0])
 
 
 @pytest.mark.parametrize("skips", [False, True])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concordct.nets.blocks import ResidualBlock, convolution
+from concordct.nets.blocks import ResidualBlock, convolution, orthogonal, zeroed
 from concordct.nets.unetpp import Resampling, UNetPlusPlus
 
 #: Least spread of a latent channel: what a channel that says nothing is divided by.
@@ -55,6 +55,7 @@ class LatentCodec(nn.Module):
         dense: bool = True,
         resampling: Resampling = "pool",
         detail: float = 0.0,
+        straight: bool = False,
     ) -> None:
         super().__init__()
         if len(latents) != len(widths) or latents[-1] == 0:
@@ -71,6 +72,12 @@ class LatentCodec(nn.Module):
                 self.out_of[str(i)] = convolution(count, widths[i], 1)
                 self.register_buffer(f"mean_{i}", torch.zeros(count))
                 self.register_buffer(f"spread_{i}", torch.ones(count))
+        self.see, self.say = nn.ModuleDict(), nn.ModuleDict()
+        for i, count in enumerate(latents if straight and detail else ()):
+            if count:
+                pixels = self._edge(i) ** 2
+                self.see[str(i)] = orthogonal(nn.Conv2d(pixels, count, 1))
+                self.say[str(i)] = zeroed(nn.Conv2d(count, pixels, 1))
         if vector:
             self.before = ResidualBlock(latents[-1], latents[-1], dims=1)
             self.after = ResidualBlock(latents[-1], latents[-1], dims=1)
@@ -96,10 +103,11 @@ class LatentCodec(nn.Module):
 
     def encode(self, image: Tensor, *, depth: int | None = None) -> tuple[list[Tensor], list[Tensor | None]]:
         """[b, 1, y, x] to unit-normal latents, the finest scale first, and what leaks at each scale."""
-        shown, beside = image, None
+        shown, beside, detail = image, None, image
         if self.detail:
             around = functional.avg_pool2d(image, DETAIL_PIXELS, 1, DETAIL_PIXELS // 2, count_include_pad=False)
-            shown = torch.cat([image, (image - around) / self.detail], dim=1)
+            detail = (image - around) / self.detail
+            shown = torch.cat([image, detail], dim=1)
             beside = [
                 layer(functional.avg_pool2d(image, self.fold * 2**i)) for i, layer in enumerate(self.enter, start=1)
             ]
@@ -110,6 +118,9 @@ class LatentCodec(nn.Module):
         ]
         scales = self.scales_to(len(features) - 1)
         raw = {i: self.into[str(i)](features[i]) for i in scales}
+        if self.see:
+            blocks = {i: functional.pixel_unshuffle(detail, self._edge(i)) for i in scales}
+            raw = {i: one + self.see[str(i)](blocks[i]) for i, one in raw.items()}
         if self.vector and self.net.depth in raw:
             raw[self.net.depth] = self.before(raw[self.net.depth].flatten(2))
         return [self._normal(raw[i], i) for i in scales], leaks
@@ -137,13 +148,24 @@ class LatentCodec(nn.Module):
                 known = next(iter(raw))
                 y, x = (int(length * 2.0 ** (known - i)) for length in raw[known].shape[2:])
                 features.append(raw[known].new_zeros(raw[known].shape[0], self.net.widths[i], y, x))
-        return [self._unfolded(one) for one in self.net.decode(features)]
+        outputs = [self._unfolded(one) for one in self.net.decode(features)]
+        if not self.say:
+            return outputs
+        said = {
+            i: self.detail * functional.pixel_shuffle(self.say[str(i)](one), self._edge(i)) for i, one in raw.items()
+        }
+        # The output of depth d knows the scales down to d.
+        return [sum((said[i] for i in self.scales_to(d)), one) for d, one in enumerate(outputs, start=1)]
 
     def set_statistics(self, raw: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take (mean, standard deviation), each [c], of the raw latents at each scale."""
         for i, (mean, spread) in zip(self.scales, raw, strict=True):
             getattr(self, f"mean_{i}").copy_(mean)
             getattr(self, f"spread_{i}").copy_(spread.clamp_min(LEAST_SPREAD))
+
+    def _edge(self, i: int) -> int:
+        """Pixels along the edge of what one position of scale i stands for."""
+        return self.fold * 2**i
 
     def _unfolded(self, said: Tensor) -> Tensor:
         image = functional.pixel_shuffle(said, self.fold)

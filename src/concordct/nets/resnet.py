@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concordct.nets.blocks import ResidualBlock, convolution, orthogonal
+from concordct.nets.codec import DETAIL_PIXELS
 from concordct.nets.unetpp import Resampling
 
 #: Channels of ResNet-18's first layer and of its four stages.
@@ -134,7 +135,8 @@ class ResNetAutoencoder(nn.Module):
     skips : pass the encoder's features around the latent, the other reading of the paper's "U-Net structured"; they
         carry the source's texture past it.
     resampling : of the decoder, "pool" repeats positions, "learned" convolves, see `UNetPlusPlus`; its fifth block is
-        then a sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158), the full size being the dearest.
+        then a sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158), the full size being the dearest, and with
+        skips it sees the image's pixels as the last of them.
     detail : above 0, the decoder says detail in units of this beside the image, see `LatentCodec`.
     """
 
@@ -167,7 +169,10 @@ class ResNetAutoencoder(nn.Module):
         self.finest = 2 if learned else 1
         sizes = list(zip(inputs, skipped, outputs, strict=True))[: 4 if learned else 5]
         self.up = nn.ModuleList(UpBlock(below, skip, out, learned=learned) for below, skip, out in sizes)
-        self.head = convolution(sizes[-1][2], (2 if detail else 1) * self.finest**2)
+        self.pixels = skips and learned
+        # Image and detail, 2 x 2 pixels folded into channels.
+        beside = (2 if detail else 1) * self.finest**2 if self.pixels else 0
+        self.head = convolution(sizes[-1][2] + beside, (2 if detail else 1) * self.finest**2)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("spread", torch.ones(channels))
 
@@ -176,7 +181,8 @@ class ResNetAutoencoder(nn.Module):
         features = self.encoder(image)
         raw = self.to_latent(features[-1].flatten(2))
         mean, spread = self.get_buffer("mean"), self.get_buffer("spread")
-        return [(raw - mean[:, None]) / spread[:, None]], features[:4] if self.skips else []
+        leaks = features[:4] if self.skips else []
+        return [(raw - mean[:, None]) / spread[:, None]], [*leaks, self._folded(image)] if self.pixels else leaks
 
     def decode(self, latents: Sequence[Tensor], leaks: Sequence[Tensor]) -> list[Tensor]:
         """The latent (and skips, None where nothing passes) to the image [b, 1, y, x], in a list of one."""
@@ -186,8 +192,17 @@ class ResNetAutoencoder(nn.Module):
         x = x.reshape(*x.shape[:2], side, side)
         for index, block in enumerate(self.up):
             x = block(x, leaks[3 - index] if self.skips and index < 4 else None)
+        if self.pixels:
+            x = torch.cat([x, leaks[4]], dim=1)
         said = functional.pixel_shuffle(self.head(x), self.finest)
         return [said[:, :1] + self.detail * said[:, 1:] if self.detail else said]
+
+    def _folded(self, image: Tensor) -> Tensor:
+        """[b, 1, y, x] and its detail to channels of half the size."""
+        if self.detail:
+            around = functional.avg_pool2d(image, DETAIL_PIXELS, 1, DETAIL_PIXELS // 2, count_include_pad=False)
+            image = torch.cat([image, (image - around) / self.detail], dim=1)
+        return functional.pixel_unshuffle(image, self.finest)
 
     def set_statistics(self, raw: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take (mean, standard deviation), each [c], of the raw latent."""

@@ -32,7 +32,7 @@ from concordct.methods.network import (
     to_unit,
 )
 from concordct.methods.paired.conditional import SAMPLING, Chain, ConditionalDiffusion, Sampling, residual_spread
-from concordct.methods.paired.texture import energy_loss, relative_loss
+from concordct.methods.paired.texture import energy_loss, level_loss, relative_loss
 from concordct.methods.standardizer import Mode
 from concordct.nets.blocks import customary
 from concordct.nets.codec import latent_statistics
@@ -138,13 +138,13 @@ RECIPES: dict[str, Recipe] = {
     "small": Recipe(
         config=_SMALL,
         patch=128,
-        phases=_phases(300, 300, 250),
+        phases=_phases(400, 400, 500),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "common": Recipe(
         config=_SMALL,
         patch=128,
-        phases=_phases(150, 200, 120),
+        phases=_phases(160, 240, 270),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "gpu": Recipe(
@@ -237,8 +237,9 @@ class _Diffusion(nn.Module):
 class _Integration(nn.Module):
     """Phase 3 (ours; the paper says that the networks are integrated): the decoder between A's skips and a latent of B.
 
-    L(D(Z_B; skips of A), B) + texture (e(D(Z_B; ...), B) + e(D(Z_A'; ...), B)), e the energies: with B's own latent the
-    decoder learns what the latent knows beside the skips, with a sample what it meets at inference.
+    L(D(Z_B; skips of A), B) + texture (e(D(Z_B; ...), B) + e(D(Z_A'; ...), B)) + l(D(Z_A'; ...), B), e the energies and
+    l the local levels: with B's own latent the decoder learns what the latent knows beside the skips, with a sample
+    what it meets at inference.
     """
 
     def __init__(self, system: DiffusionCT, sampling: Sampling) -> None:
@@ -259,8 +260,9 @@ class _Integration(nn.Module):
         known, drawn = autoencoder.decode(b, skips)[-1], autoencoder.decode(made, skips)[-1]
         decoded = relative_loss(known, wanted)
         texture = energy_loss(known, wanted) + energy_loss(drawn, wanted)
-        loss = decoded + self.system.config.texture * texture
-        return {"loss": loss, "decoded": decoded, "texture": texture}
+        level = level_loss(drawn, wanted)
+        loss = decoded + self.system.config.texture * texture + level
+        return {"loss": loss, "decoded": decoded, "texture": texture, "level": level}
 
 
 def fit(

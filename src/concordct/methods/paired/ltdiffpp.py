@@ -36,7 +36,7 @@ from concordct.methods.paired.conditional import (
     detail_window,
     residual_spread,
 )
-from concordct.methods.paired.texture import energy_loss, relative_loss
+from concordct.methods.paired.texture import energy_loss, level_loss, relative_loss
 from concordct.methods.standardizer import Mode
 from concordct.nets.blocks import customary
 from concordct.nets.codec import LatentCodec, latent_statistics
@@ -65,7 +65,8 @@ class Config:
 
     Attributes
     ----------
-    widths, latents, fold, leak, vector, residual, dense, resampling, detail : of the codec, see `LatentCodec`.
+    widths, latents, fold, leak, vector, residual, dense, resampling, detail, straight : of the codec, see
+        `LatentCodec`.
     chain : of the diffusion.
     denoiser, blocks : widths of the diffusion's network, and residual blocks at each of its scales.
     supervision : "regression" (L1 + L2), "relative" (the error in units of the local texture), or "bce_dice", the
@@ -90,6 +91,7 @@ class Config:
     dense: bool = True
     resampling: Resampling = "pool"
     detail: float = 0.0
+    straight: bool = False
     supervision: Supervision = "regression"
     deep: bool = True
     decoder_weight: float = 1.0
@@ -98,16 +100,17 @@ class Config:
     tile: int | None = None
 
 
-#: A learned, compressing autoencoder: 4 of each 16 numbers pass at the finest scale, 16 of 64 and 48 of 256 at the
+#: A learned, compressing autoencoder: 4 of each 16 numbers pass at the finest scale, 12 of 64 and 64 of 256 at the
 #: coarser ones, 0.69 latent numbers for each pixel.
 _SMALL = Config(
     widths=(40, 64, 96),
-    latents=(4, 16, 48),
+    latents=(4, 12, 64),
     chain=Chain(200, "cosine", "residual"),
     denoiser=(48, 72, 96),
     fold=4,
     resampling="learned",
     detail=DETAIL,
+    straight=True,
     supervision="relative",
     texture=0.3,
 )
@@ -144,8 +147,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         sampling=Sampling(steps=1000, sampler="ddpm", start="source"),
     ),
-    "small": Recipe(config=_SMALL, patch=64, phases=_small((1500, 700, 120)), sampling=Sampling(steps=6)),
-    "common": Recipe(config=_SMALL, patch=64, phases=_small((500, 350, 60)), sampling=Sampling(steps=6)),
+    "small": Recipe(config=_SMALL, patch=64, phases=_small((2200, 1000, 200)), sampling=Sampling(steps=6)),
+    "common": Recipe(config=_SMALL, patch=64, phases=_small((520, 420, 70)), sampling=Sampling(steps=6)),
     "gpu": Recipe(
         config=replace(_SMALL, widths=(96, 128, 192), denoiser=(128, 192, 256), blocks=2),
         patch=128,
@@ -188,6 +191,7 @@ class LTDiffPlusPlus(nn.Module):
             dense=config.dense,
             resampling=config.resampling,
             detail=config.detail,
+            straight=config.straight,
         )
         self.divisor, self.deepest, self.chain = self.codec.divisor, self.codec.net.depth, config.chain
         channels = [config.latents[i] for i in self.codec.scales]
@@ -287,8 +291,8 @@ class _Integration(nn.Module):
     """Phase 3: the diffusion's own loss, and the decoder learns to use what the diffusion makes.
 
     As printed, L = ||Z_A' - Z_B||^2 + lambda ||D(Z_A') - B||^2, Z_A' the estimate of Z_B at the step drawn. With
-    `texture` (ours), lambda (L(D(Z_B), B) + texture (e(D(Z_B), B) + e(D(Z_A'), B))), Z_A' a sample and e its energies:
-    a pixelwise loss on a sample would take for error what the sample must draw.
+    `texture` (ours), lambda (L(D(Z_B), B) + texture (e(D(Z_B), B) + e(D(Z_A'), B)) + l(D(Z_A'), B)), Z_A' a sample, e
+    the energies and l the local levels: a pixelwise loss on a sample would take for error what the sample must draw.
     """
 
     def __init__(self, system: LTDiffPlusPlus) -> None:
@@ -314,8 +318,9 @@ class _Integration(nn.Module):
         decoded = supervised(again, wanted, config)
         drawn = system.codec.decode(made, leaks, depth=depth)
         texture = torch.stack([energy_loss(one, wanted) for one in (again[-1], drawn[-1])]).sum()
-        total = losses["loss"] + config.decoder_weight * (decoded + config.texture * texture)
-        return {**losses, "loss": total, "decoded": decoded, "texture": texture}
+        level = level_loss(drawn[-1], wanted)
+        total = losses["loss"] + config.decoder_weight * (decoded + config.texture * texture + level)
+        return {**losses, "loss": total, "decoded": decoded, "texture": texture, "level": level}
 
 
 def _seeded_noise(seeds: Sequence[int]) -> Draw:
@@ -367,7 +372,7 @@ def _decodes(name: str) -> bool:
     """Whether a parameter of the codec lies behind the latents."""
     if name.startswith("net.nodes."):
         return name.split(".")[2].split("_")[1] != "0"
-    return name.startswith(("out_of.", "after.", "net.heads.", "net.up."))
+    return name.startswith(("out_of.", "say.", "after.", "net.heads.", "net.up."))
 
 
 def _latents(system: LTDiffPlusPlus, patches: Patches, step: int, team: Team) -> tuple[list[Tensor], list[Tensor]]:

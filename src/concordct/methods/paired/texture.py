@@ -35,6 +35,15 @@ def relative_loss(output: Tensor, wanted: Tensor) -> Tensor:
     return (((output - wanted).square() / (power + LEAST_DETAIL**2) + 1).sqrt() - 1).mean()
 
 
+def level_loss(output: Tensor, wanted: Tensor) -> Tensor:
+    """Mean absolute difference of the means over the pixels around, in units of the least detail.
+
+    A kernel leaves a region's level alone, so that even a sample is held to it pixel by pixel.
+    """
+    means = [functional.avg_pool2d(one, AROUND, STEP, AROUND // 2, count_include_pad=False) for one in (output, wanted)]
+    return (means[0] - means[1]).abs().mean() / LEAST_DETAIL
+
+
 def energy_loss(output: Tensor, wanted: Tensor) -> Tensor:
     """Mean absolute difference of log energies behind 4 x 4 cosine filters over 16 pixels, the constant one left out.
 
