@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks import papers_rivals
-from benchmarks.papers_rows import DCT, LONG, ROWS, place_of
+from benchmarks.papers_rows import DCT, LONG, ROWS, place_of, spent
 from benchmarks.results import ROOT
 from concordct.scanner.recipes import SOURCE, TARGET
 from concordct.training.bundle import halved, load_bundle, save_bundle

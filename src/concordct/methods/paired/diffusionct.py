@@ -106,8 +106,11 @@ def _phases(autoencoder: int, diffusion: int, integration: int) -> tuple[tuple[s
 
 
 def _only_printed(recipe: Recipe) -> Recipe:
-    """Nothing beside the latent, two phases."""
-    return replace(recipe, config=replace(recipe.config, skips=False, drop=0.0), phases=recipe.phases[:2])
+    """Nothing beside the latent, two phases, which take the steps that the third would have cost."""
+    phases = recipe.phases
+    if len(phases) > 2:
+        phases = tuple((name, replace(phase, steps=2 * phase.steps)) for name, phase in phases[:2])
+    return replace(recipe, config=replace(recipe.config, skips=False, drop=0.0), phases=phases)
 
 
 def _without_integration(recipe: Recipe) -> Recipe:
@@ -144,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
     "common": Recipe(
         config=_SMALL,
         patch=128,
-        phases=_phases(160, 240, 270),
+        phases=_phases(240, 260, 310),
         sampling=Sampling(steps=5, start="source", begin=0.5),
     ),
     "gpu": Recipe(

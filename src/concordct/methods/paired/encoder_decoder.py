@@ -62,7 +62,7 @@ def _recipes(dense: bool) -> dict[str, Recipe]:
         "common": Recipe(
             config=Config(widths=(48, 64, 96), dense=dense, fold=4, identity=dense),
             patch=64,
-            phases=(("regression", Phase(steps=1500, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
+            phases=(("regression", Phase(steps=1650, batch=8, learning_rate=1e-3, final_rate=0.05, every=250)),),
             sampling=Sampling(steps=1),
         ),
         "gpu": Recipe(

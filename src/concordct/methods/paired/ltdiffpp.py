@@ -148,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
         sampling=Sampling(steps=1000, sampler="ddpm", start="source"),
     ),
     "small": Recipe(config=_SMALL, patch=64, phases=_small((2200, 1000, 200)), sampling=Sampling(steps=6)),
-    "common": Recipe(config=_SMALL, patch=64, phases=_small((520, 420, 70)), sampling=Sampling(steps=6)),
+    "common": Recipe(config=_SMALL, patch=64, phases=_small((700, 560, 110)), sampling=Sampling(steps=6)),
     "gpu": Recipe(
         config=replace(_SMALL, widths=(96, 128, 192), denoiser=(128, 192, 256), blocks=2),
         patch=128,
