@@ -32,15 +32,18 @@ from benchmarks.results import RESULTS, table
 from concordct.judging.provenance import provenance
 
 SEED, COUNT = 0, 300
-#: What is changed.
-ROOMS = (
-    "methods/concord", "methods/spectral", "methods/paired", "methods/network", "methods/slabs", "methods/models",
-    "diffusion", "agreement", "judging",
-)  # fmt: skip
-#: Test files that know these rooms.
-TESTS = ("test_methods_*", "test_diffusion*", "test_agreement_*", "test_judging*", "test_pipelines_compare",
-         "test_pipelines_train", "test_pipelines_samples", "test_pipelines_consistency", "test_pipelines_combat",
-         "test_pipelines_measure", "test_report_evaluation", "test_benchmarks_papers_rivals")  # fmt: skip
+#: What is changed, and the test files that know it.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "agreement": ("test_agreement_*",),
+    "diffusion": ("test_diffusion*", "test_methods_phases"),
+    "judging": ("test_judging*", "test_pipelines_compare", "test_report_evaluation"),
+    "methods/paired": ("test_methods_phases", "test_methods_learned", "test_methods_rivals"),
+    "methods/network": ("test_methods_learned", "test_methods_shipped"),
+    "methods/slabs": ("test_methods_learned", "test_pipelines_samples"),
+    "methods/models": ("test_methods_learned", "test_methods_shipped"),
+    "methods/spectral": ("test_methods_s*", "test_methods_thickness"),
+    "methods/concord": ("test_methods_concord*", "test_methods_texture_level", "test_methods_lacking_power"),
+}
 PAGE = RESULTS / "mutants.md"
 #: Why a survivor survives: key, why.
 REASONS = ROOT / "benchmarks" / "mutants_survivors.csv"
@@ -100,41 +103,58 @@ def _page(drawn: list[tuple[str, Mutant]], known: dict[str, dict[str, Any]]) -> 
     print(f"{sum(outcome == 'killed' for *_, outcome in judged)} of {len(judged)} killed; {PAGE}")
 
 
+def _tests(room: str) -> list[str]:
+    return sorted(f"tests/{one.name}" for name in ROOMS[room] for one in (ROOT / "tests").glob(f"{name}.py"))
+
+
+def _covered(folder: Path, room: str) -> Path:
+    return folder / f"{room.replace('/', '-')}.json"
+
+
+def _waits(before: dict[str, Any] | None, *, again: bool) -> bool:
+    return before is None or (again and before["outcome"] != "killed")
+
+
 def main() -> None:
     """Judge the mutants that have not been judged yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, help="stop after this long; the same call goes on")
+    parser.add_argument("--rooms", nargs="*", choices=list(ROOMS), default=list(ROOMS), help="these alone")
     parser.add_argument("--again", action="store_true", help="judge the survivors once more, lines covered anew")
     parser.add_argument("--show", action="store_true", help="write the page and judge nothing")
-    parser.add_argument("--cover", action="store_true", help="only find out which tests run which lines")
+    parser.add_argument("--cover", choices=list(ROOMS), help="only find out which tests run which lines of a room")
     given = parser.parse_args()
     until = None if given.minutes is None else time.monotonic() + 60 * given.minutes
     folder = runs() / "mutants"
-    results, covered_at = folder / "judged.jsonl", folder / "covered.json"
-    files = sorted(f"tests/{one.name}" for name in TESTS for one in (ROOT / "tests").glob(f"{name}.py"))
     if given.cover:
-        cover(files, ROOMS, covered_at)
+        cover(_tests(given.cover), given.cover, _covered(folder, given.cover))
         return
+    results = folder / "judged.jsonl"
     drawn, known = sample(COUNT, SEED), _known(results)
     if not given.show:
-        if given.again or not covered_at.exists():
-            # Apart, so that the forks begin without our own modules.
-            subprocess.run([sys.executable, "-m", "benchmarks.mutants", "--cover"], cwd=ROOT, check=True)
-        covered = json.loads(covered_at.read_text(encoding="utf-8"))
         warm_up()
         with tempfile.TemporaryDirectory() as aside:
             shutil.copytree(PACKAGE, Path(aside) / "concordct")
-            for _, mutant in drawn:
-                before = known.get(mutant.key)
-                if before is not None and (before["outcome"] == "killed" or not given.again):
+            for room in given.rooms:
+                own = [mutant for where, mutant in drawn if where == room]
+                waiting = [one for one in own if _waits(known.get(one.key), again=given.again)]
+                if not waiting or (until is not None and time.monotonic() > until):
                     continue
-                if until is not None and time.monotonic() > until:
-                    break
-                made = judge(mutant, covered, Path(aside))
-                known[mutant.key] = made
-                with results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(made) + "\n")
-                print(f"{made['outcome']}: {mutant.file}:{mutant.first} {mutant.kind} {made['seconds']} s", flush=True)
+                place = _covered(folder, room)
+                if given.again or not place.exists():
+                    # Apart, so that the forks begin without our own modules.
+                    command = [sys.executable, "-m", "benchmarks.mutants", "--cover", room]
+                    subprocess.run(command, cwd=ROOT, check=True)
+                covered = json.loads(place.read_text(encoding="utf-8"))
+                for mutant in waiting:
+                    if until is not None and time.monotonic() > until:
+                        break
+                    made = judge(mutant, covered, Path(aside))
+                    known[mutant.key] = made
+                    with results.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(made) + "\n")
+                    where = f"{mutant.file}:{mutant.first} {mutant.kind}"
+                    print(f"{made['outcome']}: {where} {made['tests']} tests {made['seconds']} s", flush=True)
     _page(drawn, known)
 
 

@@ -34,8 +34,8 @@ MOST_S = 40.0
 OURS = ("concordct", "tests", "benchmarks", "conftest", "learning", "synthetic")
 
 
-def cover(names: Sequence[str], rooms: Sequence[str], place: Path) -> None:
-    """Run test files once: which tests pass, how long each takes, which run each line of the rooms."""
+def cover(names: Sequence[str], room: str, place: Path) -> None:
+    """Run test files once: which tests pass, how long each takes, which run each line of the room."""
     import coverage
     import pytest
 
@@ -52,12 +52,14 @@ def cover(names: Sequence[str], rooms: Sequence[str], place: Path) -> None:
             if report.failed:
                 self.bad.add(name)
 
+    place.parent.mkdir(parents=True, exist_ok=True)
     data = place.with_suffix(".coverage")
+    data.unlink(missing_ok=True)
     outcomes = Outcomes()
+    # A room is a folder or one file.
+    within = PACKAGE / room if (PACKAGE / room).is_dir() else (PACKAGE / room).with_suffix(".py")
     watch = coverage.Coverage(
-        data_file=str(data),
-        source=[str(PACKAGE / room) for room in rooms if (PACKAGE / room).is_dir()],
-        config_file=False,
+        data_file=str(data), include=[f"{within}/*" if within.is_dir() else str(within)], config_file=False
     )
     watch.set_option("run:dynamic_context", "test_function")
     watch.start()
@@ -79,7 +81,6 @@ def write_covered(data: Any, seconds: dict[str, float], bad: set[str], place: Pa
             tests = {_node(one) for one in contexts if one} & (seconds.keys() - bad)
             known = own.setdefault(text[number - 1].strip(), [])
             known.extend(sorted(tests - set(known)))
-    place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps({"seconds": seconds, "lines": lines}), encoding="utf-8")
 
 
