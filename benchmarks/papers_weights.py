@@ -43,6 +43,9 @@ def main() -> None:
         small = halved(bundle, info={"source_kernels": [SOURCE], "target_kernels": [TARGET], "caution": caution})
         card = (place / "docs" / "README.md").read_text(encoding="utf-8")
         card = card.replace("unnamed to unnamed", f"{SOURCE} to {TARGET}")
+        if row in ROWS:
+            minutes = sum(seconds for _, seconds in spent(row).values()) / 60
+            card += f"\nTraining: {minutes:.1f} processor minutes of one thread.\n"
         card += f"\n**One simulated kernel pair only:** {caution}. Weights in half precision.\n"
         save_bundle(small, WEIGHTS / name, card=card, overwrite=True)
         size = (WEIGHTS / name / "models" / "model.safetensors").stat().st_size
