@@ -13,7 +13,7 @@ PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb shellcheck
 REFERENCE := .venv/pyradiomics
 
 .PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service bench-endpoints bench-idc \
+  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service bench-endpoints bench-idc bench-combat bench-downstream \
   paper-weights mutants docs dist packages lock licences crash clean
 
 demo: .venv/installed
@@ -67,6 +67,14 @@ bench-endpoints: .venv/installed
 # `.venv/bin/python -m benchmarks.idc --archive -n 40` takes NLST itself: 6 GB and a network.
 bench-idc: .venv/installed
 	$(BIN)/python -m benchmarks.idc
+
+# A few minutes once the papers' cohort is there; resumes.
+bench-combat: .venv/installed
+	$(BIN)/python -m benchmarks.combat
+
+# A few minutes once the papers' cohort is there; a U-Net of lungs trained, then asked before and after conversion.
+bench-downstream: .venv/installed
+	$(BIN)/python -m benchmarks.downstream
 
 # About a quarter of an hour; writes docs/physics.md and its figures.
 bench-physics: .venv/installed
