@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.judging.case import cases_of_manifest
 from concordct.methods.models import Model, load_model
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.engines import HERE, Engine, Local, Ray, Share, each, share_of
+from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.features import FeatureJob, extract_features
+from concordct.pipelines.pyradiomics_batch import run_batch
+from concordct.pipelines.records import Record
 from concordct.pipelines.standardize import RECORDS, Settings, plan, run
-from concordct.volumes.files import write_volume_file
-from learning import pair
+from concordct.volumes.files import open_volume_file, write_volume_file
+from learning import cohort, pair
 
 SETTINGS = Settings(seed=3, check="off")
 
@@ -67,6 +76,78 @@ def test_features_are_joined_by_the_last_share(tree: Path, tmp_path: Path) -> No
     assert [result.image for result in results] == ["p1"]
     assert not (tmp_path / "shared.csv").exists()
     extract_features(jobs, "pyradiomics-default", tmp_path / "shared.csv", engine=Share(1, 2))
+    assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_failure_of_one_share_is_in_what_the_last_writes(tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree / "in", tmp_path / "in")
+    broken = tmp_path / "in" / "p1" / "scan.nii.gz"
+    hu = pair(2)[0].hu.copy()
+    write_volume_file(broken, dataclasses.replace(pair(2)[0], hu=hu + 50_000), overwrite=True)
+    model, out = load_model(tree / "model"), tmp_path / "out"
+    for share in (Share(2, 2), Share(1, 2)):
+        records = run(plan(tmp_path / "in", out, model, SETTINGS), model, out, SETTINGS, engine=share)
+    assert [record.status for record in records] == ["done", "failed", "done", "done", "done"]
+    assert (out / RECORDS).read_text().count('"failed"') == 1
+    assert not list(out.glob(".*"))
+
+
+def test_two_runs_into_one_file_leave_one_whole_result(tree: Path, tmp_path: Path) -> None:
+    model = load_model(tree / "model")
+
+    def standardize(seed: int, output: Path) -> Record:
+        settings = Settings(seed=seed, check="off")
+        return run(plan(tree / "in/p0/scan.nii.gz", output, model, settings), model, output, settings)[0]
+
+    output = tmp_path / "out.nii.gz"
+    with ThreadPoolExecutor(4) as pool:
+        records = list(pool.map(lambda seed: standardize(seed, output), (1, 2, 1, 2)))
+    # The seed that came first wins; the other is told that another's result stands there.
+    assert sorted(record.status for record in records) == ["done", "done", "failed", "failed"]
+    reasons = [record.reason for record in records if record.reason]
+    assert all("holds the result of another source, model, setting or version" in reason for reason in reasons)
+    seed = json.loads(output.with_name("out.nii.gz.json").read_text())["derivation"]["settings"]["seed"]
+    standardize(seed, tmp_path / "alone.nii.gz")
+    assert output.read_bytes() == (tmp_path / "alone.nii.gz").read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_cases_are_judged_on_any_engine(tmp_path: Path) -> None:
+    cases = cases_of_manifest(cohort(tmp_path, 3), split=None)
+    calibrate_pairs(
+        pairs_of_paths(tmp_path / "source0.nii.gz", tmp_path / "target0.nii.gz"), tmp_path / "model", method="spectral"
+    )
+    options = {"model": load_model(tmp_path / "model"), "endpoints": False}
+    assert evaluate(cases, tmp_path / "shares", engine=Share(2, 2), **options) is None
+    assert not (tmp_path / "shares").exists()
+    shared = evaluate(cases, tmp_path / "shares", engine=Share(1, 2, Local(2)), **options)
+    whole = evaluate(cases, tmp_path / "whole", **options)
+    assert whole is not None
+    assert shared == whole
+    assert whole["inputs"]["cases"] == 3
+    assert [(tmp_path / name / "report.html").read_bytes() for name in ("shares", "whole")].count(
+        (tmp_path / "whole" / "report.html").read_bytes()
+    ) == 2
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(ConcordctError, match="output exists"):
+        evaluate(cases, tmp_path / "whole", **options)
+
+
+def test_a_pyradiomics_batch_is_joined_by_the_last_share(tree: Path, tmp_path: Path) -> None:
+    lines = ["Image,Mask,who"]
+    for number in range(3):
+        image = tree / "in" / f"p{number}" / "scan.nii.gz"
+        volume = open_volume_file(image).read()
+        mask = volume.with_hu((volume.hu > 0).astype(np.float32))
+        write_volume_file(tmp_path / f"m{number}.nii.gz", mask)
+        lines.append(f"{image},m{number}.nii.gz,p{number}")
+    lines.append("none.nii.gz,m0.nii.gz,nobody")
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    whole = run_batch(tmp_path / "cases.csv", tmp_path / "whole.csv")
+    assert [bool(result.reason) for result in whole] == [False, False, False, True]
+    assert len(run_batch(tmp_path / "cases.csv", tmp_path / "shared.csv", engine=Share(2, 2))) == 2
+    assert not (tmp_path / "shared.csv").exists()
+    run_batch(tmp_path / "cases.csv", tmp_path / "shared.csv", engine=Share(1, 2))
     assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 

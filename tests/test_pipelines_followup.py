@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from concordct.methods.models import load_model
 from concordct.nets.clip import TextConfig
 from concordct.pipelines import followup as pipeline
 from concordct.pipelines import followup_verdict as judging
+from concordct.pipelines.engines import Share
+from concordct.pipelines.followup_batch import VERDICTS, predict_cohort
 from concordct.pipelines.followup_data import lungs_of, onto, prepare, to_spacing
 from concordct.progression import ciresdiff_recipes
 from concordct.progression.cohort import FollowupPair, read_cohort, write_cohort
@@ -295,6 +298,21 @@ def test_without_labels_there_is_no_classifier(
     summary = ask(tmp_path / "m", cohort, tmp_path / "out")
     assert summary["progression"]["basis"] == "threshold"  # type: ignore[index]
     assert "carries no classifier" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_cohort_is_predicted_share_by_share_and_resumes(cohort: Path, model: Path, tmp_path: Path) -> None:
+    table = cohort.parent / "lung_function.csv"
+    two = write_cohort(tmp_path / "two.csv", [one for one in read_cohort(cohort) if one.subject != "gamma"])
+    ask = partial(predict_cohort, two, model, tmp_path / "out", table=table, steps=1)
+    assert [(result.subject, result.status) for result in ask(engine=Share(2, 2))] == [("beta", "done")]
+    assert not (tmp_path / "out" / VERDICTS).exists()
+    found = ask(engine=Share(1, 2))
+    assert [(result.subject, result.status) for result in found] == [("alpha", "done"), ("beta", "resumed")]
+    rows = (tmp_path / "out" / VERDICTS).read_text().splitlines()
+    assert [row.split(",")[:3] for row in rows[1:]] == [["alpha", "done", "50"], ["beta", "done", "51"]]
+    assert {result.status for result in ask()} == {"resumed"}
+    with pytest.raises(ConcordctError, match="holds the prediction of another scan, model, setting or version"):
+        ask(seed=5)
 
 
 @pytest.mark.parametrize(

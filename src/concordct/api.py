@@ -384,7 +384,7 @@ def evaluate(
 
     loaded = None if model is None else (model if isinstance(model, Model) else load(model)).loaded
     with tempfile.TemporaryDirectory() as aside, _scans((source, standardized, target)) as scans:
-        return pipeline.evaluate(
+        results = pipeline.evaluate(
             [pipeline.Case("one", scans[0], scans[1], scans[2], None if mask is None else Path(mask))],
             Path(aside) / "report" if output is None else Path(output),
             model=loaded,
@@ -393,6 +393,8 @@ def evaluate(
             allow=frozenset(allow),
             overwrite=overwrite,
         )
+    assert results is not None
+    return results
 
 
 def _scan(value: Any) -> Scan:

@@ -151,6 +151,9 @@ def pyradiomics(
     output: Annotated[Path, typer.Option("--output", "-o", help="The CSV to write.")],
     param: Annotated[Path | None, typer.Option("--param", "-p", help="A PyRadiomics parameter file.")] = None,
     workers: WorkersOption = 1,
+    engine: EngineOption = EngineChoice.local,
+    address: AddressOption = None,
+    shard: ShardOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -158,17 +161,22 @@ def pyradiomics(
 
     Example: `concordct pyradiomics cases.csv --param Params.yaml -o features.csv -j 2`
     """
-    from concordct.pipelines.pyradiomics_batch import run_batch
+    from concordct.pipelines.pyradiomics_batch import read_cases, run_batch
 
+    where = engine_of(workers, engine, address, shard)
     with bar(quiet=as_json) as report:
         found = run_batch(
             cases,
             output,
             params=param,
-            workers=workers,
+            engine=where,
             overwrite=overwrite,
             progress=lambda done, total: report("measuring", done, total),
         )
+    total = len(read_cases(cases)[1])
+    if len(found) < total:
+        tell_share(shard, total - len(found), "the features file")
+        return
     failed = [result for result in found if result.reason]
     if as_json:
         failures = [{"row": result.row, "reason": result.reason} for result in failed]

@@ -11,20 +11,30 @@ from rich.table import Table
 
 from concordct.cli.cohorts import cohort_app
 from concordct.cli.common import (
+    FAILED,
+    AddressOption,
     AllowOption,
+    EngineChoice,
+    EngineOption,
     JsonOption,
     ModeChoice,
     ModeOption,
     OverwriteOption,
     SeedOption,
+    ShardOption,
+    WorkersOption,
     app,
     bar,
     echo,
+    engine_of,
     need_torch,
     print_json,
     tables,
+    tell_share,
     warn,
 )
+from concordct.errors import ConcordctError
+from concordct.pipelines.engines import HERE, Engine
 
 #: What the follow-up needs beside PyTorch.
 FOLLOWUP_NEEDS = ("monai", "einops", "transformers", "tokenizers")
@@ -32,18 +42,28 @@ FOLLOWUP_NEEDS = ("monai", "einops", "transformers", "tokenizers")
 
 @app.command("predict-followup")
 def predict_followup(
-    scan: Annotated[Path, typer.Argument(help="The first scan: one CT series or volume file.")],
-    lung_function: Annotated[Path, typer.Option(help="Table of lung-function tests, CSV.")],
-    subject: Annotated[str, typer.Option(help="Whose row of the table.")],
-    weeks: Annotated[float, typer.Option(help="From the scan to the one predicted.")],
+    scan: Annotated[
+        Path, typer.Argument(help="The first scan, one CT series or volume file; or cohort.csv for all its subjects.")
+    ],
     model: Annotated[Path, typer.Option("--model", "-m", help="A model that `train` wrote for follow-up scans.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for scan, change map, summary and report.")],
+    lung_function: Annotated[
+        Path | None, typer.Option(help="Table of lung-function tests, CSV; of a cohort that beside it without.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Whose row of the table; all of a cohort without.")] = None,
+    weeks: Annotated[
+        float | None, typer.Option(help="From the scan to the one predicted; as a cohort says without.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; the recipe's without.")] = None,
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
     any_subject: Annotated[
         bool, typer.Option("--any-subject", help="Accept a scan whose PatientID is not the subject.")
     ] = False,
+    workers: WorkersOption = 1,
+    engine: EngineOption = EngineChoice.local,
+    address: AddressOption = None,
+    shard: ShardOption = None,
     allow: AllowOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -51,10 +71,26 @@ def predict_followup(
     """Predict the follow-up scan of a patient with pulmonary fibrosis. Synthetic; not for diagnosis.
 
     Example: `concordct predict-followup exam --lung-function tests.csv --subject P7 --weeks 52 -m model -o out`
+
+    All subjects of a cohort: `concordct predict-followup cohort.csv -m model -o out -j 2`
     """
     from concordct.progression.lung_function import check_weeks
 
-    check_weeks(weeks)
+    if weeks is not None:
+        check_weeks(weeks)
+    where = engine_of(workers, engine, address, shard)
+    if scan.suffix.lower() == ".csv":
+        need_torch(extra="followup", also=FOLLOWUP_NEEDS)
+        options = {"steps": steps, "mode": mode.value, "seed": seed, "any_subject": any_subject}
+        _predict_cohort(
+            scan, model, output, where, shard, as_json=as_json, table=lung_function, weeks=weeks, subject=subject,
+            allow=frozenset(allow or ()), overwrite=overwrite, **options,
+        )  # fmt: skip
+        return
+    if lung_function is None or subject is None or weeks is None:
+        raise ConcordctError("expected --lung-function, --subject and --weeks with a scan, found fewer")
+    if where != HERE:
+        raise ConcordctError("expected a cohort for --workers, --engine and --shard, found one scan")
     need_torch(extra="followup", also=FOLLOWUP_NEEDS)
     from concordct.pipelines import followup as pipeline
 
@@ -89,6 +125,35 @@ def predict_followup(
     for warning in summary["warnings"]:
         warn("warning", warning)
     echo(f"report: {output / 'report.html'}")
+
+
+def _predict_cohort(
+    cohort: Path, model: Path, output: Path, where: Engine, shard: str | None, *, as_json: bool, **options: Any
+) -> None:
+    from concordct.pipelines.followup_batch import VERDICTS, predict_cohort
+    from concordct.progression.cohort import read_cohort
+
+    with bar(quiet=as_json) as report:
+        found = predict_cohort(
+            cohort,
+            model,
+            output,
+            engine=where,
+            progress=lambda done, total: report("predicting", done, total),
+            **options,
+        )
+    failed = [result for result in found if result.reason]
+    if as_json:
+        failures = [{"subject": result.subject, "reason": result.reason} for result in failed]
+        print_json({"output": str(output), "subjects": len(found), "failed": failures})
+    else:
+        for result in failed:
+            warn("failed", f"{result.subject}: {result.reason}")
+        echo(f"{len(found) - len(failed)} of {len(found)} subjects predicted: {output}")
+        if shard is not None and not (output / VERDICTS).exists():
+            tell_share(shard, len(read_cohort(cohort)) - len(found), VERDICTS)
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 @cohort_app.command("osic")

@@ -318,6 +318,10 @@ def evaluate(
         str | None,
         typer.Option(help="Features to compare: a preset or a PyRadiomics parameter file; 2D textures without."),
     ] = None,
+    workers: WorkersOption = 1,
+    engine: EngineOption = EngineChoice.local,
+    address: AddressOption = None,
+    shard: ShardOption = None,
     origin: Annotated[str, typer.Option(help="What was simulated and what was real, for the report.")] = "",
     reference: Annotated[
         ReferenceChoice, typer.Option(help="none: no target, what changed between --source and --standardized?")
@@ -336,6 +340,7 @@ def evaluate(
     from concordct.judging.case import cases_of_manifest, one_case
     from concordct.methods.models import load_model
     from concordct.pipelines import evaluate as pipeline
+    from concordct.pipelines.engines import share_of
     from concordct.report.terminal import summary_rows
 
     if reference is ReferenceChoice.none:
@@ -360,6 +365,7 @@ def evaluate(
         cases = cases_of_manifest(pairs, split=None if split == "all" else split)
     else:
         raise ConcordctError("expected --source, --standardized and --target, or --pairs with --model")
+    where = engine_of(workers, engine, address, shard)
     with bar(quiet=as_json) as report:
         results = pipeline.evaluate(
             cases,
@@ -371,9 +377,14 @@ def evaluate(
             origin=origin,
             any_kernel=any_kernel,
             allow=frozenset(allow or ()),
+            engine=where,
             overwrite=overwrite,
             progress=lambda done, total: report("evaluating", done, total),
         )
+    if results is None:
+        mine = share_of(where, cases)
+        tell_share(shard, len(cases) - len(mine), "the report")
+        return
     if as_json:
         print_json(results)
         return

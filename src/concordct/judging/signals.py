@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from concordct.errors import ConcordctError
 from concordct.judging.features import agreement_results, number
 from concordct.judging.stages import STAGES, TARGET
 from concordct.radiomics.extract import Settings, extract
@@ -26,6 +27,8 @@ DATA_RANGE_HU = 4096.0
 NPS_PATCHES = (32, 16)
 #: Deviation of a ratio of noise powers from 1 above which a band is marked.
 NPS_TOLERANCE = 0.15
+#: Rings that spectra are summed over, out to the corner of the Nyquist square.
+RINGS = 128
 #: Seed of the bootstrap over subjects.
 BOOTSTRAP_SEED = 0
 
@@ -56,32 +59,57 @@ class Gathered:
     rings: Rings | None = None
     pixel_mm: float = 0.0
 
+    def add(self, other: Gathered) -> None:
+        """Add what further cases add up to; ring sums must be over the same rings.
+
+        Raises
+        ------
+        ConcordctError : they are over other rings.
+        """
+        if self.rings is None:
+            self.rings, self.pixel_mm = other.rings, other.pixel_mm
+        elif other.rings != self.rings:
+            raise ConcordctError(f"expected sums over the rings {self.rings}, found {other.rings}")
+        for stage in STAGES:
+            self.quality[stage] += other.quality[stage]
+            self.bias[stage] += other.bias[stage]
+        for stage, values in other.features.items():
+            self.features.setdefault(stage, []).extend(values)
+        for stage, powers in other.noise.items():
+            self.noise.setdefault(stage, []).extend(powers)
+        self.roi_subjects += other.roi_subjects
+        self.names, self.classes = self.names or other.names, self.classes or other.classes
+        for name, sums in other.spectra.items():
+            self.spectra[name] = self.spectra[name] + sums if name in self.spectra else sums
+
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float | None:
     return number(float(np.average(values, weights=weights)))
 
 
 def gather(
-    found: Gathered,
     stages: Mapping[str, Volume],
     *,
     subject: str,
     region: NDArray[np.bool_],
     rois: NDArray[np.int32] | None,
     settings: Settings,
-) -> list[str]:
-    """Add a case.
+    rings: Rings,
+) -> tuple[Gathered, list[str]]:
+    """What one case is.
 
     Parameters
     ----------
     stages : volumes of every stage and of the target.
     region : [z, y, x] bool, where HU are compared. rois : [z, y, x] 1 ... n for features; None where none fits.
     settings : of the features.
+    rings : of the spectra; cases that are added up share them.
 
     Returns
     -------
-    What the reader should know of it.
+    The case, and what the reader should know of it.
     """
+    found = Gathered(rings=rings, pixel_mm=stages["source"].spacing_mm[2])
     source, target = stages["source"], stages[TARGET]
     warnings = [
         f"the {name} equals the source, voxel for voxel"
@@ -107,23 +135,24 @@ def gather(
             for stage, power in powers.items():
                 found.noise.setdefault(stage, []).append(power)
             break
-    if found.rings is None:
-        found.rings, found.pixel_mm = Rings.covering(in_plane, 128), in_plane[1]
-    _add_spectra(found, [stages[stage] for stage in (*STAGES, TARGET)])
-    return warnings
+    found.spectra = _spectra(rings, [stages[stage] for stage in (*STAGES, TARGET)])
+    return found, warnings
 
 
-def _add_spectra(found: Gathered, volumes: Sequence[Volume]) -> None:
+def rings_of(spacing_mm: tuple[float, float, float]) -> Rings:
+    """Rings for pixels of a (z, y, x) spacing."""
+    return Rings.covering(spacing_mm[1:], RINGS)
+
+
+def _spectra(rings: Rings, volumes: Sequence[Volume]) -> dict[str, NDArray[np.float64]]:
     """Ring sums for the signal transfer and the coherence of source and standardized with the target."""
-    rings = found.rings
-    assert rings is not None
     ring = rings.index(cosine_frequencies(volumes[0].shape[1:], volumes[0].spacing_mm[1:]))
-    sums = found.spectra or {name: np.zeros(rings.count) for name in ("tt", "ss", "st", "yy", "yt")}
+    sums = {name: np.zeros(rings.count) for name in ("tt", "ss", "st", "yy", "yt")}
     for s, y, t in zip(*(volume.hu for volume in volumes), strict=True):
         a, b, c = to_cosines(s), to_cosines(y), to_cosines(t)
         for name, product in (("tt", c * c), ("ss", a * a), ("st", a * c), ("yy", b * b), ("yt", b * c)):
             sums[name] = sums[name] + rings.sum(ring, product)
-    found.spectra = sums
+    return sums
 
 
 def quality_results(found: Gathered, region: str) -> dict[str, Any]:

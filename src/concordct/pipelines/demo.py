@@ -121,6 +121,7 @@ def _calibrate_and_judge(
         origin=origin,
         overwrite=True,
     )
+    assert results is not None
     return Shown(f"{source} to {target}, {origin}", results, place / "report" / "report.html")
 
 

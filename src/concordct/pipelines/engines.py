@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from concordct.errors import ConcordctError
+from concordct.volumes.place import atomic_file
 from concordct.volumes.workers import worker_pool
 
 Item = TypeVar("Item")
@@ -105,6 +107,64 @@ def each(
         found = _in_processes(work, chosen, lost, within.workers)
     for place, result in found:
         yield indices[place], result
+
+
+def results_of(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    lost: Callable[[Item, str], Result],
+    *,
+    kept: Callable[[Item], Result | None],
+    reason: Callable[[Result], str | None],
+    marks: Path,
+    engine: Engine,
+    progress: Callable[[Result, int, int], None] | None = None,
+) -> tuple[Result, ...]:
+    """Results of this run's items, in order, and of all where what the other shares have done stands.
+
+    Parameters
+    ----------
+    work, lost : as for `each`.
+    kept : the result of an item that another share has done; None where it has not. Asked by a share alone.
+    reason : why a result failed; None or empty for one that did not.
+    marks : folder where a share leaves why its items failed, so that the last one can tell failed from not yet done;
+        whoever joins the results removes it.
+    progress : called with (the last result, items done, items of this run).
+
+    Returns
+    -------
+    As many results as there are items, or fewer in a share that is not the last.
+    """
+    results: dict[int, Result] = {}
+    mine = share_of(engine, items)
+
+    def mark(index: int) -> Path:
+        return marks / f"{index + 1}-of-{len(items)}.failed"
+
+    for index, result in each(work, items, lost, engine=engine):
+        results[index] = result
+        if len(mine) < len(items):
+            why = reason(result)
+            if why:
+                with atomic_file(mark(index), overwrite=True) as aside:
+                    aside.write_text(why, encoding="utf-8", errors="backslashreplace")
+            else:
+                mark(index).unlink(missing_ok=True)
+        if progress is not None:
+            progress(result, len(results), len(mine))
+    for index, item in enumerate(items) if len(mine) < len(items) else ():
+        if index in results:
+            continue
+        try:
+            found = kept(item)
+        except ConcordctError:
+            found = None
+        if found is None and mark(index).exists():
+            found = lost(item, mark(index).read_text(encoding="utf-8"))
+        if found is None:
+            return tuple(results[index] for index in mine)
+        results[index] = found
+    return tuple(result for _, result in sorted(results.items()))
 
 
 def _in_processes(

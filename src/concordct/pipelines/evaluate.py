@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from concordct.errors import ConcordctError
-from concordct.judging.case import Case, Pair, open_pair, same_place
-from concordct.judging.endpoints import class_warnings, endpoint_rows, endpoints_of, masks_for
+from concordct.judging.case import Case
+from concordct.judging.endpoints import endpoint_rows
 from concordct.judging.provenance import provenance
-from concordct.judging.regions import body_grid, roi_edge
 from concordct.judging.seen import check_kernels, check_roles, seen_in_calibration
 from concordct.judging.signals import (
     Gathered,
     bias_results,
     case_results,
     features_results,
-    gather,
     nps_results,
     quality_results,
+    rings_of,
     signal_results,
 )
-from concordct.judging.stages import STAGES, TARGET, standardized, standardizer_for
+from concordct.judging.stages import STAGES, TARGET
 from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.standardizer import Mode
+from concordct.pipelines.engines import HERE, Engine, Share, results_of
+from concordct.pipelines.evaluate_case import Judged, JudgeJob, Question, judge, kept, lost, shown_part
+from concordct.pipelines.parts import joining
 from concordct.pipelines.records import recorded_check
 from concordct.radiomics.definitions.pyradiomics import PyRadiomics
 from concordct.radiomics.presets import settings_for
@@ -38,7 +41,6 @@ from concordct.report.curves import curves
 from concordct.report.evaluation import ShownStack, write_evaluation_report
 from concordct.report.methods_text import methods_text
 from concordct.volumes.place import atomic_directory
-from concordct.volumes.volume import Volume
 
 #: Textures of 2D ROIs at PyRadiomics' default bin width for CT; the classes that do not depend on shape.
 FEATURES = PyRadiomics(
@@ -64,9 +66,10 @@ def evaluate(
     any_kernel: bool = False,
     endpoints: bool = True,
     allow: frozenset[str] = frozenset(),
+    engine: Engine = HERE,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Judge standardized scans against their targets and write the report.
 
     Parameters
@@ -78,10 +81,11 @@ def evaluate(
     any_kernel : standardize sources of other kernels than the model's, too.
     endpoints : measure emphysema, density, calcium and noise of every stage as well.
     allow : geometry problems that may pass.
+    engine : where the work runs; it changes no byte. A share writes the report when the cases of all others stand.
 
     Returns
     -------
-    What `results.json` holds.
+    What `results.json` holds; None for a share that is not the last.
 
     Raises
     ------
@@ -95,29 +99,40 @@ def evaluate(
         if model is not None and case.standardized is None and not any_kernel:
             check_kernels(model, case.source, case.target)
     settings = FEATURES if preset is None else settings_for(preset)
-    gathered, warnings, edges = Gathered(), list[str](), set[int]()
-    shown: dict[str, Volume] = {}
-    measured: list[dict[str, dict[str, float | None]]] = []
-    for index, case in enumerate(cases):
-        pair = open_pair(case, allow=allow, checked=False)
-        stages = {
-            "source": pair.source,
-            "standardized": _standardized(case, pair, model, mode, seed, allow),
-            TARGET: pair.target,
-        }
-        region, rois, notes = body_grid(pair)
-        warnings += notes
-        if rois is not None and pair.labels is None:
-            edges.add(roi_edge(rois))
-        warnings += gather(gathered, stages, subject=case.subject, region=region, rois=rois, settings=settings)
-        if endpoints:
-            masks = masks_for(pair.source)
-            measured.append({name: endpoints_of(image, masks) for name, image in stages.items()})
-            changes = class_warnings(measured[-1]["source"], measured[-1]["standardized"], case.name or case.subject)
-            warnings += [f"clinical class changed: {line}" for line in changes]
-        shown = shown or stages
+    if output.exists() and not overwrite:
+        raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {output}")
+    question = Question(model, mode, seed, settings, endpoints, allow, rings_of(cases[0].source.spacing_mm))
+    jobs = [JudgeJob(case, shown=index == 0) for index, case in enumerate(cases)]
+    parts = output.with_name(f".{output.name}.cases")
+
+    def report(judged: Judged, done: int, total: int) -> None:
+        if judged.reason and not isinstance(engine, Share):
+            raise ConcordctError(judged.reason)
         if progress is not None:
-            progress(index + 1, len(cases))
+            progress(done, total)
+
+    judged = results_of(
+        partial(judge, question=question, parts=parts),
+        jobs,
+        lost,
+        kept=partial(kept, question=question, parts=parts),
+        reason=lambda one: one.reason,
+        marks=parts,
+        engine=engine,
+        progress=report,
+    )
+    failed = [one.reason for one in judged if one.reason]
+    if failed:
+        raise ConcordctError(failed[0])
+    if len(judged) < len(jobs):
+        return None
+    gathered = Gathered()
+    for one in judged:
+        assert one.gathered is not None
+        gathered.add(one.gathered)
+    warnings = [line for one in judged for line in one.warnings]
+    measured = [one.endpoints for one in judged if one.endpoints is not None]
+    edges = {one.edge for one in judged if one.edge is not None}
     grid = " or ".join(f"{edge} x {edge}" for edge in sorted(edges, reverse=True))
     warnings = [*_about_model(cases, model), *warnings]
     results = _results(
@@ -128,13 +143,17 @@ def evaluate(
         results["endpoints"] = endpoint_rows(measured, people, target=TARGET, seed=seed)
     if model is not None:
         results["methods"] = methods_text(model.bundle.metadata, sha256=model.sha256, results=results).to_json()
-    first = shown["source"]
-    with atomic_directory(output, overwrite=overwrite, ours="results.json") as aside:
+    first = cases[0].source
+    with (
+        joining(output, parts),
+        np.load(shown_part(jobs[0], question, parts), allow_pickle=False) as shown,
+        atomic_directory(output, overwrite=overwrite, ours="results.json") as aside,
+    ):
         (aside / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
         write_evaluation_report(
             aside / "report.html",
             results=results,
-            stacks=[ShownStack(name, np.rint(shown[name].hu).astype(np.int16)) for name in (*STAGES, TARGET)],
+            stacks=[ShownStack(name, shown[name]) for name in (*STAGES, TARGET)],
             spacing_mm=first.spacing_mm,
             slice_positions_mm=[float(first.affine[2, 3] + i * first.affine[2, 0]) for i in range(first.shape[0])],
             curves=curves(gathered, model),
@@ -161,17 +180,6 @@ def _about_model(cases: Sequence[Case], model: Model | None) -> list[str]:
 def _title(case: Case) -> str:
     source, target = (scan.kernel or "source" for scan in (case.source, case.target))
     return f"{source} standardized to {target}"
-
-
-def _standardized(case: Case, pair: Pair, model: Model | None, mode: Mode, seed: int, allow: frozenset[str]) -> Volume:
-    if case.standardized is not None:
-        volume = case.standardized.read(allow=allow)
-        same_place(volume, pair.source, "standardized")
-        return volume
-    if model is None:
-        raise ConcordctError("expected a standardized scan or a model to make it with, found neither")
-    work = standardizer_for(case.source, model, mode=mode)
-    return standardized(case.source, pair.source, work, seed=seed, allow=allow)
 
 
 def _results(

@@ -6,8 +6,8 @@ that results is the same.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.engines import HERE, Engine, each, share_of
-from concordct.pipelines.parts import file_facts, part_name, scan_facts
+from concordct.pipelines.engines import HERE, Engine, results_of
+from concordct.pipelines.parts import file_facts, joining, part_name, scan_facts
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
 from concordct.radiomics.table import FeatureRows, class_of, write_rows
@@ -130,30 +130,37 @@ def extract_features(
     parts = output.with_name(f".{output.name}.images")
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
-    results: dict[int, ImageResult] = {}
     # What is said about an image is said by this process alone.
     told = say if engine == HERE or len(jobs) == 1 else None
     work = partial(_one, settings=settings, digest=repr(chosen), parts=parts, allow=frozenset(allow), say=told)
-    share = len(share_of(engine, jobs))
-    for index, outcome in each(work, jobs, _lost, engine=engine):
-        results[index] = outcome
+
+    def kept(job: FeatureJob) -> ImageResult | None:
+        return work(job) if _part(job, repr(chosen), parts, allow).exists() else None
+
+    def report(_: ImageResult, done: int, total: int) -> None:
         if progress is not None:
-            progress(len(results), share)
-    if share < len(jobs):
-        others = [_part(job, repr(chosen), parts, allow) for k, job in enumerate(jobs) if k not in results]
-        if not all(part.exists() for part in others):
-            return tuple(result for _, result in sorted(results.items()))
-        results |= {k: work(job) for k, job in enumerate(jobs) if k not in results}
-    ordered = tuple(results[index] for index in range(len(jobs)))
+            progress(done, total)
+
+    ordered = results_of(
+        work,
+        jobs,
+        _lost,
+        kept=kept,
+        reason=lambda result: result.reason,
+        marks=parts,
+        engine=engine,
+        progress=report,
+    )
+    if len(ordered) < len(jobs):
+        return ordered
     if all(result.status == "failed" for result in ordered):
         raise ConcordctError(
             ordered[0].reason if len(jobs) == 1 else f"all {len(jobs)} images failed: {ordered[0].reason}"
         )
     done = [job for job, result in zip(jobs, ordered, strict=True) if result.status != "failed"]
-    write_rows(
-        output, _joined([(job, _load(_part(job, repr(chosen), parts, allow))) for job in done]), overwrite=overwrite
-    )
-    shutil.rmtree(parts, ignore_errors=True)
+    with joining(output, parts):
+        rows = _joined([(job, _load(_part(job, repr(chosen), parts, allow))) for job in done])
+        write_rows(output, rows, overwrite=overwrite)
     return ordered
 
 
@@ -172,7 +179,7 @@ def _one(
     """Measure one image into its part, unless an earlier run did."""
     try:
         part = _part(job, digest, parts, allow)
-        if part.exists():
+        with suppress(FileNotFoundError):  # another run into the same output may join and remove them at any time
             return ImageResult(job.name, "resumed", len(_load(part)[0]))
         rois, names, values = measure(_scan(job), job.roi, settings, allow=allow, say=say)
         with atomic_file(part, overwrite=True) as aside, aside.open("wb") as stream:

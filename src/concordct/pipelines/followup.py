@@ -7,10 +7,11 @@ was stopped goes on where it stands.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import write_derived_series
 from concordct.volumes.files import VolumeFile, write_volume_file
 from concordct.volumes.place import atomic_directory
-from concordct.volumes.scans import checked, one_scan
+from concordct.volumes.scans import Scan, checked, one_scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
@@ -276,6 +277,49 @@ def open_predictor(path: str, mode: Mode = "sample") -> FollowupPredictor:
     return _at_work(parted(load_bundle(Path(path)))[0], mode, None)
 
 
+@lru_cache(maxsize=1)
+def _opened(path: Path, changed_ns: int) -> Bundle:
+    """A model, read once by a process that predicts for many subjects."""
+    return load_bundle(path)
+
+
+def _loaded(model: Path) -> Bundle:
+    path = model_folder(model)
+    newest = max((file.stat().st_mtime_ns for file in path.iterdir()), default=0) if path.is_dir() else 0
+    return _opened(path.absolute(), newest)
+
+
+def what_makes(
+    scan: Path,
+    model: Path,
+    *,
+    weeks: float,
+    steps: int | None = None,
+    mode: Mode = "sample",
+    seed: int = 0,
+    allow: Collection[str] = frozenset(),
+) -> dict[str, Any]:
+    """What a summary must say to be that of this scan, predicted in this way; arguments as for `predict`."""
+    bundle = _loaded(model)
+    predictor = _at_work(parted(bundle)[0], mode, steps)
+    return {
+        "source": _digest(one_scan(scan)),
+        "weeks": weeks,
+        "model": _model_of(bundle),
+        "sampling": {"steps": predictor.steps, "mode": mode, "seed": seed},
+        "software": f"concordct {__version__}",
+    }
+
+
+def _digest(scan: Scan) -> str:
+    """Of what a scan is known by: nothing of it can be read back."""
+    return hashlib.sha256(scan.key.encode()).hexdigest()
+
+
+def _model_of(bundle: Bundle) -> dict[str, Any]:
+    return {"method": bundle.method, "sha256": bundle.sha256, "row": bundle.metadata["info"].get("row")}
+
+
 def _at_work(network: Bundle, mode: Mode, steps: int | None) -> FollowupPredictor:
     options = {} if steps is None else {"steps": steps}
     return catalogue.method(network.method).load(network, mode, **options)
@@ -326,7 +370,7 @@ def predict(
         said = sentence(first_visit(visits, subject).values, weeks=weeks)
     except ConcordctError as error:
         raise ConcordctError(f"{table}: {error}") from None
-    bundle = load_bundle(model_folder(model))
+    bundle = _loaded(model)
     network, classifier = parted(bundle)
     predictor = _at_work(network, mode, steps)
     scan = one_scan(scan_path)
@@ -357,13 +401,15 @@ def predict(
     )  # fmt: skip
     summary = {
         "schema": 2,
+        "software": f"concordct {__version__}",
+        "source": _digest(scan),
         "weeks": weeks,
         "text": said,
         "grid_mm": predictor.spacing_mm,
         "progression": judged,
         "fibrosis": extent,
         "volume_change_of_training_subjects": bundle.metadata["info"].get("volume_change", {}),
-        "model": {"method": bundle.method, "sha256": bundle.sha256, "row": bundle.metadata["info"].get("row")},
+        "model": _model_of(bundle),
         "sampling": {"steps": predictor.steps, "mode": mode, "seed": seed},
         "warnings": _warnings(bundle, said, weeks, predictor, initial),
         "provenance": provenance(),

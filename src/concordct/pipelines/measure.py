@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,9 @@ from concordct.endpoints.catalogue import ENDPOINTS
 from concordct.errors import ConcordctError
 from concordct.judging.endpoints import class_warnings
 from concordct.methods.models import load_model
-from concordct.pipelines.engines import HERE, Engine, each, share_of
+from concordct.pipelines.engines import HERE, Engine, results_of
 from concordct.pipelines.measure_image import Choice, MeasureJob, Outcome, Row, measure_job
-from concordct.pipelines.parts import file_facts, part_name, scan_facts
+from concordct.pipelines.parts import file_facts, joining, part_name, scan_facts
 from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.place import atomic_file, writing
@@ -149,24 +148,30 @@ def measure_images(
             inner(what, done * steps + number, len(jobs) * steps)
 
     work = partial(_one, choice=chosen, parts=parts, step=step if inner is not None else None)
-    results: dict[int, Outcome] = {}
-    share = len(share_of(engine, jobs))
-    for index, outcome in each(work, jobs, _lost, engine=engine):
-        results[index] = outcome
-        done = len(results)
+
+    def report(outcome: Outcome, count: int, total: int) -> None:
+        nonlocal done
+        done = count
         if progress is not None:
-            progress(outcome.image, done * steps, share * steps)
-    if share < len(jobs):
-        others = {k: _kept(job, chosen, parts) for k, job in enumerate(jobs) if k not in results}
-        if None in others.values():
-            return tuple(outcome for _, outcome in sorted(results.items()))
-        results |= {k: outcome for k, outcome in others.items() if outcome is not None}
-    ordered = tuple(results[index] for index in range(len(jobs)))
+            progress(outcome.image, count * steps, total * steps)
+
+    ordered = results_of(
+        work,
+        jobs,
+        _lost,
+        kept=lambda job: _kept(job, chosen, parts),
+        reason=lambda outcome: outcome.reason,
+        marks=parts,
+        engine=engine,
+        progress=report,
+    )
+    if len(ordered) < len(jobs):
+        return ordered
     if all(outcome.status == "failed" for outcome in ordered):
         why = ordered[0].reason
         raise ConcordctError(why if len(jobs) == 1 else f"all {len(jobs)} images failed: {why}")
-    write_tables(output, jobs, ordered, chosen)
-    shutil.rmtree(parts, ignore_errors=True)
+    with joining(output, parts):
+        write_tables(output, jobs, ordered, chosen, overwrite=overwrite)
     return ordered
 
 
@@ -221,11 +226,13 @@ def columns_of(choice: Choice) -> dict[str, str]:
     }
 
 
-def write_tables(output: Path, jobs: Sequence[MeasureJob], outcomes: Sequence[Outcome], choice: Choice) -> None:
+def write_tables(
+    output: Path, jobs: Sequence[MeasureJob], outcomes: Sequence[Outcome], choice: Choice, *, overwrite: bool
+) -> None:
     """The CSV and its JSON, both whole or not at all."""
     columns = columns_of(choice)
     with (
-        atomic_file(output, overwrite=True) as aside,
+        atomic_file(output, overwrite=overwrite) as aside,
         aside.open("w", newline="", encoding="utf-8") as stream,
     ):
         table = csv.writer(stream, lineterminator="\n")

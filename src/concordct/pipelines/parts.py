@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from concordct import __version__
+from concordct.errors import ConcordctError
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.scans import Scan
 
@@ -29,3 +32,20 @@ def file_facts(paths: Sequence[Path]) -> list[str]:
         state = path.stat()
         found.append(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
     return found
+
+
+@contextmanager
+def joining(output: Path, parts: Path) -> Iterator[None]:
+    """Around what makes one output of the parts; then the parts go.
+
+    Raises
+    ------
+    ConcordctError : parts have gone, since another run into the same output joined them first.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise ConcordctError(
+            f"{output}: expected the parts of this run in {parts.name}, found that another run has joined them"
+        ) from None
+    shutil.rmtree(parts, ignore_errors=True)

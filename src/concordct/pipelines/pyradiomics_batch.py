@@ -16,12 +16,46 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.engines import Local, each
+from concordct.pipelines.engines import HERE, Engine, results_of
 from concordct.pipelines.parts import file_facts, part_name
 from concordct.radiomics.featureextractor import RadiomicsFeatureExtractor
 from concordct.volumes.place import atomic_file, writing
 
 IMAGE, MASK, LABEL, CHANNEL = "Image", "Mask", "Label", "Label_channel"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: its number in the CSV (the header is row 1), its columns, the folder that its paths are relative to."""
+
+    number: int
+    columns: Mapping[str, str]
+    folder: Path
+
+    @property
+    def image(self) -> Path:
+        """A series folder or a volume file."""
+        return self.folder / self.columns[IMAGE]
+
+    @property
+    def mask(self) -> Path:
+        """Labels on the grid of the image."""
+        return self.folder / self.columns[MASK]
+
+    def whole(self, name: str) -> int | None:
+        """A column that holds a whole number or nothing.
+
+        Raises
+        ------
+        ConcordctError : it holds something else.
+        """
+        text = self.columns.get(name)
+        if text is None or not text.strip():
+            return None
+        try:
+            return int(float(text))
+        except ValueError:
+            raise ConcordctError(f"expected a whole number in column {name}, found {text!r}") from None
 
 
 @dataclass(frozen=True)
@@ -58,7 +92,7 @@ def run_batch(
     output: Path,
     *,
     params: Path | None = None,
-    workers: int = 1,
+    engine: Engine = HERE,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[CaseResult, ...]:
@@ -68,11 +102,12 @@ def run_batch(
     ----------
     params : a PyRadiomics parameter file; its defaults without.
     output : CSV: the batch's own columns, then diagnostics and features.
-    workers : processes.
+    engine : where the work runs. A share writes the output when the parts of all others stand.
 
     Returns
     -------
-    One result a row, in order; a row that fails is named with its reason and keeps its line without features.
+    One result for each row of this run, in order; a row that fails is named with its reason and keeps its line
+    without features.
 
     Raises
     ------
@@ -85,17 +120,29 @@ def run_batch(
     parts = output.with_name(f".{output.name}.cases")
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
-    work = partial(_one, folder=batch.parent, params=params, parts=parts)
-    found: dict[int, CaseResult] = {}
-    for index, result in each(work, list(enumerate(rows, start=2)), _lost, engine=Local(workers)):
-        found[index] = result
+    work = partial(_one, params=params, parts=parts)
+    cases = [Case(number, row, batch.parent) for number, row in enumerate(rows, start=2)]
+
+    def report(_: CaseResult, done: int, total: int) -> None:
         if progress is not None:
-            progress(len(found), len(rows))
-    ordered = tuple(found[index] for index in range(len(rows)))
+            progress(done, total)
+
+    ordered = results_of(
+        work,
+        cases,
+        _lost,
+        kept=lambda case: _kept(case, params, parts),
+        reason=lambda result: result.reason,
+        marks=parts,
+        engine=engine,
+        progress=report,
+    )
+    if len(ordered) < len(cases):
+        return ordered
     if all(result.reason for result in ordered):
         raise ConcordctError(f"{batch}: all {len(rows)} cases failed: {ordered[0].reason}")
     names = list(dict.fromkeys(name for result in ordered for name in result.features))
-    with atomic_file(output, overwrite=True) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_file(output, overwrite=overwrite) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow((*columns, *names))
         for row, result in zip(rows, ordered, strict=True):
@@ -104,41 +151,44 @@ def run_batch(
     return ordered
 
 
-def _lost(case: tuple[int, Mapping[str, str]], reason: str) -> CaseResult:
-    return CaseResult(case[0], {}, reason)
+def _lost(case: Case, reason: str) -> CaseResult:
+    return CaseResult(case.number, {}, reason)
 
 
-def _one(case: tuple[int, Mapping[str, str]], *, folder: Path, params: Path | None, parts: Path) -> CaseResult:
-    number, row = case
+def _part(case: Case, params: Path | None, parts: Path) -> Path:
+    """Where the features of a case are kept: by everything that they depend on."""
+    missing = next((path for path in (case.image, case.mask) if not path.exists()), None)
+    if missing is not None:
+        raise ConcordctError(f"{missing}: expected a file, found none")
+    settings = [] if params is None else file_facts((params,))
+    facts = [str(case.number), str(case.whole(LABEL)), str(case.whole(CHANNEL)), *settings]
+    return parts / f"{part_name([*facts, *file_facts(_files(case.image) + _files(case.mask))])}.json"
+
+
+def _kept(case: Case, params: Path | None, parts: Path) -> CaseResult | None:
+    """What an earlier run, or another share, found; a case that cannot be measured fails here as there."""
     try:
-        image, mask = (folder / row[name] for name in (IMAGE, MASK))
-        missing = next((path for path in (image, mask) if not path.exists()), None)
-        if missing is not None:
-            raise ConcordctError(f"{missing}: expected a file, found none")
-        label, channel = (_whole(row.get(name), name) for name in (LABEL, CHANNEL))
-        settings = [] if params is None else file_facts((params,))
-        files = _files(image) + _files(mask)
-        part = parts / f"{part_name([str(number), str(label), str(channel), *settings, *file_facts(files)])}.json"
-        if part.exists():
-            return CaseResult(number, json.loads(part.read_text(encoding="utf-8")))
-        found = RadiomicsFeatureExtractor(params).execute(image, mask, label, channel)
-        with atomic_file(part, overwrite=True) as aside:
-            aside.write_text(json.dumps(found, default=str), encoding="utf-8")
-        return CaseResult(number, json.loads(json.dumps(found, default=str)))
+        part = _part(case, params, parts)
     except ConcordctError as error:
-        return CaseResult(number, {}, str(error))
+        return CaseResult(case.number, {}, str(error))
+    return CaseResult(case.number, json.loads(part.read_text(encoding="utf-8"))) if part.exists() else None
+
+
+def _one(case: Case, *, params: Path | None, parts: Path) -> CaseResult:
+    try:
+        kept = _kept(case, params, parts)
+        if kept is not None:
+            return kept
+        found = RadiomicsFeatureExtractor(params).execute(case.image, case.mask, case.whole(LABEL), case.whole(CHANNEL))
+        text = json.dumps(found, default=str)
+        with atomic_file(_part(case, params, parts), overwrite=True) as aside:
+            aside.write_text(text, encoding="utf-8")
+        return CaseResult(case.number, json.loads(text))
+    except ConcordctError as error:
+        return CaseResult(case.number, {}, str(error))
     except Exception as error:  # one case never stops the others, whatever a reader may throw
-        return CaseResult(number, {}, f"{type(error).__name__} in row {number}")
+        return CaseResult(case.number, {}, f"{type(error).__name__} in row {case.number}")
 
 
 def _files(path: Path) -> list[Path]:
     return sorted(path.iterdir()) if path.is_dir() else [path]
-
-
-def _whole(text: str | None, name: str) -> int | None:
-    if text is None or not text.strip():
-        return None
-    try:
-        return int(float(text))
-    except ValueError:
-        raise ConcordctError(f"expected a whole number in column {name}, found {text!r}") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
-from concordct.pipelines.engines import HERE, Engine, Share, each
+from concordct.pipelines.engines import HERE, Engine, Share, results_of
 from concordct.pipelines.records import SELF_CHECK, Record, ScanJob, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
@@ -31,7 +32,7 @@ from concordct.volumes.derived import RECORD, write_derived_series
 from concordct.volumes.files import VolumeFile, is_volume_file, refuse_uneven, write_volume_file
 from concordct.volumes.find import SetAside
 from concordct.volumes.geometry import Problem
-from concordct.volumes.place import atomic_file
+from concordct.volumes.place import alone, atomic_file
 from concordct.volumes.scans import LABEL_MAP, Scan, checked, evenly_spaced, find_scans, scan_path
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
@@ -197,25 +198,36 @@ def run(
     to `RECORDS`.
     """
     logger.debug("%d scans to standardize, %d of other kernels or broken", len(plan.jobs), len(plan.skipped))
-    made: dict[int, Record] = {}
+    count = 0
     # What a slice reports is heard in this process alone.
     here = engine == HERE or (len(plan.jobs) == 1 and not isinstance(engine, Share))
-    report = (lambda done: progress(len(made), done, plan.jobs[len(made)].scan.shape[0])) if progress else None
-    work = partial(_standardize, model=model, settings=settings, progress=report if here else None)
-    for index, record in each(work, plan.jobs, _killed, engine=HERE if here else engine):
-        depth = plan.jobs[index].scan.shape[0]
+    slice_by_slice = (lambda done: progress(count, done, plan.jobs[count].scan.shape[0])) if progress else None
+    work = partial(_standardize, model=model, settings=settings, progress=slice_by_slice if here else None)
+
+    def report(record: Record, done: int, _: int) -> None:
+        nonlocal count
         if progress is not None:
-            progress(len(made), depth, depth)
-        made[index] = record
+            progress(count, record.slices, record.slices)
+        count = done
+
+    marks = output / f".{RECORDS}.shares"
+    made = results_of(
+        work,
+        plan.jobs,
+        _killed,
+        kept=lambda job: _stands(job, model, settings),
+        reason=lambda record: record.reason,
+        marks=marks,
+        engine=HERE if here else engine,
+        progress=report,
+    )
     if len(made) < len(plan.jobs):
-        others = {k: _stands(job, model, settings) for k, job in enumerate(plan.jobs) if k not in made}
-        if None in others.values():
-            return (*(record for _, record in sorted(made.items())), *plan.skipped)
-        made |= {k: record for k, record in others.items() if record is not None}
-    everything = (*(record for _, record in sorted(made.items())), *plan.skipped)
+        return (*made, *plan.skipped)
+    everything = (*made, *plan.skipped)
     if plan.tree and any(record.status == "done" for record in everything):
         with atomic_file(output / RECORDS, overwrite=True) as aside:
             aside.write_text("".join(record.line() + "\n" for record in everything))
+    shutil.rmtree(marks, ignore_errors=True)
     return everything
 
 
@@ -299,9 +311,8 @@ def standardize_scan(
             slabs = sampled_slabs(scan, standardizer, statistics, samples=settings.samples, **options)
             if before is None:
                 before = _write(job, slabs, derivation, settings, notes, found)
-            else:
-                for _ in slabs:
-                    pass
+            for _ in slabs:  # all of them make the statistics, whether this run wrote the result or not
+                pass
             for name, (job_beside, derivation_beside) in zip(STATISTICS, extra, strict=True):
                 if (job_beside, derivation_beside) in missing:
                     slabs = statistics.slabs(name, scan, allow=settings.allow)
@@ -398,20 +409,25 @@ def _write_file(
         with atomic_file(record_path(job), overwrite=True) as aside:
             aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
-    claimed = record_path(job).exists()
-    if job.output.exists() and not (claimed or settings.overwrite):
-        raise ConcordctError(f"{job.output}: exists and was not made by this run [exists]")
-    write_record(None)
-    # A map of deviations is no CT image: it is neither rounded nor held to the range of one.
-    image = derivation.window_hu is None
-    write_volume_file(
-        job.output,
-        hashed(),
-        source=job.scan if image else None,
-        whole_hu=image,
-        overwrite=claimed or settings.overwrite,
-    )
-    write_record(digest.hexdigest())
+    with alone(job.output):
+        # Another run may have been here meanwhile; what it made in another way stays and is named.
+        before = None if settings.overwrite else standing(job, derivation, notes)
+        if before is not None:
+            return before
+        claimed = record_path(job).exists()
+        if job.output.exists() and not (claimed or settings.overwrite):
+            raise ConcordctError(f"{job.output}: exists and was not made by this run [exists]")
+        write_record(None)
+        # A map of deviations is no CT image: it is neither rounded nor held to the range of one.
+        image = derivation.window_hu is None
+        write_volume_file(
+            job.output,
+            hashed(),
+            source=job.scan if image else None,
+            whole_hu=image,
+            overwrite=claimed or settings.overwrite,
+        )
+        write_record(digest.hexdigest())
     return done(job, 0, digest.hexdigest(), notes)
 
 

@@ -16,7 +16,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from concordct.errors import ConcordctError
@@ -86,6 +86,34 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def alone(path: str | Path) -> Iterator[None]:
+    """Wait until no other run is inside this for the same path, on any machine whose file system locks files.
+
+    The lock goes with the process that holds it; the hidden file beside `path` that carries it goes at the end.
+    """
+    final = _final(path)
+    claim = final.with_name(f".{_stem(final)}.claim")
+    with writing(final):
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            handle = os.open(claim, os.O_RDWR | os.O_CREAT, 0o666)
+            with suppress(OSError):  # a file system without locks: atomic writes keep each result whole
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever held it before may have removed it: a lock on a file without a name keeps nobody out.
+            try:
+                if os.path.samestat(os.fstat(handle), os.stat(claim)):
+                    break
+            except FileNotFoundError:
+                pass
+            os.close(handle)
+    try:
+        yield
+    finally:
+        claim.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextmanager
