@@ -117,7 +117,7 @@ def test_cases_are_judged_on_any_engine(tmp_path: Path) -> None:
     calibrate_pairs(
         pairs_of_paths(tmp_path / "source0.nii.gz", tmp_path / "target0.nii.gz"), tmp_path / "model", method="spectral"
     )
-    options = {"model": load_model(tmp_path / "model"), "endpoints": False}
+    options = {"model": load_model(tmp_path / "model"), "endpoints": False, "mode": "mean"}
     assert evaluate(cases, tmp_path / "shares", engine=Share(2, 2), **options) is None
     assert not (tmp_path / "shares").exists()
     shared = evaluate(cases, tmp_path / "shares", engine=Share(1, 2, Local(2)), **options)

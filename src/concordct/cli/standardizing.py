@@ -41,7 +41,6 @@ from concordct.cli.common import (
 )
 from concordct.errors import ConcordctError
 from concordct.methods.catalogue import names
-from concordct.volumes.zipped import as_tree
 
 CALIBRATED = names("calibrate")
 #: Where a diffusion may start, as `methods.paired.conditional.Start` names them.
@@ -68,6 +67,7 @@ def inspect(
     Example: `concordct inspect /data/exam`
     """
     from concordct.pipelines.inspect import describe
+    from concordct.volumes.zipped import as_tree
 
     with as_tree(path) as tree, bar(quiet=as_json) as report:
         found = describe(tree, kernels=identify, progress=lambda done, total: report("reading headers", done, total))
@@ -142,6 +142,7 @@ def calibrate(
     Both kernels in one folder or in a tree of exams: `concordct calibrate exams --from B30f --to B70f -o model`
     """
     from concordct.pipelines import calibrate as pipeline
+    from concordct.volumes.zipped import as_tree
 
     by_kernel = source_kernel is not None or target_kernel is not None
     if sum((pairs is not None, unpaired, tables, by_kernel)) > 1:
@@ -234,6 +235,7 @@ def standardize(
     """
     from concordct.methods.models import load_model
     from concordct.pipelines import standardize as pipeline
+    from concordct.volumes.zipped import as_tree
 
     chosen = {"steps": steps, "start": start, "depth": depth}
     sampling = {name: value for name, value in chosen.items() if value is not None}

@@ -2,6 +2,7 @@
 
     for index, result in each(work, items, lost, engine=Local(4)): ...
 
+What processes and files need is imported where it is used: the command line names engines before it does anything.
 Whatever the engine, an item is done by the same function and leaves the same bytes, so engines and restarts mix. Items
 name scans by their paths: voxels never travel between processes.
 """
@@ -9,14 +10,11 @@ name scans by their paths: voxels never travel between processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from concordct.errors import ConcordctError
-from concordct.volumes.place import atomic_file
-from concordct.volumes.workers import worker_pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -135,6 +133,8 @@ def results_of(
     -------
     As many results as there are items, or fewer in a share that is not the last.
     """
+    from concordct.volumes.place import atomic_file
+
     results: dict[int, Result] = {}
     mine = share_of(engine, items)
 
@@ -170,6 +170,10 @@ def results_of(
 def _in_processes(
     work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result], workers: int
 ) -> Iterator[tuple[int, Result]]:
+    from concurrent.futures import BrokenExecutor, Future, as_completed
+
+    from concordct.volumes.workers import worker_pool
+
     with worker_pool(min(workers, len(items))) as pool:
         waiting: dict[Future[Result], int] = {pool.submit(work, item): place for place, item in enumerate(items)}
         for future in as_completed(waiting):

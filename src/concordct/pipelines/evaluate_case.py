@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from concordct.errors import ConcordctError
+from concordct.errors import ConcordctError, reason_of
 from concordct.judging.case import Case, Pair, open_pair, same_place
 from concordct.judging.endpoints import class_warnings, endpoints_of, masks_for
 from concordct.judging.regions import body_grid, roi_edge
@@ -90,8 +90,8 @@ def judge(job: JudgeJob, *, question: Question, parts: Path) -> Judged:
             _save(shown_part(job, question, parts), {name: np.rint(one.hu) for name, one in stages.items()}, np.int16)
         _save_judged(_part(job, question, parts), found)
         return found
-    except ConcordctError as error:
-        return Judged(None, reason=str(error))
+    except Exception as error:  # whatever a reader may throw is said once, by the process that asked
+        return Judged(None, reason=reason_of(error))
 
 
 def lost(job: JudgeJob, reason: str) -> Judged:

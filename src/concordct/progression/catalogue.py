@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from concordct.errors import ConcordctError
-from concordct.progression.method import FollowupMethod
+
+if TYPE_CHECKING:
+    from concordct.progression.method import FollowupMethod
 
 #: Modules below `concordct.progression`; the order is that of CIResDiff's Table 2.
 CATALOGUE: dict[str, str] = {
@@ -27,6 +30,5 @@ def method(name: str) -> FollowupMethod:
     """
     if name not in CATALOGUE:
         raise ConcordctError(f"expected a method of {', '.join(CATALOGUE)}, found {name!r}")
-    found = import_module(f"concordct.progression.{CATALOGUE[name]}").ENTRY
-    assert isinstance(found, FollowupMethod)
+    found: FollowupMethod = import_module(f"concordct.progression.{CATALOGUE[name]}").ENTRY
     return found

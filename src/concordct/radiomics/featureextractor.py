@@ -239,7 +239,8 @@ class RadiomicsFeatureExtractor:
         low, high = places.min(axis=0), places.max(axis=0)
         middle = places.mean(axis=0)[::-1]
         pixels = sitk.GetArrayViewFromImage(image)
-        regions = sitk.GetArrayViewFromImage(
+        # A copy: a view would outlive the image that it looks into.
+        regions = sitk.GetArrayFromImage(
             sitk.ConnectedComponent(sitk.GetImageFromArray(labels.astype(np.uint8)), True)
         ).max()
         prefix, of = "diagnostics_Image-original", "diagnostics_Mask-original"
