@@ -24,7 +24,7 @@ from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
-from concordct.pipelines.engines import HERE, Engine, Share, results_of
+from concordct.pipelines.engines import HERE, Engine, Local, Share, results_of
 from concordct.pipelines.records import SELF_CHECK, Record, ScanJob, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
@@ -202,7 +202,13 @@ def run(
     # What a slice reports is heard in this process alone.
     here = engine == HERE or (len(plan.jobs) == 1 and not isinstance(engine, Share))
     slice_by_slice = (lambda done: progress(count, done, plan.jobs[count].scan.shape[0])) if progress else None
-    work = partial(_standardize, model=model, settings=settings, progress=slice_by_slice if here else None)
+    work = partial(
+        _standardize,
+        model=model,
+        settings=settings,
+        workers=_spare(engine, len(plan.jobs)),
+        progress=slice_by_slice if here else None,
+    )
 
     def report(record: Record, done: int, _: int) -> None:
         nonlocal count
@@ -231,6 +237,12 @@ def run(
     return everything
 
 
+def _spare(engine: Engine, scans: int) -> int:
+    """Processes that share the slabs of each scan: what this machine has more than scans."""
+    within = engine.within if isinstance(engine, Share) else engine
+    return max(1, within.workers // max(scans, 1)) if isinstance(within, Local) else 1
+
+
 def _killed(job: ScanJob, reason: str) -> Record:
     return Record(job.input_name, job.output_name, "failed", reason, job.scan.shape[0])
 
@@ -249,11 +261,15 @@ def _stands(job: ScanJob, model: Model, settings: Settings) -> Record | None:
 
 
 def _standardize(
-    job: ScanJob, model: Model, settings: Settings, progress: Callable[[int], None] | None = None
+    job: ScanJob,
+    model: Model,
+    settings: Settings,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> Record:
     """One scan, with every failure turned into a record."""
     try:
-        return standardize_scan(job, model, settings, progress=progress)
+        return standardize_scan(job, model, settings, workers=workers, progress=progress)
     except Exception as error:
         # The text of a foreign exception may hold what a header says of the patient.
         reason = reason_of(error)
@@ -287,9 +303,14 @@ def _intended(job: ScanJob, model: Model, settings: Settings) -> _Intended:
 
 
 def standardize_scan(
-    job: ScanJob, model: Model, settings: Settings, *, progress: Callable[[int], None] | None = None
+    job: ScanJob,
+    model: Model,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> Record:
-    """Standardize one scan, or find that it has been.
+    """Standardize one scan, or find that it has been; `workers` processes share its slabs.
 
     Raises
     ------
@@ -304,7 +325,7 @@ def standardize_scan(
     missing = [each for each in extra if settings.overwrite or standing(*each, notes) is None]
     options: dict[str, Any] = {"seed": settings.seed, "allow": settings.allow, "progress": progress}
     if before is None and not missing:
-        slabs = standardized_slabs(scan, standardizer, **options)
+        slabs = standardized_slabs(scan, standardizer, workers=workers, **options)
         before = _write(job, slabs, derivation, settings, notes, found)
     elif missing:
         with Statistics(job.output.parent) as statistics:

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from concordct.errors import ConcordctError
 
 #: A card of a model with its spectra is 100 kB, a parameter file 5 kB; the YAML reader takes 1 s for 100 kB.
@@ -60,6 +58,8 @@ def read_yaml(path: Path) -> Any:
     OSError : missing or unreadable.
     ConcordctError : no YAML in UTF-8, larger than `MOST_YAML_BYTES`, nested deeper than `MOST_DEPTH`, or with aliases.
     """
+    import yaml  # most runs read no YAML
+
     text = _text(path, MOST_YAML_BYTES)
     try:
         depth = 0

@@ -6,19 +6,25 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 
 @contextmanager
-def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(count: int, *, begin: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes; leaving it on an exception ends them at once, whatever they do.
+
+    Parameters
+    ----------
+    begin : called in each process before its work; picklable.
 
     They are spawned, for a forked child would inherit the locks of numba's and ITK's threads.
     """
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    pool = ProcessPoolExecutor(
+        count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(begin,)
+    )
     try:
         yield pool
     except BaseException:
@@ -30,7 +36,7 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
-def _begin() -> None:
+def _begin(begin: Callable[[], None] | None) -> None:
     """A worker ends with the run that started it, even one that was killed; else it would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -41,3 +47,5 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    if begin is not None:
+        begin()
