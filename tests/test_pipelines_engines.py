@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from concordct.errors import ConcordctError
 from concordct.judging.case import cases_of_manifest
 from concordct.methods.models import Model, load_model
+from concordct.methods.slabs import SLAB_SLICES
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.engines import HERE, Engine, Local, Ray, Share, each, share_of
 from concordct.pipelines.evaluate import evaluate
@@ -24,6 +26,7 @@ from concordct.pipelines.pyradiomics_batch import run_batch
 from concordct.pipelines.records import Record
 from concordct.pipelines.standardize import RECORDS, Settings, plan, run
 from concordct.volumes.files import open_volume_file, write_volume_file
+from concordct.volumes.new_series import SimulatedScan, write_new_series
 from learning import cohort, pair
 
 SETTINGS = Settings(seed=3, check="off")
@@ -67,6 +70,32 @@ def test_a_single_scan_is_one_share_s_alone(tree: Path, tmp_path: Path) -> None:
     planned = plan(tree / "in" / "p0", tmp_path / "out", model, SETTINGS)
     assert run(planned, model, tmp_path / "out", SETTINGS, engine=Share(2, 2)) == ()
     assert len(run(planned, model, tmp_path / "out", SETTINGS, engine=Share(1, 2))) == 1
+
+
+def test_slabs_of_one_long_scan_are_shared(tree: Path, tmp_path: Path) -> None:
+    soft = pair(7, depth=SLAB_SLICES * 2 + 3)[0]
+    write_volume_file(tmp_path / "long.nii.gz", soft)
+    write_new_series(soft, tmp_path / "long", SimulatedScan("engines", "long", "soft", 1, 120.0, 100.0))
+    model = load_model(tree / "model")
+    for name in ("long.nii.gz", "long"):
+        left = []
+        for engine in (HERE, Local(2)):
+            output = tmp_path / f"by-{engine.workers}" / name
+            done: list[int] = []
+            planned = plan(tmp_path / name, output, model, SETTINGS)
+            report = partial(_append, done)
+            (record,) = run(planned, model, output, SETTINGS, engine=engine, progress=report)
+            assert record.status == "done", record
+            # Slabs came from the pool one by one, in order.
+            assert done[:3] == [SLAB_SLICES, SLAB_SLICES * 2, SLAB_SLICES * 2 + 3]
+            left.append({one.name: one.read_bytes() for one in sorted(output.parent.rglob("*")) if one.is_file()})
+            shutil.rmtree(output.parent)
+        assert left[0] == left[1]
+        assert len(left[0]) > 1
+
+
+def _append(done: list[int], _: int, count: int, __: int) -> None:
+    done.append(count)
 
 
 def test_features_are_joined_by_the_last_share(tree: Path, tmp_path: Path) -> None:
