@@ -156,8 +156,9 @@ def _standardized(case: Case, pair: Pair, question: Question) -> Volume:
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]], dtype: type | None = None) -> None:
+    stored: dict[str, Any] = {name: one if dtype is None else one.astype(dtype) for name, one in arrays.items()}
     with atomic_file(path, overwrite=True) as aside, aside.open("wb") as file:
-        np.savez(file, **{name: array if dtype is None else array.astype(dtype) for name, array in arrays.items()})
+        np.savez(file, **stored)
 
 
 def _save_judged(path: Path, judged: Judged) -> None:
