@@ -78,6 +78,8 @@ def write_covered(data: Any, seconds: dict[str, float], bad: set[str], place: Pa
         text = path.read_text(encoding="utf-8").splitlines()
         own = lines.setdefault(path.as_posix().split("/concordct/")[-1], {})
         for number, contexts in data.contexts_by_lineno(measured).items():
+            if number > len(text):
+                continue  # an empty file has a line for coverage
             tests = {_node(one) for one in contexts if one} & (seconds.keys() - bad)
             known = own.setdefault(text[number - 1].strip(), [])
             known.extend(sorted(tests - set(known)))
