@@ -121,7 +121,7 @@ def test_memory_and_disk_agree(exam: Path, model: cc.Model, tmp_path: Path) -> N
     # What a paper says of model and judgement stands on the page, and names what is left to the author.
     page = (tmp_path / "judged" / "report.html").read_text(encoding="utf-8")
     paragraph = found["methods"]["paragraph"]
-    assert "judged against the target on 6 slices of 1 subject(s) (simulated data)" in paragraph
+    assert "judged against the target on 6 slices of 1 subject (simulated data)" in paragraph
     assert html.escape(paragraph[-60:]) in page
     assert "[to be filled in]" in page
     measured = ["CLEAR", "discretization method and its parameters", found["agreement"]["settings"]]
@@ -147,7 +147,7 @@ def test_a_model_describes_itself_for_a_paper(model: cc.Model, tmp_path: Path) -
         in (text.paragraph)
     )
     assert model.sha256[:12] in text.paragraph
-    assert "1 scan(s) reconstructed with both kernels (6 slices, 3 mm thick, pixels of 0.8 mm)" in text.paragraph
+    assert "1 scan reconstructed with both kernels (6 slices, 3 mm thick, pixels of 0.8 mm)" in text.paragraph
     cited = re.findall(r"@(\w+)", text.paragraph)
     assert cited
     assert all(f"{{{key}," in text.bibtex for key in cited)

@@ -344,6 +344,7 @@ def evaluate(
     from concordct.pipelines import evaluate as pipeline
     from concordct.pipelines.engines import share_of
     from concordct.report.terminal import summary_rows
+    from concordct.report.words import counted
 
     if reference is ReferenceChoice.none:
         _without_target(
@@ -398,7 +399,7 @@ def evaluate(
     tables().print(table)
     inputs, agreement = results["inputs"], results.get("agreement")
     rois = f", {agreement['settings']}" if agreement else ""
-    echo(f"{inputs['slices']} slices of {inputs['subjects']} subject(s){rois}")
+    echo(f"{counted(inputs['slices'], 'slice')} of {counted(inputs['subjects'], 'subject')}{rois}")
     for warning in results["warnings"]:
         warn("warning", warning)
     echo(f"report: {output / 'report.html'}")

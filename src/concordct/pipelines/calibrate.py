@@ -27,6 +27,7 @@ from concordct.methods.spectral.transfer import SpectralModel
 from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
 from concordct.pipelines.checks import check_scan
 from concordct.pipelines.stacked_pairs import stacked
+from concordct.report.words import counted
 from concordct.training.bundle import Bundle, save_bundle
 from concordct.volumes.given import open_text
 from concordct.volumes.identity import identity, together
@@ -376,7 +377,7 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
         else (
             f"{info['scans'][0]} + {info['scans'][1]} unpaired scans"
             if info.get("unpaired")
-            else f"{info['pairs']} paired scan(s), {info['slices']} slices"
+            else f"{counted(info['pairs'], 'paired scan')}, {counted(info['slices'], 'slice')}"
         )
     )
     lost = "not measured" if limits.noise_share_above_half is None else f"{limits.noise_share_above_half:.1%}"

@@ -33,6 +33,7 @@ from concordct.report.tables import (
     worst_features,
 )
 from concordct.report.voxels import KeptVoxels, pack
+from concordct.report.words import counted
 from concordct.volumes.place import atomic_file
 from concordct.volumes.volume import BODY_ABOVE_HU
 
@@ -214,7 +215,7 @@ def _basis(results: Mapping[str, Any]) -> str:
     slices, subjects = inputs.get("slices"), inputs.get("subjects")
     if not slices or not subjects:
         return ""
-    return f"{slices} slice{'s' * (slices != 1)} of {subjects} subject{'s' * (subjects != 1)}"
+    return f"{counted(slices, 'slice')} of {counted(subjects, 'subject')}"
 
 
 def _sides(affine: NDArray[np.float64]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from concordct import __version__
+from concordct.report.words import counted
 
 #: What the author has to fill in.
 YOURS = "[to be filled in]"
@@ -208,7 +209,7 @@ def _judged(results: Mapping[str, Any]) -> str:
     """How and on what the model was judged, and what came out."""
     inputs, agreement = results["inputs"], results.get("agreement")
     origin = (results.get("provenance") or {}).get("simulated_or_real")
-    said = [f"The result was judged against the target on {inputs['slices']} slices of {inputs['subjects']} subject(s)"]
+    said = [f"The result was judged against the target on {_judged_on(inputs)}"]
     if origin:
         said[0] += f" ({origin} data)"
     if agreement:
@@ -237,12 +238,17 @@ def _data(info: Mapping[str, Any]) -> str:
     if info.get("unpaired"):
         return f"from {info['scans'][0]} and {info['scans'][1]} unpaired scans"
     pixels = info.get("pixel_mm") or ()
-    text = f"on {info.get('pairs', YOURS)} scan(s) reconstructed with both kernels ({info.get('slices', YOURS)} slices"
+    scans, slices = (counted(info.get(key, YOURS), what) for key, what in (("pairs", "scan"), ("slices", "slice")))
+    text = f"on {scans} reconstructed with both kernels ({slices}"
     if info.get("slice_thickness_mm"):
         text += f", {info['slice_thickness_mm']:g} mm thick"
     if len(set(pixels)) == 1 and pixels:
         text += f", pixels of {pixels[0]:.3g} mm"
     return text + ")"
+
+
+def _judged_on(inputs: Mapping[str, Any]) -> str:
+    return f"{counted(inputs['slices'], 'slice')} of {counted(inputs['subjects'], 'subject')}"
 
 
 def _cited(keys: Sequence[str]) -> str:
@@ -258,7 +264,7 @@ def _items(
     measured = agreement.get("settings", YOURS)
     judged = YOURS
     if results:
-        judged = f"judged on {results['inputs']['slices']} slices of {results['inputs']['subjects']} subject(s)"
+        judged = f"judged on {_judged_on(results['inputs'])}"
         if results.get("in_sample"):
             judged += f"; not independent: {results['in_sample']['said']}"
         judged += f"; other data: {YOURS}"
