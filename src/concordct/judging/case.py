@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.judging.held import Held
 from concordct.volumes.masks import read_regions, to_labels
 from concordct.volumes.pairing import SAME_POSITION_MM, check_pair
 from concordct.volumes.scans import Scan, frame_of_reference, one_scan, paired_scans
@@ -71,32 +73,53 @@ def cases_of_manifest(path: Path, *, split: str | None) -> tuple[Case, ...]:
     return tuple(Case(pair.subject, pair.source, None, pair.target, pair.mask, pair.pair) for pair in pairs)
 
 
-def open_pair(case: Case, *, allow: Collection[str] = frozenset(), checked: bool = True) -> Pair:
+def open_pair(case: Case, *, allow: Collection[str] = frozenset()) -> Pair:
     """Read source, target and mask.
 
     Parameters
     ----------
     allow : problems of a scan that may pass, see `Series.check`.
-    checked : refuse what are not two reconstructions of one scan; else the same place is enough.
 
     Raises
     ------
     ConcordctError : scans that are no pair, slices that cannot be read, a mask that does not fit.
     """
-    if checked:
-        check_pair(case.source, case.target)
+    check_pair(case.source, case.target)
     source, target = case.source.read(allow=allow), case.target.read(allow=allow)
     same_place(target, source, "target")
-    labels = None
-    if case.mask is not None:
-        frame = frame_of_reference(case.source)
-        labels = to_labels(
-            read_regions(case.mask, affine=source.affine, shape=source.shape, frame_of_reference_uid=frame)
-        )
-    return Pair(source, target, labels)
+    return Pair(source, target, _labels(case, source))
 
 
-def same_place(volume: Volume, source: Volume, name: str) -> None:
+@dataclass(frozen=True, eq=False)
+class HeldPair:
+    """The voxels of a case whose three stages are to be in memory together; `labels` as in `Pair`."""
+
+    source: Held
+    target: Held
+    labels: NDArray[np.integer[Any]] | None
+
+
+def hold_pair(case: Case, *, allow: Collection[str] = frozenset()) -> HeldPair:
+    """Read source, target and mask one after the other; the same place is enough.
+
+    Raises
+    ------
+    ConcordctError : scans of another place, slices that cannot be read, a mask that does not fit.
+    """
+    source = Held.of(case.source.read(allow=allow))
+    target = Held.of(case.target.read(allow=allow))
+    same_place(target, source, "target")
+    return HeldPair(source, target, _labels(case, source))
+
+
+def _labels(case: Case, source: Volume | Held) -> NDArray[np.int32] | None:
+    if case.mask is None:
+        return None
+    frame = frame_of_reference(case.source)
+    return to_labels(read_regions(case.mask, affine=source.affine, shape=source.shape, frame_of_reference_uid=frame))
+
+
+def same_place(volume: Volume | Held, source: Volume | Held, name: str) -> None:
     """Refuse a volume that does not lie voxel on voxel with its source.
 
     Raises

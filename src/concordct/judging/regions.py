@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.judging.case import Pair
+from concordct.judging.case import HeldPair, Pair
 from concordct.radiomics.regions.rois import PAPER_RANGES_HU, grid_rois, random_rois
 from concordct.signal.body import body_mask
 from concordct.volumes.volume import Volume
@@ -25,7 +26,9 @@ WHOLE_SLICES = 3
 TUMOURS, RANDOM, WHOLE = "tumour ROIs", "random ROIs", "whole slices"
 
 
-def body_grid(pair: Pair) -> tuple[NDArray[np.bool_], NDArray[np.int32] | None, list[str]]:
+def body_grid(
+    pair: Pair | HeldPair,
+) -> tuple[NDArray[np.bool_], NDArray[np.integer[Any]] | None, list[str]]:
     """Where HU are compared, the ROIs (None where none fits), and what the reader should know of them.
 
     Raises
@@ -35,9 +38,10 @@ def body_grid(pair: Pair) -> tuple[NDArray[np.bool_], NDArray[np.int32] | None, 
     source = pair.source
     if pair.labels is not None:
         return pair.labels > 0, pair.labels, []
-    region = body_mask(source.hu)
-    if source.padding is not None:
-        region &= ~source.padding
+    region = body_mask(source.hu if isinstance(source, Volume) else source)
+    padding = source.padding
+    if padding is not None:
+        region &= ~padding
     if not region.any():
         raise ConcordctError("expected a body (a region above -500 HU) to compare in, found none; give a mask")
     rois, size, notes = _fitting_grid(region)
@@ -46,10 +50,8 @@ def body_grid(pair: Pair) -> tuple[NDArray[np.bool_], NDArray[np.int32] | None, 
     count = int(rois.max())
     if count > MOST_ROIS:
         keep = np.linspace(0, source.shape[0] - 1, max(1, source.shape[0] * MOST_ROIS // count)).round().astype(int)
-        thinned = np.zeros_like(rois)
-        thinned[keep] = rois[keep]
-        rois = thinned
-    return region, rois, notes
+        rois[np.setdiff1d(np.arange(len(rois)), keep)] = 0
+    return region, rois.astype(np.min_scalar_type(count)), notes
 
 
 def _fitting_grid(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32] | None, int, list[str]]:
@@ -64,7 +66,7 @@ def _fitting_grid(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32] | None, 
     return None, size, []
 
 
-def roi_edge(labels: NDArray[np.int32]) -> int:
+def roi_edge(labels: NDArray[np.integer[Any]]) -> int:
     """Edge of the square that label 1 of a grid covers, pixels."""
     first = next(plane for plane in labels if plane.any())
     return round(float(np.sqrt(np.count_nonzero(first == first[first > 0][0]))))

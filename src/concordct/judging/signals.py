@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.judging.features import agreement_results, number
+from concordct.judging.held import Held
 from concordct.judging.stages import STAGES, TARGET
 from concordct.radiomics.extract import Settings, extract
 from concordct.signal.body import body_mask
 from concordct.signal.quality import Quality, bias_by_range, compare_images
 from concordct.signal.signature import ANATOMY_LP_CM
 from concordct.signal.spectra import NoisePower, Rings, cosine_frequencies, noise_power, power_ratio, to_cosines
-from concordct.volumes.volume import Volume
 
 #: Span of HU that PSNR and SSIM refer to: the 12 bits of a CT image.
 DATA_RANGE_HU = 4096.0
@@ -88,11 +88,11 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float | None:
 
 
 def gather(
-    stages: Mapping[str, Volume],
+    stages: Mapping[str, Held],
     *,
     subject: str,
     region: NDArray[np.bool_],
-    rois: NDArray[np.int32] | None,
+    rois: NDArray[np.integer[Any]] | None,
     settings: Settings,
     rings: Rings,
 ) -> tuple[Gathered, list[str]]:
@@ -114,23 +114,21 @@ def gather(
     warnings = [
         f"the {name} equals the source, voxel for voxel"
         for name, stage in (("standardized scan", "standardized"), ("target", TARGET))
-        if np.array_equal(stages[stage].hu, source.hu)
+        if np.array_equal(stages[stage].values, source.values)
     ]
     in_plane = source.spacing_mm[1:]
     for stage in STAGES:
-        found.quality[stage].append(compare_images(stages[stage].hu, target.hu, region, data_range_hu=DATA_RANGE_HU))
-        found.bias[stage].append(bias_by_range(stages[stage].hu, target.hu, region))
+        found.quality[stage].append(compare_images(stages[stage], target, region, data_range_hu=DATA_RANGE_HU))
+        found.bias[stage].append(bias_by_range(stages[stage], target, region))
     if rois is not None:
-        for stage, volume in stages.items():
-            table = extract(volume, rois, settings)
+        for stage, held in stages.items():
+            table = extract(held.volume(), rois, settings)
             found.features.setdefault(stage, []).append(table.values)
             found.names, found.classes = table.names, table.classes
         found.roi_subjects += [subject] * len(table.rois)
-    body = body_mask(source.hu)
+    body = body_mask(source)
     for patch in NPS_PATCHES:
-        powers = {
-            stage: noise_power(volume.hu, body, spacing_mm=in_plane, patch=patch) for stage, volume in stages.items()
-        }
+        powers = {stage: noise_power(held, body, spacing_mm=in_plane, patch=patch) for stage, held in stages.items()}
         if len(powers["source"].nps_hu2_mm2):
             for stage, power in powers.items():
                 found.noise.setdefault(stage, []).append(power)
@@ -144,11 +142,11 @@ def rings_of(spacing_mm: tuple[float, float, float]) -> Rings:
     return Rings.covering(spacing_mm[1:], RINGS)
 
 
-def _spectra(rings: Rings, volumes: Sequence[Volume]) -> dict[str, NDArray[np.float64]]:
+def _spectra(rings: Rings, volumes: Sequence[Held]) -> dict[str, NDArray[np.float64]]:
     """Ring sums for the signal transfer and the coherence of source and standardized with the target."""
     ring = rings.index(cosine_frequencies(volumes[0].shape[1:], volumes[0].spacing_mm[1:]))
     sums = {name: np.zeros(rings.count) for name in ("tt", "ss", "st", "yy", "yt")}
-    for s, y, t in zip(*(volume.hu for volume in volumes), strict=True):
+    for s, y, t in zip(*volumes, strict=True):
         a, b, c = to_cosines(s), to_cosines(y), to_cosines(t)
         for name, product in (("tt", c * c), ("ss", a * a), ("st", a * c), ("yy", b * b), ("yt", b * c)):
             sums[name] = sums[name] + rings.sum(ring, product)

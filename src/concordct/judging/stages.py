@@ -48,8 +48,13 @@ def standardized(
     ----------
     source : the scan's voxels.
     """
-    slabs = standardized_slabs(scan, standardizer, seed=seed, allow=allow)
-    return source.with_hu(stored(np.concatenate([slab.hu for slab in slabs]), source.hu))
+    made = np.empty_like(source.hu)
+    start = 0
+    for slab in standardized_slabs(scan, standardizer, seed=seed, allow=allow):
+        part = slice(start, start + len(slab.hu))
+        made[part] = stored(slab.hu, source.hu[part])
+        start = part.stop
+    return source.with_hu(made)
 
 
 def standardizer_for(

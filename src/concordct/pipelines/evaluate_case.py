@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError, reason_of
-from concordct.judging.case import Case, Pair, open_pair, same_place
+from concordct.judging.case import Case, HeldPair, hold_pair, same_place
 from concordct.judging.endpoints import class_warnings, endpoints_of, masks_for
+from concordct.judging.held import Held
 from concordct.judging.regions import body_grid, roi_edge
 from concordct.judging.signals import Gathered, gather
 from concordct.judging.stages import TARGET, standardized, standardizer_for
@@ -24,7 +25,6 @@ from concordct.radiomics.extract import Settings
 from concordct.signal.quality import Quality
 from concordct.signal.spectra import NoisePower, Rings
 from concordct.volumes.place import atomic_file
-from concordct.volumes.volume import Volume
 
 Endpoints = dict[str, dict[str, float | None]]
 
@@ -87,7 +87,7 @@ def judge(job: JudgeJob, *, question: Question, parts: Path) -> Judged:
             return before
         found, stages = _judged(job.case, question)
         if job.shown:
-            _save(shown_part(job, question, parts), {name: np.rint(one.hu) for name, one in stages.items()}, np.int16)
+            _save(shown_part(job, question, parts), {name: one.whole_hu() for name, one in stages.items()})
         _save_judged(_part(job, question, parts), found)
         return found
     except Exception as error:  # whatever a reader may throw is said once, by the process that asked
@@ -126,8 +126,8 @@ def _part(job: JudgeJob, question: Question, parts: Path) -> Path:
     return parts / f"{part_name([*facts, *file_facts(() if case.mask is None else (case.mask,))])}.npz"
 
 
-def _judged(case: Case, question: Question) -> tuple[Judged, dict[str, Volume]]:
-    pair = open_pair(case, allow=question.allow, checked=False)
+def _judged(case: Case, question: Question) -> tuple[Judged, dict[str, Held]]:
+    pair = hold_pair(case, allow=question.allow)
     stages = {"source": pair.source, "standardized": _standardized(case, pair, question), TARGET: pair.target}
     region, rois, notes = body_grid(pair)
     edge = roi_edge(rois) if rois is not None and pair.labels is None else None
@@ -137,26 +137,27 @@ def _judged(case: Case, question: Question) -> tuple[Judged, dict[str, Volume]]:
     warnings = [*notes, *warnings]
     measured: Endpoints | None = None
     if question.endpoints:
-        masks = masks_for(pair.source)
-        measured = {name: endpoints_of(image, masks) for name, image in stages.items()}
+        masks = masks_for(pair.source.volume())
+        measured = {name: endpoints_of(held.volume(), masks) for name, held in stages.items()}
         changes = class_warnings(measured["source"], measured["standardized"], case.name or case.subject)
         warnings += [f"clinical class changed: {line}" for line in changes]
     return Judged(gathered, tuple(warnings), edge, measured), stages
 
 
-def _standardized(case: Case, pair: Pair, question: Question) -> Volume:
+def _standardized(case: Case, pair: HeldPair, question: Question) -> Held:
     if case.standardized is not None:
-        volume = case.standardized.read(allow=question.allow)
-        same_place(volume, pair.source, "standardized")
-        return volume
+        held = Held.of(case.standardized.read(allow=question.allow))
+        same_place(held, pair.source, "standardized")
+        return held
     if question.model is None:
         raise ConcordctError("expected a standardized scan or a model to make it with, found neither")
     work = standardizer_for(case.source, question.model, mode=question.mode)
-    return standardized(case.source, pair.source, work, seed=question.seed, allow=question.allow)
+    source = case.source.read(allow=question.allow)
+    return Held.of(standardized(case.source, source, work, seed=question.seed, allow=question.allow))
 
 
-def _save(path: Path, arrays: Mapping[str, NDArray[Any]], dtype: type | None = None) -> None:
-    stored: dict[str, Any] = {name: one if dtype is None else one.astype(dtype) for name, one in arrays.items()}
+def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    stored: dict[str, Any] = dict(arrays)
     with atomic_file(path, overwrite=True) as aside, aside.open("wb") as file:
         np.savez(file, **stored)
 

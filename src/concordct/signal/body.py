@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from concordct.signal.quality import Planes
 from concordct.volumes.volume import BODY_ABOVE_HU
 
 #: Smallest thing that counts as material: an insert of a phantom, not the tubing on the table.
 MATERIAL_MM2 = 100.0
 
 
-def body_mask(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+def body_mask(hu: Planes) -> NDArray[np.bool_]:
     """The largest region above -500 HU of each slice, with its holes (lungs, bowel gas) filled.
 
     Parameters

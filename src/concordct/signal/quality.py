@@ -5,7 +5,10 @@ SSIM is scikit-image's (Wang et al. 2004, doi:10.1109/TIP.2003.819861) with the 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,15 @@ from concordct.errors import ConcordctError
 
 #: Ranges in which bias is reported: lung, between, fat, soft tissue and contrast, bone and beyond.
 BIAS_RANGES_HU = ((-1100.0, -500.0), (-500.0, -150.0), (-150.0, -20.0), (-20.0, 150.0), (150.0, 300.0), (300.0, 3072.0))
+
+
+class Planes(Protocol):
+    """A volume gone through slice by slice, [y, x] float32 HU: an array [z, y, x], or what makes slices as asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]: ...
 
 
 @dataclass(frozen=True)
@@ -39,9 +51,7 @@ class Quality:
     voxels: int
 
 
-def compare_images(
-    image: NDArray[np.float32], target: NDArray[np.float32], mask: NDArray[np.bool_], *, data_range_hu: float
-) -> Quality:
+def compare_images(image: Planes, target: Planes, mask: NDArray[np.bool_], *, data_range_hu: float) -> Quality:
     """Compare two volumes inside a mask.
 
     Parameters
@@ -58,28 +68,32 @@ def compare_images(
         raise ConcordctError(f"expected shapes {target.shape}, found image {image.shape} and mask {mask.shape}")
     if not mask.any():
         raise ConcordctError("expected a mask with voxels in it, found an empty one")
-    error = (image - target)[mask].astype(np.float64)
-    rmse = float(np.sqrt(np.mean(error**2)))
-    ssim_sum = 0.0
+    sums, ssim_sum, count = np.zeros(3), 0.0, int(mask.sum())
     for one, other, inside in zip(image, target, mask, strict=True):
-        if min(one.shape) < 7 or not inside.any():
+        if not inside.any():
+            continue
+        error = (one - other)[inside].astype(np.float64)
+        sums += np.square(error).sum(), np.abs(error).sum(), error.sum()
+        if min(one.shape) < 7:
             continue
         _, similarity = structural_similarity(one, other, data_range=data_range_hu, full=True)
         ssim_sum += float(similarity[inside].sum(dtype=np.float64))
+    square, mae, bias = (float(value) for value in sums / count)
+    rmse = math.sqrt(square)
     return Quality(
         rmse_hu=rmse,
-        mae_hu=float(np.mean(np.abs(error))),
-        bias_hu=float(np.mean(error)),
+        mae_hu=mae,
+        bias_hu=bias,
         psnr_db=float(20 * np.log10(data_range_hu / rmse)) if rmse > 0 else float("inf"),
-        ssim=ssim_sum / error.size if min(image.shape[1:]) >= 7 else float("nan"),
+        ssim=ssim_sum / count if min(image.shape[1:]) >= 7 else float("nan"),
         data_range_hu=data_range_hu,
-        voxels=int(error.size),
+        voxels=count,
     )
 
 
 def bias_by_range(
-    image: NDArray[np.float32],
-    target: NDArray[np.float32],
+    image: Planes,
+    target: Planes,
     mask: NDArray[np.bool_],
     *,
     ranges_hu: tuple[tuple[float, float], ...] = BIAS_RANGES_HU,
@@ -90,10 +104,13 @@ def bias_by_range(
     -------
     (range, mean of image - target in HU, voxels) for each range; NaN where it has no voxel.
     """
-    found = []
-    for low, high in ranges_hu:
-        inside = mask & (target >= low) & (target < high)
-        count = int(inside.sum())
-        bias = float(np.mean((image - target)[inside], dtype=np.float64)) if count else float("nan")
-        found.append(((low, high), bias, count))
-    return found
+    sums, counts = np.zeros(len(ranges_hu)), np.zeros(len(ranges_hu), int)
+    for one, other, body in zip(image, target, mask, strict=True):
+        for index, (low, high) in enumerate(ranges_hu):
+            inside = body & (other >= low) & (other < high)
+            sums[index] += (one - other)[inside].sum(dtype=np.float64)
+            counts[index] += np.count_nonzero(inside)
+    return [
+        (bounds, float(total / count) if count else float("nan"), int(count))
+        for bounds, total, count in zip(ranges_hu, sums, counts, strict=True)
+    ]

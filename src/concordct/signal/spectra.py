@@ -10,6 +10,7 @@ doi:10.1088/0031-9155/52/14/002: mean squared Fourier amplitude of detrended pat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,7 +114,7 @@ class NoisePower:
 
 
 def noise_power(
-    slices: NDArray[np.float32],
+    slices: Iterable[NDArray[np.float32]],
     mask: NDArray[np.bool_],
     *,
     spacing_mm: tuple[float, float],
