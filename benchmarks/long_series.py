@@ -159,7 +159,13 @@ def _evaluate(place: Path, model: Path) -> Iterator[list[str]]:
     yield _row("`evaluate`, three such series", "evaluate", *words)
 
 
+def _measure(place: Path, model: Path) -> Iterator[list[str]]:
+    words = ("--overwrite", "-o", place / "endpoints.csv")
+    yield _row("`measure`, every endpoint, lungs and heart's region found", "measure", _native(place), *words)
+
+
 PARTS: dict[str, Part] = {
+    "measure": _measure,
     "standardize": _standardize,
     "guard": _guard,
     "volume": _volume,

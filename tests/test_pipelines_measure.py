@@ -141,7 +141,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path: Path) -> None:
         Choice(("lungs",))
     with pytest.raises(ConcordctError, match=r"ends in \.csv"):
         measure.measure_images(measure.jobs_of_path(image), tmp_path / "out.txt")
-    assert not list(tmp_path.glob("out*"))
+    assert not [*tmp_path.glob("out*"), *tmp_path.glob(".out*")]
 
 
 def test_a_changed_class_is_named() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,16 +101,18 @@ def select(
     """
     if preset.relation == "pairs" and len(wanted.kernels) not in (0, 2):
         raise ConcordctError(f"expected two kernels for pairs, found {len(wanted.kernels)}")
+    if wanted.dates and not all(re.fullmatch(r"\d{4}-\d\d-\d\d", date) for date in wanted.dates):
+        raise ConcordctError(f"expected dates as YYYY-MM-DD, found {' '.join(wanted.dates)}")
     if count is not None and count < 1:
         raise ConcordctError(f"expected at least 1 of the {preset.relation}, found {count}")
     found = find_series(preset, wanted, index=index, ct_index=ct_index)
     groups = together(found, preset.relation, wanted.kernels)
     if not groups:
         kernels = Counter(one.kernel for one in found if one.kernel)
-        shown = ", ".join(f"{name} ({times})" for name, times in kernels.most_common(8)) or "none"
+        shown = ", ".join(f"{name} ({times})" for name, times in kernels.most_common(8))
         raise ConcordctError(
             f"{preset.collection}: expected {preset.relation} of what was asked for, found none among {len(found)} "
-            f"series; their kernels are {shown}"
+            f"series{f'; their kernels are {shown}' if shown else ''}"
         )
     if count is not None and count < len(groups):
         groups = [groups[place * len(groups) // count] for place in range(count)]

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -168,6 +169,8 @@ def measure_images(
     if len(ordered) < len(jobs):
         return ordered
     if all(outcome.status == "failed" for outcome in ordered):
+        with suppress(OSError):  # what an earlier run kept stays for the next
+            parts.rmdir()
         why = ordered[0].reason
         raise ConcordctError(why if len(jobs) == 1 else f"all {len(jobs)} images failed: {why}")
     with joining(output, parts):
