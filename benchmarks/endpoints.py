@@ -272,10 +272,9 @@ pixels of {FRAME.pixel_mm:g} mm, and the same in slices of 3 mm. {CALIBRATE} cal
 drawing. Bias is the mean of stage minus reference, in parentheses the 95 % limits of agreement; intervals of CCC are
 over smokers.
 
-**Calcium rows hold more than calcium.** The heart's mask of these scans (everything within 8 mm of its chambers)
-reaches other dense material, bone most likely: the smoker without a plaque has an Agatston score of 379 on the drawing
-itself. The rows say how a conversion treats small dense material, not coronary calcium alone; the aim for Agatston is
-not shown for coronary calcium, and what the mass is off against what is known is mostly the bone's.
+The heart's mask is its chambers and the fat around them, 3.5 mm clear of bone, cartilage and spine; plaques lie wholly in
+it, so that what is dense there is calcium alone ("the object itself" has the Agatston score 0 in the smoker without
+plaques).
 
 ## What was asked for
 
