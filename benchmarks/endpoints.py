@@ -272,8 +272,8 @@ pixels of {FRAME.pixel_mm:g} mm, and the same in slices of 3 mm. {CALIBRATE} cal
 drawing. Bias is the mean of stage minus reference, in parentheses the 95 % limits of agreement; intervals of CCC are
 over smokers.
 
-The heart's mask is its chambers and the fat around them, 3.5 mm clear of bone, cartilage and spine; plaques lie wholly in
-it, so that what is dense there is calcium alone ("the object itself" has the Agatston score 0 in the smoker without
+The heart's mask is its chambers and the fat around them, 3.5 mm clear of bone, cartilage and spine; plaques lie wholly
+in it, so that what is dense there is calcium alone ("the object itself" has the Agatston score 0 in the smoker without
 plaques).
 
 ## What was asked for
