@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from concordct.errors import ConcordctError
 from concordct.nets.discriminators import Judge
-from concordct.progression import catalogue, cdiff, pix2pix3d, resvit, sagan, transunet
+from concordct.progression import catalogue, cdiff, ciresdiff_recipes, pix2pix3d, resvit, sagan, transunet
 from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
 from concordct.progression.patches3d import Followup
 from concordct.progression.translation3d import Game, Recipe, chosen_slices, masked_rmse
@@ -71,6 +71,17 @@ def network(name: str) -> nn.Module:
     net = GAMES[name].build(recipe.config, recipe.patch)
     assert isinstance(net, nn.Module)
     return net
+
+
+@pytest.mark.parametrize("recipe", ["paper", "gpu", "small"])
+def test_every_rival_works_on_the_grid_of_ciresdiff(recipe: str) -> None:
+    ours = ciresdiff_recipes.RECIPES[recipe]
+    for name in catalogue.CATALOGUE:
+        found = catalogue.method(name).recipes[recipe]
+        assert (found.spacing_mm, found.patch) == (ours.spacing_mm, ours.patch), name
+        assert found.patch % found.overlap == 0, name
+        if recipe != "paper" and name != "ciresdiff":
+            assert (found.game.steps, found.game.batch) == (ours.diffusion.steps, ours.diffusion.batch), name
 
 
 @games
