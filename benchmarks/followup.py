@@ -28,12 +28,14 @@ from scipy import ndimage
 from benchmarks.followup_rivals import RIVALS, SLICES, SPACING_MM, by_rival, place_of_model, train_rival
 from benchmarks.followup_tables import RULE, cost_row, gain_rows, judged_rows, quality_rows, rule, step_rows
 from benchmarks.results import ROOT, table, write_section
+from concordct.errors import ConcordctError
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.followup import FIBROSIS_HU, prepare_cohort, recipe_of
-from concordct.pipelines.followup_data import Prepared
+from concordct.pipelines.followup import FIBROSIS_HU, recipe_of
+from concordct.pipelines.followup_data import Prepared, prepare
 from concordct.progression import ciresdiff, ciresdiff_recipes
 from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
 from concordct.progression.ciresdiff_predict import Predictor, load
+from concordct.progression.cohort import read_cohort
 from concordct.progression.diagnosis import (
     ClassifierRecipe,
     LabelledPair,
@@ -84,6 +86,8 @@ ASIDE = (
 STEPS, FEW = (1, 2, 4), 2
 #: Noise of a voxel of the simulated scans, HU.
 NOISE_HU = 12.0
+#: Subjects that registration refused, beside those that are ready.
+REFUSED = "refused.json"
 #: Names of simulated patients, who can be drawn again.
 SIMULATED = re.compile(r"ipf-\d+")
 #: Voxels of each training subject that the linear trend is fitted on, and its smoothing, mm.
@@ -94,6 +98,35 @@ def folds(subjects: Sequence[Prepared]) -> list[list[int]]:
     """Test subjects of each fold: both labels spread evenly, by name and nothing else."""
     order = sorted(range(len(subjects)), key=lambda i: (subjects[i].label or "", subjects[i].subject))
     return [sorted(order[k::FOLDS]) for k in range(FOLDS)]
+
+
+def usable(cohort: Path, folder: Path, stop: Callable[[], bool]) -> list[Prepared]:
+    """Subjects made ready; whom registration refuses (see `refused`) is left out, as any user would have to.
+
+    Raises
+    ------
+    Paused : `stop` said so.
+    """
+    ready, out = [], refused(folder)
+    for pair in read_cohort(cohort):
+        if pair.subject in out:
+            continue
+        try:
+            ready.append(prepare(pair, folder, SPACING_MM))
+        except ConcordctError as error:
+            out[pair.subject] = str(error)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / REFUSED).write_text(json.dumps(out, indent=1))
+            continue
+        if ready[-1].fresh and stop():
+            raise Paused
+    return ready
+
+
+def refused(folder: Path) -> dict[str, str]:
+    """Whom registration refused and why: what the two scans have in common is not enough to be one patient's."""
+    path = folder / REFUSED
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 class Trend:
@@ -296,6 +329,7 @@ def report(
     done: dict[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]],
     few: dict[str, Any],
     costs: list[list[str]],
+    left_out: int,
 ) -> str:
     """The page of docs/results."""
     names = EVERY
@@ -327,6 +361,7 @@ def report(
         "interval over subjects. A row is a method's estimate of the follow-up (one evaluation, `mean`); `drawn` rows "
         "are samples in the recipe's number of steps, which hold the texture that an estimate leaves out and therefore "
         "lie further from the one follow-up that there is."
+        + (f" {left_out} patients whose scans registration took for two patients' are left out." if left_out else "")
         + (f" Folds that are not done: {', '.join(missing)}." if missing else ""),
         table(header, quality_rows(every, WHOLE)),
         *beside,
@@ -389,7 +424,7 @@ def main() -> None:
             folder / "cohort", subjects=given.subjects, seed=SEED, spacing_mm=(SPACING_MM,) * 3,
             weeks_between=WEEKS_BETWEEN, workers=given.workers, progress=check,
         )  # fmt: skip
-        ready = prepare_cohort(cohort, folder / "subjects", SPACING_MM, stop=stop)
+        ready = usable(cohort, folder / "subjects", stop)
         parts = folds(ready)
         # Each fold is whole before the next begins: a run that ends early has a table of the folds it has.
         for index in given.folds:
@@ -425,7 +460,8 @@ def main() -> None:
         for name in (*MODELS, *ASIDE)
         if (row := cost_row(models_of / f"fold-{index}", name, len(ready) - len(parts[index]))) is not None
     ]
-    text = report(done, json.loads((models_of / "few.json").read_text()), costs)
+    left_out = {name for name in refused(folder / "subjects") if name not in {one.subject for one in ready}}
+    text = report(done, json.loads((models_of / "few.json").read_text()), costs, len(left_out))
     print(text)
     if not given.rehearsal:
         write_section("followup", "python -m benchmarks.followup", text, seed=str(SEED))

@@ -60,7 +60,7 @@ def test_pieces_come_to_one_table(
     pytest.importorskip("monai")
     monkeypatch.setitem(ciresdiff_recipes.RECIPES, "small", TINY)
     monkeypatch.setattr(benchmark, "simulate_cohort", lambda folder, **_: folder / "cohort.csv")
-    monkeypatch.setattr(benchmark, "prepare_cohort", lambda *_, **__: prepared(10))
+    monkeypatch.setattr(benchmark, "usable", lambda *_, **__: prepared(10))
     monkeypatch.setattr(benchmark, "STEPS", (1, 2))
     monkeypatch.setattr(benchmark, "FEW", 1)
     monkeypatch.setattr(followup_rivals, "SLICES_TILE", 32)
