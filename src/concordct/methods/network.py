@@ -184,6 +184,19 @@ def sample_picture(system: Any, patches: Patches, sampling: Sampling) -> Picture
     return draw
 
 
+def encoded(
+    encode: Callable[[Tensor], tuple[Sequence[Tensor], Any]], patches: Patches, batches: int, device: torch.device
+) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Latents of source and target, batch by batch, on the CPU: what their statistics are taken over."""
+    found = []
+    for step in range(batches):
+        batch = patches.batch(step, range(4))
+        source, target = (torch.from_numpy(one).to(device) for one in (batch.source, batch.target))
+        a, b = ([one.cpu() for one in encode(to_unit(image))[0]] for image in (source, target))
+        found.append((a, b))
+    return found
+
+
 def to_bundle(method: str, system: nn.Module, recipe: Recipe, info: Mapping[str, Any]) -> Bundle:
     """The system's tensors, and everything else as JSON with the fields that MONAI reads."""
     tensors = {name: one.detach().cpu().numpy() for name, one in system.state_dict().items()}

@@ -22,18 +22,17 @@ from concordct.errors import ConcordctError
 from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
-    NetworkStandardizer,
     Recipe,
     TrainingData,
+    encoded,
+    loader,
     sample_picture,
     seeded,
-    standardizer,
     to_bundle,
     to_unit,
 )
 from concordct.methods.paired.conditional import SAMPLING, Chain, ConditionalDiffusion, Sampling, residual_spread
 from concordct.methods.paired.texture import energy_loss, level_loss, relative_loss
-from concordct.methods.standardizer import Mode
 from concordct.nets.blocks import customary
 from concordct.nets.codec import latent_statistics
 from concordct.nets.denoisers import LatentUNet1d
@@ -41,7 +40,7 @@ from concordct.nets.resnet import WIDTHS, ResNetAutoencoder
 from concordct.nets.unetpp import Resampling
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
-from concordct.training.engine import Phase, Run, Team, train_phase
+from concordct.training.engine import Phase, Run, train_phase
 
 METHOD = "diffusionct"
 
@@ -293,10 +292,10 @@ def fit(
     train_phase("autoencoder", _Autoencoder(system), every, phase["autoencoder"], run)
     system.autoencoder.requires_grad_(False)
     with torch.no_grad():
-        batches = [_latents(system, every, step, run.team) for step in range(STATISTICS_BATCHES)]
+        batches = encoded(system.autoencoder.encode, every, STATISTICS_BATCHES, run.team.device)
         system.autoencoder.set_statistics(latent_statistics([b for _, b in batches]))
         if recipe.config.chain.predicts == "residual":
-            paired = [_latents(system, pairs, step, run.team) for step in range(STATISTICS_BATCHES)]
+            paired = encoded(system.autoencoder.encode, pairs, STATISTICS_BATCHES, run.team.device)
             system.diffusion.set_spread(residual_spread(paired))
     system.diffusion.requires_grad_(True)
     picture = sample_picture(system, pairs, recipe.sampling)
@@ -334,13 +333,6 @@ def load_imagenet(system: DiffusionCT, path: Path) -> None:
         raise ConcordctError(f"{path}: expected a file of plain tensors, found {type(error).__name__}") from None
 
 
-def _latents(system: DiffusionCT, patches: Patches, step: int, team: Team) -> tuple[list[Tensor], list[Tensor]]:
-    batch = patches.batch(step, range(4))
-    source, target = (torch.from_numpy(one).to(team.device) for one in (batch.source, batch.target))
-    a, b = ([one.cpu() for one in system.autoencoder.encode(to_unit(image))[0]] for image in (source, target))
-    return a, b
-
-
 def build(config: Mapping[str, Any]) -> DiffusionCT:
     """The system of a stored configuration."""
     fields = dict(config)
@@ -350,10 +342,7 @@ def build(config: Mapping[str, Any]) -> DiffusionCT:
     return DiffusionCT(Config(**fields))
 
 
-def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build, sampling=sampling)
-
+load = loader(METHOD, build)
 
 ENTRY = Method(
     "DiffusionCT",

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from concordct.methods.method import Method
 from concordct.methods.network import (
     Draw,
-    NetworkStandardizer,
     Recipe,
     TrainingData,
+    encoded,
+    loader,
     sample_picture,
     seeded,
-    standardizer,
     to_bundle,
     to_unit,
 )
@@ -37,14 +37,13 @@ from concordct.methods.paired.conditional import (
     residual_spread,
 )
 from concordct.methods.paired.texture import energy_loss, level_loss, relative_loss
-from concordct.methods.standardizer import Mode
 from concordct.nets.blocks import customary
 from concordct.nets.codec import LatentCodec, latent_statistics
 from concordct.nets.denoisers import LatentUNet1d, ScalesUNet
 from concordct.nets.unetpp import Resampling, shallow_first
 from concordct.training.bundle import Bundle
 from concordct.training.data import Patches
-from concordct.training.engine import Phase, Run, Team, train_phase
+from concordct.training.engine import Phase, Run, train_phase
 
 METHOD = "ltdiffpp"
 
@@ -347,10 +346,10 @@ def fit(data: TrainingData, recipe: Recipe, run: Run) -> Bundle:
     train_phase("autoencoder", AutoencoderTask(system), every, phase["autoencoder"], run)
     system.codec.requires_grad_(False)
     with torch.no_grad():
-        batches = [_latents(system, every, step, run.team) for step in range(STATISTICS_BATCHES)]
+        batches = encoded(system.codec.encode, every, STATISTICS_BATCHES, run.team.device)
         system.codec.set_statistics(latent_statistics([b for _, b in batches]))
         if config.chain.predicts == "residual":
-            paired = [_latents(system, pairs, step, run.team) for step in range(STATISTICS_BATCHES)]
+            paired = encoded(system.codec.encode, pairs, STATISTICS_BATCHES, run.team.device)
             system.diffusion.set_spread(residual_spread(paired))
 
     # Phase 2: pairs, the autoencoder frozen.
@@ -375,12 +374,6 @@ def _decodes(name: str) -> bool:
     return name.startswith(("out_of.", "say.", "after.", "net.heads.", "net.up."))
 
 
-def _latents(system: LTDiffPlusPlus, patches: Patches, step: int, team: Team) -> tuple[list[Tensor], list[Tensor]]:
-    batch = patches.batch(step, range(4))
-    source, target = (torch.from_numpy(one).to(team.device) for one in (batch.source, batch.target))
-    return tuple([one.cpu() for one in system.codec.encode(to_unit(image))[0]] for image in (source, target))  # type: ignore[return-value]
-
-
 def build(config: Mapping[str, Any]) -> LTDiffPlusPlus:
     """The system of a stored configuration."""
     fields = dict(config)
@@ -390,10 +383,7 @@ def build(config: Mapping[str, Any]) -> LTDiffPlusPlus:
     return LTDiffPlusPlus(Config(**fields))
 
 
-def load(bundle: Bundle, mode: Mode, *, sampling: Mapping[str, Any] | None = None) -> NetworkStandardizer:
-    """A stored model as a Standardizer."""
-    return standardizer(METHOD, bundle, mode, build, sampling=sampling)
-
+load = loader(METHOD, build)
 
 ENTRY = Method(
     "LTDiff++",
