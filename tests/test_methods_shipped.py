@@ -12,7 +12,7 @@ from concordct.pipelines.standardize import Settings, plan, run
 from concordct.volumes.files import open_volume_file, write_volume_file
 from learning import pair
 
-NAMES = ("ltdiffpp", "diffusionct")
+NAMES = ("ltdiffpp", "diffusionct", "pix2pix")
 
 
 @pytest.mark.parametrize("name", NAMES)
