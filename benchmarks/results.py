@@ -26,6 +26,7 @@ TITLES = {
     "flagship-safety": "Safety: structures lost and invented",
     "flagship-speed": "Speed of concord",
     "speed": "Speed and memory of the filter",
+    "scale": "From one machine to a cluster",
     "papers": "The papers' table on the virtual scanner",
     "self-check": "The self-check: wrong kernels found out",
     "install": "What an installation takes",
