@@ -89,6 +89,7 @@ EXTRA_OF = {
     **dict.fromkeys(("monai", "transformers", "tokenizers"), "followup"),
     "torch": "train",
     "ants": "register",
+    **dict.fromkeys(("fsspec", "s3fs"), "s3"),
     **dict.fromkeys(("duckdb", "idc_index", "idc_index_data"), "archive"),
     **dict.fromkeys(
         ("pynetdicom", "dicomweb_client", "starlette", "uvicorn", "prometheus_client", "highdicom"), "serve"

@@ -198,12 +198,17 @@ def calibrate(
 
 @app.command()
 def standardize(
-    input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="A volume file, a series, a tree, or a zip.")],
+    input_path: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="A volume file, a series, a tree, a zip, or s3://BUCKET/PREFIX of these."),
+    ],
     model: Annotated[
         Path,
         typer.Option("--model", "-m", help="A model that `calibrate` or `train` wrote, or the name of one that ships."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file for a file, a folder for a series or a tree.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A file for a file, a folder for a series or a tree; or s3://...")
+    ],
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
     samples: Annotated[
@@ -235,7 +240,7 @@ def standardize(
     """
     from concordct.methods.models import load_model
     from concordct.pipelines import standardize as pipeline
-    from concordct.volumes.zipped import as_tree
+    from concordct.volumes.zipped import as_output, as_tree
 
     chosen = {"steps": steps, "start": start, "depth": depth}
     sampling = {name: value for name, value in chosen.items() if value is not None}
@@ -243,11 +248,11 @@ def standardize(
         mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling
     )
     where = engine_of(workers, engine, address, shard)
-    with as_tree(input_path) as tree, bar(quiet=as_json) as report:
+    with as_tree(input_path) as tree, as_output(output, source=input_path) as place, bar(quiet=as_json) as report:
         loaded = load_model(model)
         if sampling:
             loaded.standardizer(mode=mode.value, sampling=sampling)
-        planned = pipeline.plan(tree, output, loaded, settings)
+        planned = pipeline.plan(tree, place, loaded, settings)
         count = len(planned.jobs)
         depths = [job.scan.shape[0] for job in planned.jobs]
 
@@ -255,7 +260,7 @@ def standardize(
             # Slices of all scans, so that the time left is that of the whole run.
             report(f"scan {min(index + 1, count)} of {count}, slices", sum(depths[:index]) + done, sum(depths))
 
-        records = pipeline.run(planned, loaded, output, settings, engine=where, progress=show)
+        records = pipeline.run(planned, loaded, place, settings, engine=where, progress=show)
     for reason, number in Counter(item.reason for item in planned.set_aside).most_common():
         warn("set aside", f"{number} x {reason}")
     for record in records:

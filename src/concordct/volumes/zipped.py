@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from concordct.errors import ConcordctError
+from concordct.volumes.remote import sent, staged, url_of
 
 #: Files in an archive at most: a large study has ten thousand.
 MOST_FILES = 200_000
@@ -22,18 +23,42 @@ ALWAYS_BYTES = 64 * 2**20
 
 @contextmanager
 def as_tree(path: Path) -> Iterator[Path]:
-    """The path itself, or of a zip archive a temporary folder with what it holds, removed afterwards.
+    """The path itself; of a zip archive, or a URL of object storage, a temporary copy, removed afterwards.
 
     Raises
     ------
-    ConcordctError : a damaged or encrypted archive, one beyond the limits, or one whose names lead out of it.
+    ConcordctError : a damaged or encrypted archive, one beyond the limits, or one whose names lead out of it; what
+        `remote.staged` raises.
     """
+    url = url_of(path)
+    if url is not None:
+        with staged(url) as place, as_tree(place) as tree:
+            yield tree
+        return
     if path.suffix.lower() != ".zip" or not path.is_file():
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="concordct-zip-") as folder:
         _extract(path, Path(folder))
         yield Path(folder)
+
+
+@contextmanager
+def as_output(path: Path, *, source: Path) -> Iterator[Path]:
+    """Where to write: the path itself, or for a URL of object storage a temporary place that is sent at the end.
+
+    Raises
+    ------
+    ConcordctError : a URL that is that of the source, holds it or lies inside it; what `remote.sent` raises.
+    """
+    url, given = url_of(path), url_of(source)
+    if url is None:
+        yield path
+        return
+    if given is not None and (f"{url}/".startswith(f"{given}/") or f"{given}/".startswith(f"{url}/")):
+        raise ConcordctError(f"{url}: expected an output apart from the input {given}")
+    with sent(url) as place:
+        yield place
 
 
 def _extract(path: Path, folder: Path) -> None:
