@@ -353,16 +353,9 @@ def evaluate(
 
     if reference is ReferenceChoice.none:
         _without_target(
-            source,
-            standardized,
-            output,
-            model,
-            mode,
-            seed,
-            frozenset(allow or ()),
-            overwrite=overwrite,
+            source, standardized, output, model, mode, seed, frozenset(allow or ()), overwrite=overwrite,
             as_json=as_json,
-        )
+        )  # fmt: skip
         return
     given = (source, standardized, target)
     if pairs is None and source is not None and standardized is not None and target is not None:
@@ -460,17 +453,9 @@ def demo(
 
 
 def _without_target(
-    source: Path | None,
-    standardized: Path | None,
-    output: Path,
-    model: Path | None,
-    mode: ModeChoice,
-    seed: int,
-    allow: frozenset[str],
-    *,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+    source: Path | None, standardized: Path | None, output: Path, model: Path | None, mode: ModeChoice, seed: int,
+    allow: frozenset[str], *, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
     """`evaluate --reference none`."""
     from concordct.methods.models import load_model
     from concordct.pipelines.unreferenced import evaluate_without_target
