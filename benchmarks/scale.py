@@ -330,7 +330,7 @@ def _speedup_text(found: dict[str, Any]) -> str:
     best = {name: one.critical_s / run.critical_s for name, run in runs.items() if name != "one process"}
     verdict = "; ".join(f"{name} {value:.2f}" for name, value in best.items())
     return (
-        f"{SERIES} series of {found['one process']['slices']} slices of {MATRIX} x {MATRIX}, one thread a process, whole "
+        f"{SERIES} series of {found['one process']['slices']} slices of {MATRIX} x {MATRIX}, one thread each, whole "
         "runs with start-up, reading, checking and writing.\n\n"
         + table(
             [
