@@ -84,6 +84,11 @@ ASIDE = (
 STEPS, FEW = (1, 2, 4), 2
 #: Noise of a voxel of the simulated scans, HU.
 NOISE_HU = 12.0
+#: What the page says of a study that was cut short.
+SHORT = (
+    " **Cut short:** every phase of every model has at most {steps} steps, where recipe `small` has 800; the rows compare "
+    "what so little training gives, not the methods."
+)
 #: Names of simulated patients, who can be drawn again.
 SIMULATED = re.compile(r"ipf-\d+")
 
@@ -260,6 +265,7 @@ def report(
     few: dict[str, Any],
     costs: list[list[str]],
     left_out: int,
+    steps: int | None,
 ) -> str:
     """The page of docs/results."""
     names = EVERY
@@ -292,6 +298,7 @@ def report(
         "are samples in the recipe's number of steps, which hold the texture that an estimate leaves out and therefore "
         "lie further from the one follow-up that there is."
         + (f" {left_out} patients whose scans registration took for two patients' are left out." if left_out else "")
+        + ("" if steps is None else SHORT.format(steps=steps))
         + (f" Folds that are not done: {', '.join(missing)}." if missing else ""),
         table(header, quality_rows(every, WHOLE)),
         *beside,
@@ -391,7 +398,7 @@ def main() -> None:
         if (row := cost_row(models_of / f"fold-{index}", name, len(ready) - len(parts[index]))) is not None
     ]
     left_out = {name for name in refused(folder / "subjects") if name not in {one.subject for one in ready}}
-    text = report(done, json.loads((models_of / "few.json").read_text()), costs, len(left_out))
+    text = report(done, json.loads((models_of / "few.json").read_text()), costs, len(left_out), given.most_steps)
     print(text)
     if not given.rehearsal:
         write_section("followup", "python -m benchmarks.followup", text, seed=str(SEED))
