@@ -86,7 +86,7 @@ STEPS, FEW = (1, 2, 4), 2
 NOISE_HU = 12.0
 #: What the page says of a study that was cut short.
 SHORT = (
-    " **Cut short:** every phase of every model has at most {steps} steps, where recipe `small` has 800; the rows compare "
+    " **Cut short:** every phase of every model has at most {steps} steps, where recipe `small` has 800; rows compare "
     "what so little training gives, not the methods."
 )
 #: Names of simulated patients, who can be drawn again.
