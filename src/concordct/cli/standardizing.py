@@ -60,6 +60,9 @@ def inspect(
     identify: Annotated[
         bool, typer.Option("--identify", help="Measure which kernels each scan looks like, by its edges and noise.")
     ] = False,
+    index: Annotated[
+        Path | None, typer.Option(help="Keep in this file what was read: the next look reads only what is new.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the CT series found: kernel, date, scanner, spacing, slices, and what is wrong with each.
@@ -70,7 +73,9 @@ def inspect(
     from concordct.volumes.zipped import as_tree
 
     with as_tree(path) as tree, bar(quiet=as_json) as report:
-        found = describe(tree, kernels=identify, progress=lambda done, total: report("reading headers", done, total))
+        found = describe(
+            tree, kernels=identify, index=index, progress=lambda done, total: report("reading headers", done, total)
+        )
     if as_json:
         print_json(found)
         return

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,9 @@ def find_series(path: str | Path, *, progress: Progress | None = None) -> Found:
     ConcordctError : the path does not exist or cannot be read.
     """
     path = Path(path)
-    set_aside: list[SetAside] = []
-    files = _files(path, set_aside)
+    everything = list(walk(path))
+    set_aside = [one for one in everything if isinstance(one, SetAside)]
+    files = [one for one in everything if isinstance(one, Path)]
     headers: list[SliceHeader] = []
     for index, file in enumerate(files):
         try:
@@ -75,25 +76,30 @@ def find_series(path: str | Path, *, progress: Progress | None = None) -> Found:
     return Found(tuple(series), tuple(set_aside))
 
 
-def _files(path: Path, set_aside: list[SetAside]) -> list[Path]:
+def walk(path: Path) -> Iterator[Path | SetAside]:
+    """Every file under a path, folder by folder in order, and what lies there and is no file.
+
+    Raises
+    ------
+    ConcordctError : the path does not exist or cannot be read.
+    """
     if path.is_file():
-        return [path]
+        yield path
+        return
     if not path.is_dir():
         raise ConcordctError(f"{'not a regular file' if path.exists() else 'no such file or folder'}: {path}")
 
     def refuse(error: OSError) -> None:
         raise ConcordctError(f"cannot read folder {error.filename}: {error.strerror}")
 
-    files: list[Path] = []
     for root, folders, names in os.walk(path, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        linked = [name for name in folders if (Path(root) / name).is_symlink()]
-        set_aside.extend(SetAside(Path(root) / name, "a link to a folder, not followed") for name in linked)
-        candidates = (Path(root) / name for name in sorted(names) if not name.startswith("."))
-        for file in candidates:
+        for name in folders:
+            if (Path(root) / name).is_symlink():
+                yield SetAside(Path(root) / name, "a link to a folder, not followed")
+        for file in (Path(root) / name for name in sorted(names) if not name.startswith(".")):
             if file.is_file():
-                files.append(file)
+                yield file
             else:
                 said = "a link to nothing" if file.is_symlink() else "not a regular file (a pipe, a socket, a device)"
-                set_aside.append(SetAside(file, said))
-    return files
+                yield SetAside(file, said)
