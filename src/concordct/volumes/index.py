@@ -203,6 +203,6 @@ def _path(key: bytes) -> Path:
 
 def _header(path: Path, told: dict[str, Any]) -> SliceHeader:
     tuples = ("orientation", "origin", "pixel_spacing", "notes")
-    values = {name: tuple(value) if name in tuples else value for name, value in told.items()}
+    values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told.items()}
     values["times"] = tuple((name, value) for name, value in told["times"])
     return SliceHeader(path=path, **values)
