@@ -118,6 +118,16 @@ def test_refusals_are_one_line(made: Path, tmp_path: Path) -> None:
     assert "\n" not in str(found.value)
 
 
+def test_a_place_that_cannot_be_written_is_one_line(made: Path) -> None:
+    with pytest.raises(ConcordctError, match="/proc/none"):
+        compare(
+            made / "cohort" / "pairs.csv",
+            {"histogram matching": made / "h"},
+            Path("/proc/none/out"),
+            preset=str(made / "few.yaml"),
+        )
+
+
 def test_the_verbs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer({"unetpp": recipes()["unetpp"]}, monkeypatch.setattr)
     manifest, runner = str(made / "cohort" / "pairs.csv"), CliRunner()

@@ -92,6 +92,25 @@ def test_a_slice_that_cannot_be_used_is_named(exam: Path, model: Path, tmp_path:
     assert "not used in its folder: 1 x not a DICOM file" in record.notes
 
 
+def test_a_scan_that_fails_while_it_is_written_leaves_nothing_and_changes_nothing(
+    exam: Path, model: Path, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out.nii.gz"
+    shutil.copytree(exam / "Br40", source)
+    last = sorted(source.glob("*.dcm"))[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-300])
+    assert standardize(source, model, output)[0].status == "failed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+    last.write_bytes(whole)
+    assert standardize(source, model, output)[0].status == "done"
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("out*")}
+    last.write_bytes(whole[:-300])
+    assert standardize(source, model, output, Settings(mode="mean", overwrite=True))[0].status == "failed"
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("out*")} == before
+
+
 def test_a_broken_volume_fails_beside_a_whole_one(exam: Path, model: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "in", tmp_path / "out"
     write_volume_file(source / "good.nii.gz", volume(pair(seed=3, size=96)[0]))

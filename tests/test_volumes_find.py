@@ -278,6 +278,14 @@ def test_file_that_changed_is_refused(tmp_path: Path) -> None:
         series.read()
 
 
+def test_a_slice_that_was_rewritten_under_the_same_uid_is_refused(tmp_path: Path) -> None:
+    series = only(write_stack(tmp_path, EVEN[:3]))
+    path = series.slices[1].path
+    path.write_bytes(path.read_bytes()[:-64] + bytes(64))
+    with pytest.raises(ConcordctError, match="changed since the series was found"):
+        series.read()
+
+
 def test_enhanced_multi_frame_ct_reads(tmp_path: Path) -> None:
     enhanced_dataset(5).save_as(tmp_path / "e", enforce_file_format=True)
     series = only(tmp_path)

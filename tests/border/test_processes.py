@@ -87,6 +87,7 @@ def test_reasons() -> None:
         "features IN/a -p pyradiomics-default",
         "rois IN/a --size 4",
         "train ltdiffpp PAIRS",
+        "evaluate --source IN/a --standardized IN/b --target IN/b",
         "demo",
     ],
 )

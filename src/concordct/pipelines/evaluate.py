@@ -40,7 +40,7 @@ from concordct.radiomics.presets import settings_for
 from concordct.report.curves import curves
 from concordct.report.evaluation import ShownStack, write_evaluation_report
 from concordct.report.methods_text import methods_text
-from concordct.volumes.place import atomic_directory
+from concordct.volumes.place import atomic_directory, writing
 
 #: Textures of 2D ROIs at PyRadiomics' default bin width for CT; the classes that do not depend on shape.
 FEATURES = PyRadiomics(
@@ -104,6 +104,8 @@ def evaluate(
     question = Question(model, mode, seed, settings, endpoints, allow, rings_of(cases[0].source.spacing_mm))
     jobs = [JudgeJob(case, shown=index == 0) for index, case in enumerate(cases)]
     parts = output.with_name(f".{output.name}.cases")
+    with writing(output):  # said before anything is measured
+        parts.mkdir(parents=True, exist_ok=True)
 
     def report(judged: Judged, done: int, total: int) -> None:
         if judged.reason and not isinstance(engine, Share):

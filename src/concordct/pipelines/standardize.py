@@ -436,20 +436,34 @@ def _write_file(
         if before is not None:
             return before
         claimed = record_path(job).exists()
+        earlier = record_path(job).read_bytes() if claimed else None
         if job.output.exists() and not (claimed or settings.overwrite):
             raise ConcordctError(f"{job.output}: exists and was not made by this run [exists]")
         write_record(None)
         # A map of deviations is no CT image: it is neither rounded nor held to the range of one.
         image = derivation.window_hu is None
-        write_volume_file(
-            job.output,
-            hashed(),
-            source=job.scan if image else None,
-            whole_hu=image,
-            overwrite=claimed or settings.overwrite,
-        )
+        try:
+            write_volume_file(
+                job.output,
+                hashed(),
+                source=job.scan if image else None,
+                whole_hu=image,
+                overwrite=claimed or settings.overwrite,
+            )
+        except BaseException:
+            _give_back(record_path(job), earlier)
+            raise
         write_record(digest.hexdigest())
     return done(job, 0, digest.hexdigest(), notes)
+
+
+def _give_back(path: Path, earlier: bytes | None) -> None:
+    """The record of before a run that wrote nothing; none where there was none."""
+    if earlier is None:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path, overwrite=True) as aside:
+        aside.write_bytes(earlier)
 
 
 def _notes(scan: Scan, model: Model, problems: Sequence[Problem]) -> tuple[str, ...]:

@@ -126,6 +126,15 @@ def open_dataset(path: Path, *, tags: Sequence[str] | None = None, pixels: bool 
         raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
 
 
+def file_stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file, by which a rewritten one is told; None where it cannot be asked."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
 def _no_wait(path: str, flags: int) -> int:
     """A named pipe that nobody writes into would keep `open` waiting for ever."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

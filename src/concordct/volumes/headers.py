@@ -7,7 +7,7 @@ kin (A.70). Everything else is set aside with its reason; values of broken heade
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -24,6 +24,7 @@ from concordct.volumes.codestreams import decoder_missing
 from concordct.volumes.decode import frame_group, rescale, units_unspecified
 from concordct.volumes.dicom_file import (
     defined,
+    file_stamp,
     frame_bytes,
     known_uid,
     number_of_frames,
@@ -78,6 +79,7 @@ class SliceHeader:
     energy : what the voxels show where that is not the plain image of the scan ("40 keV", "material removed").
     times : values by attribute that tell acquisitions, phases and stacks of one series apart.
     undecodable : the transfer syntax, where no decoder is here for it.
+    stamp : of the file before it was read.
     """
 
     path: Path
@@ -100,6 +102,7 @@ class SliceHeader:
     times: tuple[tuple[str, str], ...]
     undecodable: str | None
     notes: tuple[str, ...]
+    stamp: tuple[int, int] | None = field(default=None, compare=False)
 
 
 #: Attributes that part a series, first the surest. The times come last: scanners may write one for each slice.
@@ -122,10 +125,11 @@ def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
     ------
     ConcordctError : the file holds none; the message is the reason why it is set aside.
     """
+    stamp = file_stamp(path)
     dataset = open_dataset(path, tags=_TAGS)
     with quiet_dicom():
         try:
-            return _headers(dataset, path)
+            return tuple(replace(header, stamp=stamp) for header in _headers(dataset, path))
         except ConcordctError:
             raise
         except Exception as error:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from concordct.errors import ConcordctError
 from concordct.volumes.allowable import ALLOWABLE
 from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom, stored_slice
+from concordct.volumes.dicom_file import file_stamp
 from concordct.volumes.geometry import Problem
 from concordct.volumes.volume import Volume
 
@@ -33,6 +34,7 @@ class SliceRef:
     position_mm : position along the slice normal.
     sop_instance_uid : of the object that holds it.
     origin_lps_mm : centre of its first voxel, LPS.
+    stamp : size and time of change of the file when the series was found; None takes it as it is.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class SliceRef:
     position_mm: float
     sop_instance_uid: str
     origin_lps_mm: tuple[float, float, float]
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +158,8 @@ class Series:
                 opened = (ref.path, dataset)
             with quiet_dicom():
                 found = str(dataset.get("SOPInstanceUID"))
-            if found != ref.sop_instance_uid:
+            # Asked after reading: whoever rewrites the file under the same UID meanwhile changes its stamp first.
+            if found != ref.sop_instance_uid or ref.stamp not in (None, file_stamp(ref.path)):
                 raise ConcordctError(f"the file changed since the series was found: {ref.path}")
             stored = stored_slice(dataset, ref.frame, ref.path)
             if stored.values.shape != self.shape[1:]:

@@ -206,7 +206,8 @@ def _stack(headers: list[SliceHeader], suffix: str, problems: list[Problem]) -> 
         kernel=first.kernel,
         description=first.description,
         slices=tuple(
-            SliceRef(h.path, h.frame, float(np.dot(h.origin, normal)), h.sop_instance_uid, h.origin) for h in kept
+            SliceRef(h.path, h.frame, float(np.dot(h.origin, normal)), h.sop_instance_uid, h.origin, h.stamp)
+            for h in kept
         ),
         shape=(len(kept), first.rows, first.columns),
         affine=stack_affine(origins[0], vector, first.orientation, first.pixel_spacing),
