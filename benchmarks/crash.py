@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.crash            (make crash; half an hour; writes docs/results/crash.md)
     .venv/bin/python -m benchmarks.crash --only train --kills 4     (rows of the others stay as the page has them)
-    .venv/bin/python -m benchmarks.crash --only disturbances
+    .venv/bin/python -m benchmarks.crash --only disks meddled twice
 
 Every verb that writes is run undisturbed first, then killed with SIGKILL at random moments (seeded) and run again. A
 kill is passed when nothing that stood before is gone, the final name holds nothing or all of it, no process is left and
@@ -25,7 +25,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.crash_disturbed import disturbances
+from benchmarks.crash_disturbed import DISTURBANCES
 from benchmarks.crash_runs import (
     LIMIT_SECONDS,
     SIDE,
@@ -115,7 +115,7 @@ KILLS = (
     "| verb | seed | seconds | kills | run was over | inputs changed | final name torn | processes left "
     "| second run failed | other bytes | leftovers |"
 )
-DISTURBANCES = "| disturbance | runs | what came of it |"
+DISTURBED = "| disturbance | runs | what came of it |"
 
 
 @dataclass
@@ -164,7 +164,7 @@ class Page:
             "|---" * (KILLS.count("|") - 1) + "|",
             *(f"| {name} {self.kills[name]}" for name in VERBS if name in self.kills),
             "",
-            DISTURBANCES,
+            DISTURBED,
             "|---|---|---|",
             *(f"| {name} {row}" for name, row in self.others.items()),
         ]
@@ -180,7 +180,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="over all verbs that are run")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs="+", metavar="PART", help=f"{', '.join(VERBS)} or disturbances")
+    parser.add_argument("--only", nargs="+", metavar="PART", help=f"{', '.join((*VERBS, *DISTURBANCES))}")
+    parser.add_argument("--disturbed", nargs="+", choices=VERBS, default=list(VERBS), help="verbs that are disturbed")
     arguments = parser.parse_args()
     chosen = [name for name in VERBS if arguments.only is None or name in arguments.only]
     multiprocessing.set_start_method("spawn", force=True)
@@ -204,9 +205,8 @@ def main() -> None:
                 failed += 1
                 page.say(name, str(tally))
             page.write()
-        if arguments.only is None or "disturbances" in arguments.only:
-            page.others.clear()
-            for what, runs, came, notes in disturbances(place):
+        for name in [one for one in DISTURBANCES if arguments.only is None or one in arguments.only]:
+            for what, runs, came, notes in DISTURBANCES[name](place, arguments.disturbed):
                 page.others[what] = f"| {runs} | {came} |"
                 page.notes.pop(what, None)
                 print(what, page.others[what], flush=True)

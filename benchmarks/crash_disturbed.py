@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.crash_runs import LIMIT_SECONDS, VERBS, contents, ended, final, forked, visible
@@ -24,21 +24,21 @@ from benchmarks.crash_runs import LIMIT_SECONDS, VERBS, contents, ended, final, 
 Row = tuple[str, int, str, list[str]]
 #: mount(2) and unshare(2).
 MS_RDONLY, CLONE_NEWNS, CLONE_NEWUSER = 1, 0x00020000, 0x10000000
+#: Verbs that run twice at once.
+TWICE = ("standardize", "calibrate", "features", "rois")
 #: Bytes of the small file system, and of the longest file.
-DISKS, LONGEST = (8_192, 65_536), (300, 5_000)
+DISKS, LONGEST = (8_192, 65_536), (2_000, 20_000)
 
 
-def disturbances(place: Path) -> Iterator[Row]:
-    """One row after the other."""
-    wanted = {name: _undisturbed(place, words) for name, words in VERBS.items()}
+def disks(place: Path, verbs: Sequence[str]) -> Iterator[Row]:
+    """Files that may not grow, full and read-only disks, a place that is none: each verb once in each."""
+    wanted = {name: _undisturbed(place, VERBS[name]) for name in verbs}
     for size in LONGEST:
         yield _every_verb(place, f"a file may have {size:,} bytes", wanted, lambda size=size: _longest(size))
     for size in DISKS:
         yield _every_verb(place, f"full disk of {size:,} bytes", wanted, lambda size=size: _mounted(place, size))
     yield _every_verb(place, "read-only disk", wanted, lambda: _mounted(place, None))
     yield _every_verb(place, "a place that is none", wanted, None)
-    yield _meddled(place)
-    yield _twice(place, wanted)
 
 
 def _undisturbed(place: Path, words: str) -> dict[str, str]:
@@ -56,7 +56,8 @@ def _fresh(place: Path) -> None:
 
 def _longest(size: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    # What the run says is a file too; the shortest is longer than that.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def _mounted(place: Path, size: int | None) -> None:
@@ -80,10 +81,11 @@ def _every_verb(place: Path, what: str, wanted: dict[str, dict[str, str]], prepa
     stood = place / "stood.json"
 
     def finish() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
         stood.write_text(json.dumps(visible(contents(place / "out"))))
 
-    for name, words in VERBS.items():
+    for name in wanted:
+        words = VERBS[name]
         _fresh(place)
         stood.unlink(missing_ok=True)
         output = "/proc/none/result" if prepare is None else "out/result"
@@ -96,10 +98,10 @@ def _every_verb(place: Path, what: str, wanted: dict[str, dict[str, str]], prepa
         whole = code != 0 or left == wanted[name]
         if code not in (0, 1, 2) or torn or not whole or "Traceback" in said or "fault of the program" in said:
             notes.append(f"{name}: exit {code}, torn {torn[:3]}, whole {whole}, {said[-250:]}")
-    return what, len(VERBS), f"{done} done whole, {refused} refused in words, {len(notes)} otherwise", notes
+    return what, len(wanted), f"{done} done whole, {refused} refused in words, {len(notes)} otherwise", notes
 
 
-def _meddled(place: Path, turns: int = 20) -> Row:
+def meddled(place: Path, verbs: Sequence[str], turns: int = 20) -> Iterator[Row]:
     """Sources removed or rewritten during a run: refused, or the result of what stood there; never a mixture."""
     draw, notes, done, refused = random.Random(5), [], 0, 0
     command = VERBS["standardize"].replace("OUT", "out/result").replace(" in ", " copy ")
@@ -144,7 +146,7 @@ def _meddled(place: Path, turns: int = 20) -> Row:
         if code not in (0, 1, 2) or "Traceback" in said or mixed:
             notes.append(f"turn {turn}: exit {code}, neither the one nor the other {mixed[:3]}, {said[-200:]}")
     came = f"{done} done, {refused} refused in words, {len(notes)} otherwise"
-    return "sources that vanish or change meanwhile", turns, came, notes
+    yield "sources that vanish or change meanwhile", turns, came, notes
 
 
 def _result(place: Path, command: str, prepare: Callable[[], object]) -> dict[str, str]:
@@ -159,20 +161,25 @@ def _as_in(folder: Path, left: dict[str, str], wanted: dict[str, str]) -> bool:
     return all(wanted.get(one) == left[one] for one in names)
 
 
-def _twice(place: Path, wanted: dict[str, dict[str, str]]) -> Row:
+def twice(place: Path, verbs: Sequence[str]) -> Iterator[Row]:
     """Two runs into one output at once: what one run leaves stands there in the end."""
     notes, runs = [], 0
-    for name in ("standardize", "calibrate", "features", "rois"):
+    for name in TWICE:
+        wanted = _undisturbed(place, VERBS[name])
         command = VERBS[name].replace("OUT", "out/result")
         for _ in range(3):
             _fresh(place)
             both = [forked(place, command), forked(place, command)]
             codes = sorted(-9 if code is None else code for code in (ended(one, LIMIT_SECONDS) for one in both))
-            same = visible(contents(place / "out")) == wanted[name]
+            same = visible(contents(place / "out")) == wanted
             runs += 1
             if codes[0] != 0 or codes[1] not in (0, 1, 2) or not same:
                 notes.append(
                     f"{name}: exits {codes}, same {same}, {(place / 'said').read_text(errors='replace')[-200:]}"
                 )
     came = f"{runs - len(notes)} whole and as one run leaves it, {len(notes)} otherwise"
-    return "two runs into one output at once", runs, came, notes
+    yield "two runs into one output at once", runs, came, notes
+
+
+#: By the word of the command line that asks for them.
+DISTURBANCES = {"disks": disks, "meddled": meddled, "twice": twice}

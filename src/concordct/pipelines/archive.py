@@ -26,7 +26,7 @@ from concordct.pipelines.cohort import MANIFEST, Cohort, Progress, split_of, wri
 from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.pairing import check_pair
-from concordct.volumes.place import atomic_file
+from concordct.volumes.place import atomic_file, make_folder
 from concordct.volumes.scans import one_scan, scan_path
 
 SELECTION, SCANS = "selection.json", "scans.csv"
@@ -140,7 +140,7 @@ def fetch_ct_index() -> Path:
 
 def write_selection(selection: Selection, output: Path) -> Path:
     """`selection.json`: what is to be fetched, how much, under which licence."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     series = [
         {
             "name": name_of(group),

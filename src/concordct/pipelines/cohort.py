@@ -14,7 +14,7 @@ from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.pairing import pair_by_kernel
-from concordct.volumes.place import atomic_file
+from concordct.volumes.place import atomic_file, make_folder
 from concordct.volumes.scans import find_scans, scan_path
 from concordct.volumes.series import Series
 
@@ -102,7 +102,7 @@ def cohort_folder(
         for source, target in found.pairs
     ]
     failures = [(f"{names[source.key]} ({_place(source, path)})", reason) for source, reason in found.failures]
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     manifest = write_manifest(output / MANIFEST, rows, overwrite=True) if rows else None
     write_failures(output, failures)
     return Cohort(manifest, len(rows), tuple(failures), splits=dict(Counter(row.split for row in rows)))

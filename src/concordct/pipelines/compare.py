@@ -42,7 +42,7 @@ from concordct.methods.models import Model, load_model
 from concordct.pipelines.consistency import asked, consistency, downstream_rows
 from concordct.radiomics.presets import settings_for
 from concordct.report.comparison import Panel, write_comparison
-from concordct.volumes.place import atomic_directory, atomic_file
+from concordct.volumes.place import atomic_directory, atomic_file, make_folder
 from concordct.volumes.volume import Volume
 
 #: Random ROIs in each range of each pair.
@@ -123,7 +123,7 @@ def compare(
     again = {} if ceiling is None else {case.name: case for case in cases_of_manifest(ceiling, split=None)}
     stages = [INPUT, *loaded, *([CEILING] if again else [])]
     place = output.with_name(output.name + ".run")
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     found, settings, centre = _Measured(), settings_for(preset), (0, 0)
     done, total = 0, len(cases) * (len(stages) + 1)
     for case in cases:

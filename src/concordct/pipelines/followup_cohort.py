@@ -8,6 +8,7 @@ from pathlib import Path
 from concordct.errors import ConcordctError
 from concordct.progression.cohort import TESTS, OsicCohort, osic_cohort, write_cohort
 from concordct.progression.lung_function import write_table
+from concordct.volumes.place import make_folder
 
 COHORT = "cohort.csv"
 #: Where OSIC's archive, unpacked, has the table and the scans.
@@ -53,7 +54,7 @@ def cohort_osic(
         raise ConcordctError(
             f"{table}: expected scans, found none of use for {len(found.failures)} patients; patient {number}: {reason}"
         )
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_table(output / TESTS, {pair.subject: pair.visits for pair in found.pairs}, overwrite=overwrite)
     write_cohort(output / COHORT, found.pairs, overwrite=overwrite)
     return found

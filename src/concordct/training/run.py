@@ -15,7 +15,7 @@ from typing import Any
 
 from concordct.errors import ConcordctError
 from concordct.training.engine import METRICS, Phase
-from concordct.volumes.place import atomic_file
+from concordct.volumes.place import atomic_file, make_folder
 
 #: Called with (phase, step, steps in all).
 Progress = Callable[[str, int, int], None]
@@ -94,7 +94,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
             what = differing[0].split("_")[0]
             raise ConcordctError(f"{folder}: holds the run of another {what}; name a new output or remove it")
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with atomic_file(plan) as aside:
         aside.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
 

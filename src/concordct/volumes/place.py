@@ -125,6 +125,18 @@ def writing(path: str | Path) -> Iterator[None]:
         raise _one_line(error, Path(path)) from None
 
 
+def make_folder(folder: Path) -> Path:
+    """The folder, made with those above it where they are missing.
+
+    Raises
+    ------
+    ConcordctError : it cannot be made, in one line.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def refuse_overlap(output: str | Path, inputs: Iterable[Path], *, folder: bool) -> None:
     """Refuse an output that would replace its input or come to lie inside it.
 
