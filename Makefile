@@ -107,6 +107,15 @@ bench-nonlinear: .venv/installed
 bench-thickness: .venv/installed
 	$(BIN)/python -m benchmarks.thickness
 
+.PHONY: bench-install bench-followup-weights
+# Minutes, and a package index: sizes and start-up times of an installation. `--python python3.12` adds interpreters.
+bench-install: .venv/installed
+	$(BIN)/python -m benchmarks.install
+
+# A quarter of an hour of one core: the follow-up model that ships, and its page; resumes.
+bench-followup-weights: .venv/installed
+	$(BIN)/python -m benchmarks.followup_weights
+
 # A quarter of an hour.
 bench-self-check: .venv/installed
 	$(BIN)/python -m benchmarks.self_check

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from benchmarks.results import ROOT, table, write_section
 
-EXTRAS = ("", "measure")
 #: Megabytes of the plain tool's environment, and seconds of its import, at most.
 MOST_MB, MOST_SECONDS = 600, 0.2
 #: What every environment made by `venv` and pip holds, whatever is installed.
@@ -28,8 +27,8 @@ REPEATS = 5
 LISTED = 8
 #: Tests of what the plain tool does, and what they need beside `measure`.
 TESTS = (
-    "test_volumes_f*.py", "test_volumes_d*.py", "test_volumes_m*.py", "test_signal_*.py", "test_agreement_*.py",
-    "test_methods_spectral.py", "test_radiomics_ibsi.py", "test_pipelines_standardize.py", "test_cli.py",
+    "test_signal_*.py", "test_agreement_*.py", "test_methods_spectral.py", "test_volumes_files.py",
+    "test_volumes_find.py", "test_volumes_derived.py", "test_pipelines_standardize.py",
 )  # fmt: skip
 TEST_NEEDS = ("pytest>=8", "hypothesis>=6", "nibabel>=5.2", "highdicom>=0.25")
 #: Run by the environment's own Python on a pair of small discs: the verbs that need no extra.
@@ -78,18 +77,31 @@ def seconds(*command: str | Path) -> float:
     return min(found)
 
 
-def environment(python: str, place: Path, wheel: Path, extra: str) -> Path:
+def environment(python: str, place: Path, wheel: Path) -> Path:
     """A fresh environment with the wheel; its Python."""
     subprocess.run([python, "-m", "venv", place], check=True)
     inside = place / "bin" / "python"
-    install(inside, f"{wheel}[{extra}]" if extra else str(wheel))
+    install(inside, str(wheel))
     return inside
 
 
 def install(python: Path, *packages: str) -> None:
-    """With the environment's own pip, which an index of wheels serves."""
+    """With the environment's own pip."""
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--prefer-binary", *packages]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def start_up(python: Path) -> list[list[str]]:
+    """Rows of what starting takes, and beyond an interpreter that does nothing."""
+    bare, rows = seconds(python, "-c", "pass"), []
+    for what, command in (
+        ("`import concordct`", (python, "-c", "import concordct")),
+        ("`concordct --help`", (python.parent / "concordct", "--help")),
+        ("`concordct standardize --help`", (python.parent / "concordct", "standardize", "--help")),
+    ):
+        spent = seconds(*command)
+        rows.append([what, f"{spent:.2f}", f"{max(spent - bare, 0):.2f}"])
+    return rows
 
 
 def packages_of(python: Path) -> list[tuple[str, float]]:
@@ -129,36 +141,30 @@ def main() -> None:
         )
         (wheel,) = place.glob("*.whl")
         for index, python in enumerate((sys.executable, *given.python)):
-            for extra in EXTRAS if index == 0 else EXTRAS[:1]:
-                inside = environment(python, place / f"env-{index}-{extra}", wheel, extra)
-                found = packages_of(inside)
-                own = sum(size for name, size in found if name in INSTALLERS)
-                whole = sum(size for _, size in found)
-                said = subprocess.run([inside, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-                done = subprocess.run(
-                    [inside, "-c", PLAIN_VERBS, ROOT / "tests"], capture_output=True, text=True, check=True
-                ).stdout.split()
-                sizes.append([said, extra or "none", f"{whole:.0f}", f"{whole - own:.0f}", ", ".join(done)])
-                if index == 0 and not extra:
-                    largest = found[:LISTED]
-                    bare = seconds(inside, "-c", "pass")
-                    for what, command in (
-                        ("`import concordct`", ("-c", "import concordct")),
-                        ("`concordct --help`", (inside.parent / "concordct", "--help")),
-                        ("`concordct standardize --help`", (inside.parent / "concordct", "standardize", "--help")),
-                    ):
-                        spent = seconds(inside, *command)
-                        times.append([what, f"{spent:.2f}", f"{max(spent - bare, 0):.2f}"])
-                    if whole > MOST_MB:
-                        raise SystemExit(f"plain environment: expected at most {MOST_MB} MB, found {whole:.0f}")
-            if index:
-                install(inside, f"{wheel}[measure]", *TEST_NEEDS)
+            inside = environment(python, place / f"env-{index}", wheel)
+            found = packages_of(inside)
+            own = sum(size for name, size in found if name in INSTALLERS)
+            whole = megabytes(inside.parents[1])
+            said = subprocess.run([inside, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+            done = subprocess.run(
+                [inside, "-c", PLAIN_VERBS, ROOT / "tests"], capture_output=True, text=True, check=True
+            ).stdout.split()
+            sizes.append([said, f"{whole:.0f}", f"{whole - own:.0f}", ", ".join(done)])
+            print(sizes[-1], flush=True)
+            if index == 0:
+                largest = found[:LISTED]
+                times = start_up(inside)
+                if whole > MOST_MB:
+                    raise SystemExit(f"plain environment: expected at most {MOST_MB} MB, found {whole:.0f}")
+            else:
+                install(inside, "--no-compile", f"{wheel}[measure]", *TEST_NEEDS)
                 versions.append([said, tested(inside)])
+                print(versions[-1], flush=True)
     body = [
-        "An environment made by `venv` and filled by `pip install` from the wheel, without and with the extra "
-        "`measure`: everything in it, and without pip and what comes with it. The verbs are those that ran in it on a "
-        "pair of simulated discs.",
-        table(["Python", "extra", "MB", "MB without pip", "verbs that ran"], sizes),
+        "An environment made by `venv` and filled by `pip install` from the wheel, without any extra: everything in "
+        "it, as `du` counts, and without pip and what comes with it. The verbs are those that ran in it on a pair of "
+        "simulated discs.",
+        table(["Python", "MB", "MB without pip", "verbs that ran"], sizes),
         "What the plain tool's environment holds, largest first:",
         table(["package", "MB"], [[name, f"{size:.0f}"] for name, size in largest]),
         f"Processor seconds, the least of {REPEATS} runs, and beyond an interpreter that does nothing. The import is "
@@ -168,7 +174,7 @@ def main() -> None:
     if versions:
         body += [
             f"The core's fast tests ({', '.join(f'`{one}`' for one in TESTS)}), with `measure`, without PyTorch; "
-            "the Python of the first row runs all tests:",
+            "all tests run on the Python of the first row:",
             table(["Python", "tests"], versions),
         ]
     text = "\n\n".join(body)

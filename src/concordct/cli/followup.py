@@ -45,7 +45,12 @@ def predict_followup(
     scan: Annotated[
         Path, typer.Argument(help="The first scan, one CT series or volume file; or cohort.csv for all its subjects.")
     ],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A model that `train` wrote for follow-up scans.")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            "--model", "-m", help="A model that `train` wrote for follow-up scans, or ciresdiff, which ships."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for scan, change map, summary and report.")],
     lung_function: Annotated[
         Path | None, typer.Option(help="Table of lung-function tests, CSV; of a cohort that beside it without.")
