@@ -29,6 +29,7 @@ from benchmarks.endpoints_cohort import (
     thick,
 )
 from benchmarks.endpoints_real import real_section
+from benchmarks.endpoints_why import why
 from benchmarks.results import ROOT, table
 from concordct.agreement.bland_altman import Agreement, agreement_of
 from concordct.agreement.classes import class_changes
@@ -255,7 +256,7 @@ def figure(values: Values) -> Path:
     return write_bland_altman(FIGURES / "endpoints.png", panels, overwrite=True)
 
 
-def page(values: Values) -> str:
+def page(values: Values, reasons: str) -> str:
     """The whole page."""
     made = provenance()
     picture = figure(values)
@@ -280,6 +281,7 @@ plaques).
 
 {bars(values)}
 
+{reasons}
 ## Against the target
 
 {against_target(values)}
@@ -304,7 +306,10 @@ itself" is the drawing without blur and noise on the same voxels: what an endpoi
 def main() -> None:
     """Scan, measure, write the page."""
     everyone = [read(one) for one in smokers(progress=lambda text: print(text, file=sys.stderr, flush=True))]
-    text = page(measure_all(everyone))
+    values = measure_all(everyone)
+    source, target = PAIRS[-1]
+    model = load_model(FOLDER / "calibration" / f"{source}-{target}-1" / "model")
+    text = page(values, why(everyone[CALIBRATE:], model, (source, target), FOLDER))
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(text, encoding="utf-8")
 
