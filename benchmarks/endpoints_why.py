@@ -101,10 +101,10 @@ Means over {len(kept)} smokers; the rim is what lies within {RIM_MM:g} mm of the
 
 {table(header, rows)}
 
-- **`mean` lacks noise.** Its lung spreads by {of["target noise"] - of["mean noise"]:.1f} HU less than the target's: what
-  the source does not tell is not there. A normal distribution narrower by that has its 15th percentile {gauss:.1f} HU
-  higher, which is about what is seen. Perc15, LAA-950 and other thresholds near the histogram's edge are not to be
-  measured in `mean` toward a sharper kernel.
+- **`mean` lacks noise.** Its lung spreads by {of["target noise"] - of["mean noise"]:.1f} HU less than the target's:
+  what the source does not tell is not there. A normal distribution narrower by that has its 15th percentile
+  {gauss:.1f} HU higher, which is about what is seen. Perc15, LAA-950 and other thresholds near the histogram's edge are
+  not to be measured in `mean` toward a sharper kernel.
 - **`sample` has a little too much.** Its noise is {100 * (deep - 1):.0f} % above the target's deep in the lung and
   {100 * (rim - 1):.0f} % at the rim, within what the method's noise is calibrated to on patients. Where 2 or 3 % of the
   lung lie below -950 HU by noise alone, that is the bias that is seen: the last row takes the level from the target (so
