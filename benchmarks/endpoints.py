@@ -244,6 +244,20 @@ def bars(values: Values) -> str:
     return table(header, rows)
 
 
+def noise_score(values: Values) -> str:
+    """What the smoker without a plaque scores toward the sharp kernel: noise alone."""
+    source, target = PAIRS[-1]
+    found = values[f"{source} to {target}", THICKNESSES[-1]]
+    name = next(name for name, known in found["known"].items() if known["calcium_mass_mg"] == 0.0)
+    scores = {stage: found[stage][name]["agatston"] for stage in (*STAGES, "object")}
+    return (
+        f"Toward {target} the Agatston score is largely noise: the smoker without a plaque scores {scores['target']:.0f} on "
+        f"the target, {scores['sample']:.0f} in `sample` and {scores['mean']:.0f} in `mean` (source {scores['source']:.0f}, "
+        f"the object itself {scores['object']:.0f}). `mean` is nearer to the truth there and further from the target; "
+        "calcium is to be scored on the smooth kernel."
+    )
+
+
 def figure(values: Values) -> Path:
     """Bland-Altman pictures of LAA-950 and Agatston for the hardest pair, before and after."""
     source, target = PAIRS[1]
@@ -280,6 +294,8 @@ plaques).
 ## What was asked for
 
 {bars(values)}
+
+{noise_score(values)}
 
 {reasons}
 ## Against the target
