@@ -250,11 +250,19 @@ def noise_score(values: Values) -> str:
     found = values[f"{source} to {target}", THICKNESSES[-1]]
     name = next(name for name, known in found["known"].items() if known["calcium_mass_mg"] == 0.0)
     scores = {stage: found[stage][name]["agatston"] for stage in (*STAGES, "object")}
+    said = ", ".join(
+        f"{scores[stage]:.0f} {where}"
+        for stage, where in (
+            ("target", "on the target"),
+            ("sample", "in `sample`"),
+            ("mean", "in `mean`"),
+            ("source", "on the source"),
+            ("object", "on the object itself"),
+        )
+    )
     return (
-        f"Toward {target} the Agatston score is largely noise: the smoker without a plaque scores {scores['target']:.0f} on "
-        f"the target, {scores['sample']:.0f} in `sample` and {scores['mean']:.0f} in `mean` (source {scores['source']:.0f}, "
-        f"the object itself {scores['object']:.0f}). `mean` is nearer to the truth there and further from the target; "
-        "calcium is to be scored on the smooth kernel."
+        f"Toward {target} the Agatston score is largely noise: the smoker without a plaque scores {said}. `mean` is nearer "
+        "to the truth there and further from the target; calcium is to be scored on the smooth kernel."
     )
 
 
