@@ -261,8 +261,8 @@ def noise_score(values: Values) -> str:
         )
     )
     return (
-        f"Toward {target} the Agatston score is largely noise: the smoker without a plaque scores {said}. `mean` is nearer "
-        "to the truth there and further from the target; calcium is to be scored on the smooth kernel."
+        f"Toward {target} the Agatston score is largely noise: the smoker without a plaque scores {said}. `mean` is "
+        "nearer to the truth there and further from the target; calcium is to be scored on the smooth kernel."
     )
 
 
