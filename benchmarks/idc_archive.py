@@ -20,8 +20,8 @@ from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.scans import one_scan
 
-#: Patients of the cohort that go into the archive, from its first.
-PATIENTS = 16
+#: Patients of the cohort that go into the archive, from its first: those of eight slices, which show lung enough.
+PATIENTS = 10
 KVP, MAS = 120.0, 60.0
 
 
