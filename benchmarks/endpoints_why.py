@@ -106,7 +106,7 @@ Means over {len(kept)} smokers; the rim is what lies within {RIM_MM:g} mm of the
   {gauss:.1f} HU higher, which is about what is seen. Perc15, LAA-950 and other thresholds near the histogram's edge are
   not to be measured in `mean` toward a sharper kernel.
 - **`sample` has a little too much.** Its noise is {100 * (deep - 1):.0f} % above the target's deep in the lung and
-  {100 * (rim - 1):.0f} % at the rim, within what the method's noise is calibrated to on patients. Where 2 or 3 % of the
+  {100 * (rim - 1):.0f} % at the rim. Where 2 or 3 % of the
   lung lie below -950 HU by noise alone, that is the bias that is seen: the last row takes the level from the target (so
   it is no method), and what it leaves does not come from the level.
 - **Neither air nor clipping.** The lung's density is off by {of["sample density"] - of["target density"]:+.1f} HU, and
