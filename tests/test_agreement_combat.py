@@ -29,9 +29,9 @@ def test_new_subjects_are_moved_as_those_fitted_on():
     fitted = fit_combat(VALUES, BATCH, COVARIATES)
     whole = fitted.apply(VALUES, BATCH, COVARIATES)
     for row in (0, 11, 23):
-        assert np.array_equal(
-            fitted.apply(VALUES[row : row + 1], [BATCH[row]], COVARIATES[row : row + 1])[0], whole[row]
-        )
+        alone = fitted.apply(VALUES[row : row + 1], [BATCH[row]], COVARIATES[row : row + 1])[0]
+        # A product of one row and of many may differ in the last bit, by the build of BLAS.
+        assert np.allclose(alone, whole[row], rtol=1e-12, atol=0)
 
 
 def test_the_reference_batch_stays():

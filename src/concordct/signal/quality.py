@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 from concordct.errors import ConcordctError
 
@@ -64,6 +63,9 @@ def compare_images(image: Planes, target: Planes, mask: NDArray[np.bool_], *, da
     ------
     ConcordctError : shapes differ, or the mask is empty.
     """
+    # Here, not above: what standardizes needs this module and no scikit-image.
+    from skimage.metrics import structural_similarity
+
     if image.shape != target.shape or mask.shape != target.shape:
         raise ConcordctError(f"expected shapes {target.shape}, found image {image.shape} and mask {mask.shape}")
     if not mask.any():
