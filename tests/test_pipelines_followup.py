@@ -15,7 +15,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
+from typer.testing import CliRunner
 
+from concordct import cli
 from concordct.errors import ConcordctError
 from concordct.methods.models import load_model
 from concordct.nets.clip import TextConfig
@@ -33,6 +35,7 @@ from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.volume import Volume
+from pages import DOCS, blocks, commands
 
 pytest.importorskip("transformers")
 
@@ -367,3 +370,31 @@ def test_the_command_line_says_one_line(tmp_path: Path) -> None:
     )
     assert found.returncode == 2
     assert found.stderr.strip() == "error: -1 weeks between the scans, expected above 0 and at most 1000"
+
+
+# The documents
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_how_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand but for time: one coarse patient, and a network of a few thousand weights is trained."""
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for block in blocks(DOCS / "howto" / "followup.md", "sh"):
+        quick = block.replace("-n 40", "-n 1").replace("thickness 3", "thickness 6").replace("pixel-mm 3", "pixel-mm 6")
+        for words in commands(quick):
+            found = CliRunner().invoke(cli.common.app, words[1:])
+            assert found.exit_code == 0, f"{' '.join(words)}\n{found.output}\n{found.exception}"
+            said.append(found.output)
+    assert len(said) == 5
+    summaries = [
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("prediction", "own-prediction")
+    ]
+    grids = [summary["grid_mm"] for summary in summaries]
+    assert grids == [3.0, SPACING]
+    assert "trained on" in str(summaries[0]["warnings"])
+    assert "for studies of the method, not for patients' scans" in said[1]
+    before, after = (open_volume_file(tmp_path / name).read().hu
+                     for name in ("new-patient/ipf-0000/initial.nii.gz", "prediction/predicted.nii.gz"))  # fmt: skip
+    # Something is predicted, and nothing wild.
+    assert 0 < np.abs(after - before).mean() < 40
