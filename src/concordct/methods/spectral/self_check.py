@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from concordct.methods.spectral.fit import SIGNATURE, falls_below
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
@@ -29,12 +30,14 @@ from concordct.volumes.volume import Volume
 Status = Literal["passed", "failed", "not recorded", "not measured"]
 
 #: How far two scans of one kernel lie apart, as standard deviations over pairs of scans of the virtual scanner: one
-#: calibrated slice against other patients, doses, pixels and thicknesses (eight scans, fourteen kernels). Sharpness and
-#: noise as natural logarithms.
-SHARPNESS_SPREAD, NOISE_SPREAD, TAIL_SPREAD = 0.07, 0.08, 0.005
-#: A scan further away than this many of them is of another kernel. On the same scans that is so for 1.5 in a hundred
-#: of the right kernel, for 93 of an iterative-like one, for 85 whose MTF50 differs by a quarter to a half, and for all
-#: that differ more.
+#: calibrated slice against other patients, doses, pixels and thicknesses. Sharpness and noise as natural logarithms.
+SHARPNESS_SPREAD, NOISE_SPREAD, TAIL_SPREAD = 0.07, 0.06, 0.005
+#: Where noise was measured on both sides, edges count less: a surface oblique to the slice, hair and clothing blur it.
+ANATOMY_SPREAD = 0.12
+#: Noise whose shape and tails lie within this many spreads is of one kernel, and edges alone count at most this much
+#: against it: they lie in anatomy then.
+ALIKE, MOST_BY_EDGES = 1.6, 2.5
+#: A scan further away than this is of another kernel.
 LARGEST_DISTANCE = 3.5
 #: Edges are compared from here to this share of the coarser pixels' Nyquist frequency; beyond, pixels and not kernels
 #: decide.
@@ -46,7 +49,10 @@ SHARPNESS_TRIED = np.arange(-0.7, 0.701, 0.01)
 #: Anatomy in quiet patches falls off with about this power of frequency; a scan may hold more or less of it than the
 #: calibrated one (1 + b f^-3, b in (lp/cm)^3), but a spectrum may not fall below this share of itself for it.
 ANATOMY_POWER, ANATOMY_FLOOR = 3.0, 0.15
-ANATOMY_TRIED = np.concatenate([-np.geomspace(200, 0.5, 40), [0], np.geomspace(0.5, 200, 40)])
+#: On scans of one kernel b stays below 9; more would pass a softer kernel's noise for anatomy.
+ANATOMY_TRIED = np.concatenate([-np.geomspace(10, 0.5, 20), [0], np.geomspace(0.5, 10, 20)])
+#: Rings hold few frequencies of a patch, and which ones depends on the pixels: neighbours are averaged.
+RING_WEIGHTS = np.array([0.25, 0.5, 0.25])
 
 #: The source is asked for where this share of the target follows from it.
 COHERENT = 0.9
@@ -230,12 +236,15 @@ def check_kernel(found: Signature, reference: Signature | None) -> KernelCheck:
     tail = None if found.tail is None or reference.tail is None else found.tail - reference.tail
     if sharpness is None and noise is None:
         return KernelCheck("not measured")
-    terms = (
-        0.0 if sharpness is None else np.log(sharpness) / SHARPNESS_SPREAD,
+    by_noise = (
         0.0 if noise is None else noise / NOISE_SPREAD,
         0.0 if tail is None else tail / TAIL_SPREAD,
     )
-    distance = float(np.sqrt(np.sum(np.square(terms))))
+    by_edges = 0.0 if sharpness is None else abs(np.log(sharpness))
+    by_edges /= SHARPNESS_SPREAD if noise is None else ANATOMY_SPREAD
+    if noise is not None and float(np.hypot(*by_noise)) <= ALIKE:
+        by_edges = min(by_edges, MOST_BY_EDGES)
+    distance = float(np.sqrt(np.sum(np.square((by_edges, *by_noise)))))
     return KernelCheck("failed" if distance > LARGEST_DISTANCE else "passed", sharpness, noise, tail, distance)
 
 
@@ -263,7 +272,7 @@ def _noise_deviation(
         band = (f >= NOISE_FROM_LP_CM) & (f <= to_lp_cm) & (found > 0) & (reference > 0)
     if band.sum() < 3:
         return None
-    ratio = np.log(found[band] / reference[band])
+    ratio = ndimage.convolve1d(np.log(found[band] / reference[band]), RING_WEIGHTS, mode="nearest")
     anatomy = 1 + ANATOMY_TRIED[:, None] * f[band] ** -ANATOMY_POWER  # [b, ring]
     possible = (anatomy > ANATOMY_FLOOR).all(axis=1)
     return float(np.min(np.std(ratio - np.log(anatomy[possible]), axis=1)))
