@@ -313,7 +313,8 @@ brackets; allowed is 3.5. The thresholds were set with single slices of the same
 
 ## Wrong kernels that are found
 
-{len(calibrate)} calibrations from one slice each, two slices of each of {len(fed)} other patients. MTF50, lp/cm: {curves}.
+{len(calibrate)} calibrations from one slice each, two slices of each of {len(fed)} other patients. MTF50:
+{curves} lp/cm.
 
 {wrong_simulated(references, fed)}
 

@@ -207,13 +207,19 @@ def standardize(
         Path,
         typer.Argument(metavar="INPUT", help="A volume file, a series, a tree, a zip, or s3://BUCKET/PREFIX of these."),
     ],
-    model: Annotated[
-        Path,
-        typer.Option("--model", "-m", help="A model that `calibrate` or `train` wrote, or the name of one that ships."),
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A file for a file, a folder for a series or a tree; or s3://...")
     ],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="A model that `calibrate` or `train` wrote, or the name of one that ships."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--to", help="Instead of a model: a reference condition for scans of any kernel (soft, sharp, a JSON file)."
+        ),
+    ] = None,
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
     samples: Annotated[
@@ -242,11 +248,17 @@ def standardize(
     """Turn scans of the source kernel into scans of the target kernel. Run it again to resume.
 
     Example: `concordct standardize /data/incoming -m br40-to-bl64 -o /data/standardized`
+
+    Scans of many kernels to one condition: `concordct standardize /data/mixed --to soft -o /data/soft`
     """
-    from concordct.methods.models import load_model
+    from concordct.methods.models import load_model, open_reference
     from concordct.pipelines import standardize as pipeline
     from concordct.volumes.zipped import as_output, as_tree
 
+    if (model is None) == (reference is None):
+        raise ConcordctError("expected either --model or --to, found " + ("neither" if model is None else "both"))
+    if reference is not None and (steps, start, depth) != (None, None, None):
+        raise ConcordctError("expected --steps, --start and --depth with a trained model, found them with --to")
     chosen = {"steps": steps, "start": start, "depth": depth}
     sampling = {name: value for name, value in chosen.items() if value is not None}
     settings = pipeline.Settings(
@@ -254,7 +266,7 @@ def standardize(
     )
     where = engine_of(workers, engine, address, shard)
     with as_tree(input_path) as tree, as_output(output, source=input_path) as place, bar(quiet=as_json) as report:
-        loaded = load_model(model)
+        loaded = load_model(model) if model is not None else open_reference(reference or "")
         if sampling:
             loaded.standardizer(mode=mode.value, sampling=sampling)
         planned = pipeline.plan(tree, place, loaded, settings)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from concordct.errors import ConcordctError
 from concordct.methods import catalogue
+from concordct.methods.spectral.reference import METHOD as REFERENCE
+from concordct.methods.spectral.reference import Reference, load_reference, measure, model_to
 from concordct.methods.spectral.thickness import Stacking
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.training.bundle import Bundle, load_bundle
-from concordct.volumes.scans import Scan
+from concordct.volumes.scans import Scan, scan_path
 
 if TYPE_CHECKING:
     from concordct.methods.spectral.transfer import SpectralModel
 
 #: What overrides a trained model's own way of sampling: steps, sampler, start, begin, depth.
 Sampling = Mapping[str, Any]
+#: A scan's own resolution and noise are measured on at most so many slices, evenly spread.
+MEASURED_SLICES = 12
 #: First value of ConvolutionKernel in derived series.
 OWN_KERNEL = "CONCORDCT\\"
 
@@ -55,6 +59,30 @@ class Model:
         """
         stacking = self.stacking
         return scan if stacking is None else stacking.of(scan)
+
+    def fitted(self, scan: Scan, *, allow: Collection[str] = frozenset()) -> Model:
+        """The model for one scan: a reference is held against what the scan shows; any other is the same for all.
+
+        Raises
+        ------
+        ConcordctError : a scan whose resolution cannot be measured, or slices that cannot be read.
+        """
+        if self.bundle.method != REFERENCE:
+            return self
+        depth = scan.shape[0]
+        picked = sorted({int((at + 0.5) * depth / MEASURED_SLICES) for at in range(MEASURED_SLICES)})
+        try:
+            condition = measure(scan.read(index, index + 1, allow=allow) for index in picked)
+            found = model_to(Reference.from_json(self.bundle.metadata[REFERENCE]), condition)
+        except ConcordctError as error:
+            raise ConcordctError(f"{scan_path(scan)}: {error}") from None
+        bundle = found.to_bundle()
+        return Model(self.name, bundle, bundle.sha256)
+
+    @property
+    def samples_noise(self) -> bool:
+        """Whether a closed-form model knows the noise that mode "sample" adds; True for methods that learn."""
+        return self.bundle.metadata.get("noise", True) is not None
 
     def calibration(self) -> SpectralModel | None:
         """The calibrated transfer inside; None for methods without one."""
@@ -105,6 +133,13 @@ def load_model(path: Path) -> Model:
     except ConcordctError as error:
         raise ConcordctError(f"{path}: {error}") from error
     return Model(path.resolve().name, bundle, bundle.sha256)
+
+
+def open_reference(given: str) -> Model:
+    """A reference condition by name or from a file, in a model's place; `Model.fitted` makes one of it for a scan."""
+    found = load_reference(given)
+    bundle = Bundle({}, {"method": REFERENCE, "info": {}, REFERENCE: found.to_json()})
+    return Model(f"reference {found.name}", bundle, bundle.sha256)
 
 
 def open_standardizer(path: str, mode: Mode = "sample") -> Standardizer:

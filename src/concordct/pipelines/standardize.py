@@ -288,9 +288,9 @@ class _Intended:
 def _intended(job: ScanJob, model: Model, settings: Settings) -> _Intended:
     scan = job.scan
     problems = checked(scan, settings.allow)
-    standardizer = model.standardizer(
-        mode=settings.mode, use_neighbours=evenly_spaced(scan), sampling=settings.sampling
-    )
+    reference, model = model, model.fitted(scan, allow=settings.allow)
+    mode = settings.mode if model is reference or model.samples_noise else "mean"
+    standardizer = model.standardizer(mode=mode, use_neighbours=evenly_spaced(scan), sampling=settings.sampling)
     derivation = Derivation(
         method=model.bundle.method,
         model_sha256=model.sha256,

@@ -195,6 +195,23 @@ class SignatureMeter:
         self._anatomy.append(power[:, low].sum(axis=1, dtype=np.float64) / float(weight.ravel()[low].sum()))
         self._tail.append(np.mean(np.abs(detail), axis=1, dtype=np.float64) / deviation)
 
+    def half_error(self, draws: int = 40) -> float | None:
+        """Relative standard error of the frequency at which the edge response falls to a half: tiles drawn again.
+
+        None where too few surfaces could be used. Errors that all surfaces share (hair, cloth, slope) are not in it.
+        """
+        if sum(len(one) for one in self._edges) < FEWEST_TILES:
+            return None
+        edges, random = np.concatenate(self._edges), np.random.default_rng(0)
+        found = []
+        for _ in range(draws):
+            drawn = edges[random.integers(len(edges), size=len(edges))]
+            tiles = max(FEWEST_TILES, round(SHARPEST_SHARE * len(drawn)))
+            response = _response(np.median(drawn[np.argsort(_widths(drawn), kind="stable")[:tiles]], axis=0))
+            below = np.flatnonzero(response < 0.5)
+            found.append(EDGE_LP_CM[below[0]] if below.size else EDGE_LP_CM[-1])
+        return float(np.std(found) / max(np.mean(found), 1e-6))
+
     def signature(self) -> Signature:
         """What the slices added so far show."""
         noise, tail, count = None, None, 0

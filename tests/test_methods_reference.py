@@ -1,0 +1,108 @@
+"""Two kernels of one scan, each brought to a reference by itself, agree in resolution and noise; limits are marked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from concordct.errors import ConcordctError
+from concordct.methods.models import open_reference
+from concordct.methods.spectral.reference import (
+    EDGE_LP_CM,
+    Reference,
+    half_at,
+    load_reference,
+    measure,
+    model_to,
+    shipped,
+)
+from concordct.methods.spectral.transfer import SpectralStandardizer
+from concordct.pipelines.standardize import Settings, plan, run
+from concordct.signal.signature import ring_centres_lp_cm
+from concordct.volumes.files import write_volume_file
+from concordct.volumes.scans import one_scan
+from concordct.volumes.seeds import SliceSeeds
+from concordct.volumes.volume import Volume
+from synthetic import pair, volume
+
+SIZE = 288
+
+
+@pytest.fixture(scope="module")
+def kernels() -> tuple[Volume, Volume]:
+    soft, sharp = pair(size=SIZE, slices=2, seed=5, noise_hu=100.0)
+    return volume(soft), volume(sharp)
+
+
+@pytest.fixture(scope="module")
+def between(kernels: tuple[Volume, Volume]) -> Reference:
+    """The condition of the soft kernel on another subject."""
+    other, _ = pair(size=SIZE, slices=2, seed=8, noise_hu=100.0)
+    found = measure([volume(other)]).signature
+    assert found.edge is not None
+    assert found.noise_hu2_mm2 is not None
+    return Reference("soft", "another subject", found.edge, found.noise_hu2_mm2)
+
+
+def test_both_kernels_come_to_the_reference(kernels: tuple[Volume, Volume], between: Reference) -> None:
+    power, halves = [], []
+    f = ring_centres_lp_cm()
+    for scan in kernels:
+        model = model_to(between, measure([scan]))
+        assert not model.info["below_reference"]
+        made = measure([SpectralStandardizer(model, "sample")(scan, generator=SliceSeeds(0, "a"))]).signature
+        assert made.edge is not None
+        assert made.noise_hu2_mm2 is not None
+        halves.append(half_at(made.edge))
+        power.append(float(made.noise_hu2_mm2[(f > 2) & (f < 4)].sum()))
+    before = [half_at(measure([scan]).signature.edge) for scan in kernels]  # type: ignore[arg-type]
+    assert before[1] > 1.4 * before[0]
+    assert halves == pytest.approx([between.mtf50_lp_cm] * 2, rel=0.05)
+    assert power[0] == pytest.approx(power[1], rel=0.15)
+
+
+def test_a_scan_below_the_reference_is_brought_to_what_is_possible_and_marked(kernels: tuple[Volume, Volume]) -> None:
+    soft, sharp = kernels
+    found = measure([sharp]).signature
+    assert found.edge is not None
+    assert found.noise_hu2_mm2 is not None
+    # Twice as fine as the sharp scan: no scan here holds that.
+    beyond = np.interp(EDGE_LP_CM / 2, EDGE_LP_CM, found.edge)
+    model = model_to(Reference("beyond", "", beyond, found.noise_hu2_mm2), measure([soft]))
+    assert model.info["below_reference"]
+    assert "below the reference's resolution" in model.info["caution"]
+    assert model.info["mtf50_lp_cm"] < model.info["mtf50_reached_lp_cm"] < model.info["mtf50_reference_lp_cm"]
+
+
+def test_the_verb_writes_what_was_measured(kernels: tuple[Volume, Volume], tmp_path: Path) -> None:
+    source = write_volume_file(tmp_path / "in.nii", kernels[1])
+    model, settings = open_reference("soft"), Settings()
+    output = tmp_path / "out.nii"
+    (record,) = run(plan(source, output, model, settings), model, output, settings)
+    assert record.status == "done", record.reason
+    assert any("own MTF50" in note and "reference 3.8" in note for note in record.notes)
+    assert not np.array_equal(one_scan(output).read().hu, kernels[1].hu)
+    assert run(plan(source, output, model, settings), model, output, settings)[0].stood
+    empty = np.full(kernels[0].shape, -1000.0)
+    empty[:, 100:108, 100:108] = 40
+    flat = write_volume_file(tmp_path / "flat.nii", kernels[0].with_hu(empty))
+    (record,) = run(plan(flat, tmp_path / "x.nii", model, settings), model, tmp_path / "x.nii", settings)
+    assert record.status == "failed"
+    assert "surfaces between body and air" in (record.reason or "")
+
+
+def test_references_are_small_files_and_wrong_ones_are_refused(tmp_path: Path) -> None:
+    assert shipped() == ("sharp", "soft")
+    sharp = load_reference("sharp")
+    assert sharp.mtf50_lp_cm > 1.3 * load_reference("soft").mtf50_lp_cm
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(sharp.to_json()))
+    np.testing.assert_allclose(load_reference(str(path)).response, sharp.response)
+    path.write_text(json.dumps({**sharp.to_json(), "mtf": [0.5] * len(EDGE_LP_CM)}))
+    with pytest.raises(ConcordctError, match="MTF of 1 at 0"):
+        load_reference(str(path))
+    with pytest.raises(ConcordctError, match="sharp, soft, found 'none'"):
+        load_reference("none")
