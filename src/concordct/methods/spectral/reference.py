@@ -35,8 +35,10 @@ SHIPPED = Path(__file__).resolve().parents[1] / "references"
 LEAST_RESPONSE, EDGE_ERROR, EDGE_FLOOR = 0.08, 0.04, 0.015
 #: Noise: from above anatomy to below where pixels fold, and the error of a ring's log amplitude.
 NOISE_FROM_LP_CM, NOISE_TO_NYQUIST, NOISE_ERROR = 2.0, 0.85, 0.06
-#: Terms of the smooth curve, even in frequency.
-TERMS = 4
+#: Terms of the smooth curve, even in frequency, and what keeps them small.
+TERMS, RIDGE = 4, 0.05
+#: A patient's surface may be blurred by hair, cloth or slope, which noise does not show: its usual size, cm^2.
+SURFACE_BLUR = 0.05
 #: Rounding to whole HU leaves noise of this variance, HU^2.
 ROUNDING_HU2 = 1 / 12
 #: Nothing is amplified more than this: what is weaker is filled with noise.
@@ -176,7 +178,8 @@ def model_to(reference: Reference, condition: Condition) -> SpectralModel:
     signature, f = condition.signature, FREQUENCY_LP_CM
     assert signature.edge is not None
     nyquist = MM_PER_CM / (2 * signature.pixel_mm)
-    log_gain, shift, misfit = _log_gain(signature, reference, nyquist)
+    fitted = _log_gain(signature, reference, nyquist)
+    log_gain = fitted.log_gain
     rounding = ROUNDING_HU2 * signature.pixel_mm**2
     own = _on(signature.noise_hu2_mm2, f)
     wanted = _on(reference.noise_hu2_mm2, f)
@@ -194,7 +197,8 @@ def model_to(reference: Reference, condition: Condition) -> SpectralModel:
     transfer = np.where(f < gone, gain * coherence, 0.0)
     transfer[0] = 1.0
     noise, louder = (None, None) if own is None or wanted is None else _missing(own, wanted, transfer, f, half)
-    reached = half_at(np.interp(EDGE_LP_CM, f, transfer) * signature.edge)
+    unblurred = signature.edge * np.exp(np.minimum((fitted.blur_cm2 or 0.0) * EDGE_LP_CM**2, 10.0))
+    reached = half_at(np.interp(EDGE_LP_CM, f, transfer) * unblurred)
     below = reached < (1 - 0.05) * reference.mtf50_lp_cm
     said = _said(reference, condition, reached, louder, below=below)
     return SpectralModel(
@@ -214,8 +218,8 @@ def model_to(reference: Reference, condition: Condition) -> SpectralModel:
             "mtf50_reference_lp_cm": _rounded(reference.mtf50_lp_cm),
             "below_reference": bool(below),
             "noise_over_reference": _rounded(louder),
-            "edges_against_noise": _rounded(misfit, 3),
-            "noise_level_ratio": _rounded(shift),
+            "edges_against_noise": _rounded(fitted.misfit, 3),
+            "surface_blur_cm2": _rounded(fitted.blur_cm2, 3),
             "caution": said,
             "target_kernels": [f"reference {reference.name}"],
             "source_kernels": [],
@@ -223,10 +227,19 @@ def model_to(reference: Reference, condition: Condition) -> SpectralModel:
     )
 
 
-def _log_gain(
-    signature: Signature, reference: Reference, nyquist: float
-) -> tuple[NDArray[np.float64], float | None, float | None]:
-    """[FREQUENCY_LP_CM] ln of the gain; log ratio of noise amplitudes that is dose; misfit of edges and noise, ln."""
+@dataclass(frozen=True, eq=False)
+class _Gain:
+    """ln of the gain on `FREQUENCY_LP_CM`; what edges and noise disagree by, ln; blur of surfaces, cm^2.
+
+    The last two are None where noise was not measured.
+    """
+
+    log_gain: NDArray[np.float64]
+    misfit: float | None
+    blur_cm2: float | None
+
+
+def _log_gain(signature: Signature, reference: Reference, nyquist: float) -> _Gain:
     assert signature.edge is not None
     own, wanted = signature.edge, reference.response
     band = (EDGE_LP_CM > 0.3) & (0.9 * nyquist > EDGE_LP_CM) & (np.minimum(own, wanted) > LEAST_RESPONSE)
@@ -252,16 +265,20 @@ def _log_gain(
         raise ConcordctError("expected edges or noise that the reference's can be compared with, found neither")
     scale = max(float(f.max()), 1.0)
     x = (f / scale) ** 2
-    basis = np.stack([*(x**k for k in range(1, TERMS + 1)), one], axis=1)
-    ridge = 0.05 * np.eye(TERMS + 1)
-    ridge[-1, -1] = 1e-6
-    found = np.linalg.solve((basis / error[:, None] ** 2).T @ basis + ridge, (basis / error[:, None] ** 2).T @ y)
+    # ln gain = sum a_k f^2k; noise has an unknown dose; surfaces may be blurred by exp(-b f^2), b >= 0.
+    basis = np.stack([*(x**k for k in range(1, TERMS + 1)), one, (1 - one) * f**2], axis=1)
+    weighted = (basis / error[:, None] ** 2).T
+    ridge = np.diag([*[RIDGE] * TERMS, 1e-6, SURFACE_BLUR**-2])
+    found = np.linalg.solve(weighted @ basis + ridge, weighted @ y)
+    if found[-1] < 0 or not one.any():
+        ridge[-1, -1] = 1e12
+        found = np.linalg.solve(weighted @ basis + ridge, weighted @ y)
     left = y - basis @ found
     # Beyond what was measured the curve goes on level.
     t = np.minimum(FREQUENCY_LP_CM, scale) / scale
     curve = np.stack([t ** (2 * k) for k in range(1, TERMS + 1)], axis=1) @ found[:TERMS]
     dosed = bool(one.any())
-    return curve, float(found[-1]) if dosed else None, float(np.std(left)) if dosed else None
+    return _Gain(curve, float(np.std(left)) if dosed else None, float(max(found[-1], 0.0)) if dosed else None)
 
 
 def _missing(
