@@ -156,8 +156,8 @@ def main() -> None:
         "## Scans brought to one reference without pairs (real)\n\n"
         "MTF50 of both kernels' outputs (asked for: within 5 %), noise power of the first over the second (within\n"
         "15 %), CCC of GLCM features of one output with the other (bold: at most 0.03 below the paired calibration's\n"
-        "with its target). Marked: kernels whose own resolution is below the reference's. Each scan is measured on the\n"
-        "slices that are judged, as `standardize` would; nothing was fitted between the two.\n\n"
+        "with its target). Marked: kernels whose own resolution is below the reference's. Each scan is measured on\n"
+        "the slices that are judged, as `standardize` would; nothing was fitted between the two.\n\n"
         + table(["pair", "", "MTF50, lp/cm", *bands, "GLCM", "below the reference"], rows)
     )
     write_section("reference", "make bench-reference", body, seed="0")
