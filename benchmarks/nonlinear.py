@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.real_pairs import Texture, mayo_pairs, rmse
 from benchmarks.results import data_folder, table, write_section
 from concordct.agreement import concordance as agreement
+from concordct.judging.stages import stored
 from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.fit import TEXTURES, fit_concord
 from concordct.methods.concord.standardizer import ConcordStandardizer
@@ -32,8 +33,6 @@ from concordct.volumes.volume import Volume
 SEEDS = (0, 1, 2)
 #: Patches of noise power, pixels, and its bands, cycles/pixel.
 PATCH, BAND = 32, 0.1
-#: The target's HU end here, rounded, as its scanner stored them.
-LEAST_HU, GREATEST_HU = -2048, 3071
 
 Hu = NDArray[np.float32]
 Slabs = list[tuple[Volume, Volume]]
@@ -85,11 +84,6 @@ def linear(data: Path) -> list[Conversion]:
     return found
 
 
-def stored(hu: Hu) -> Hu:
-    """Whole HU within what the target's scanner stores."""
-    return np.clip(np.rint(hu), LEAST_HU, GREATEST_HU).astype(np.float32)
-
-
 def judged(one: Conversion) -> tuple[str, list[str], list[list[str]]]:
     """What was chosen, in words; header; rows."""
     began = time.process_time()
@@ -102,9 +96,8 @@ def judged(one: Conversion) -> tuple[str, list[str], list[list[str]]]:
     wanted = noise_power(truth, body, spacing_mm=(1.0, 1.0), patch=PATCH, band_width=BAND).nps_hu2_mm2.sum(axis=0)
 
     def run(work: ConcordStandardizer, seed: int) -> Hu:
-        return stored(
-            np.concatenate([work(s, generator=SliceSeeds(seed, f"slab {i}")).hu for i, (s, _) in enumerate(one.judged)])
-        )
+        made = [work(s, generator=SliceSeeds(seed, f"slab {i}")).hu for i, (s, _) in enumerate(one.judged)]
+        return stored(np.concatenate(made), np.concatenate([s.hu for s, _ in one.judged]))
 
     def row(name: str, outs: list[Hu]) -> list[str]:
         found = [texture.ccc(out) for out in outs]

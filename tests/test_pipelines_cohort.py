@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
+from concordct.judging.case import cases_of_manifest, open_pair
 from concordct.pipelines.cohort import cohort_folder, split_of
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import SimulatedScan, write_new_series
@@ -65,6 +66,20 @@ def test_real_pair_is_found(shared_data: Path, tmp_path: Path) -> None:
         shared_data / "philips_head_phantom", source_kernel="UB", target_kernel="YA", output=tmp_path / "out"
     )
     assert (found.pairs, found.failures) == (1, ())
+
+
+def test_pairs_of_two_frames_are_let_pass_wherever_pairs_are_read(shared_data: Path, tmp_path: Path) -> None:
+    kernels = {"source_kernel": "FC51", "target_kernel": "FC13"}
+    chest = shared_data / "canon_chest_phantom"
+    refused = cohort_folder(chest, **kernels, output=tmp_path / "none")
+    assert refused.pairs == 0
+    found = cohort_folder(chest, **kernels, output=tmp_path / "out", allow={"frames"})
+    assert (found.pairs, found.failures) == (1, ())
+    assert found.manifest is not None
+    (case,) = cases_of_manifest(found.manifest, split=None)
+    with pytest.raises(ConcordctError, match=r"two frames of reference.*\[frames\]"):
+        open_pair(case)
+    assert open_pair(case, allow={"frames"}).source.shape == (2, 512, 512)
 
 
 def test_splits_are_by_name_and_near_their_shares() -> None:

@@ -275,6 +275,10 @@ def folder(
     path: Annotated[Path, typer.Argument(help="Searched to its depths.")],
     output: OutputOption,
     kernel: Annotated[list[str], typer.Option(help="Two kernels as the headers name them, the source first.")],
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="frames: pairs whose frames of reference differ, by position and content."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the pairs that lie in a folder: one acquisition in two kernels, geometry and content verified.
@@ -283,6 +287,8 @@ def folder(
     """
     from concordct.pipelines.cohort import cohort_folder
 
+    if set(allow or ()) - {"frames"}:
+        raise ConcordctError(f"expected --allow frames, found {', '.join(allow or ())}")
     source, target = _kernels(kernel)
     with bar(quiet=as_json) as report:
         found = cohort_folder(
@@ -290,6 +296,7 @@ def folder(
             source_kernel=source,
             target_kernel=target,
             output=output,
+            allow=frozenset(allow or ()),
             progress=lambda done, total: report("reading headers", done, total),
         )
     _print_cohort(found, output, as_json)

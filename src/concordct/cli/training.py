@@ -64,6 +64,10 @@ def train(
     seed: SeedOption = 0,
     most_steps: Annotated[int | None, typer.Option(min=1, help="Cut every phase, to try things out.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop with a checkpoint after this long.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="frames: pairs whose frames of reference differ, by position and content."),
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,6 +91,8 @@ def train(
         return
     if clip is not None:
         raise ConcordctError(f"expected --clip with ciresdiff alone, found it with {method}")
+    if set(allow or ()) - {"frames"}:
+        raise ConcordctError(f"expected --allow frames, found {', '.join(allow or ())}")
     need_torch(extra="train")
     from concordct.pipelines import train as pipeline
 
@@ -103,6 +109,7 @@ def train(
             seed=seed,
             most_steps=most_steps,
             minutes=minutes,
+            allow=frozenset(allow or ()),
             overwrite=overwrite,
             progress=report,
         )

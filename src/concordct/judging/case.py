@@ -78,13 +78,13 @@ def open_pair(case: Case, *, allow: Collection[str] = frozenset()) -> Pair:
 
     Parameters
     ----------
-    allow : problems of a scan that may pass, see `Series.check`.
+    allow : problems of a scan that may pass, see `Series.check`, and "frames" of a pair.
 
     Raises
     ------
     ConcordctError : scans that are no pair, slices that cannot be read, a mask that does not fit.
     """
-    check_pair(case.source, case.target)
+    check_pair(case.source, case.target, allow=allow)
     source, target = case.source.read(allow=allow), case.target.read(allow=allow)
     same_place(target, source, "target")
     return Pair(source, target, _labels(case, source))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +63,7 @@ def cohort_folder(
     source_kernel: str,
     target_kernel: str,
     output: Path,
+    allow: Collection[str] = frozenset(),
     progress: Progress | None = None,
 ) -> Cohort:
     """Find the pairs that lie in a folder: series of one frame of reference in the two kernels, verified.
@@ -71,6 +72,7 @@ def cohort_folder(
     ----------
     path : searched to its depths. Volume files name no kernel and are not paired.
     output : folder for `pairs.csv` and `failures.csv`.
+    allow : "frames" pairs series whose frames of reference differ, by position and content.
     progress : called with (files read, files in all).
 
     Raises
@@ -79,7 +81,7 @@ def cohort_folder(
     """
     series = [scan for scan in find_scans(path, progress=progress).scans if isinstance(scan, Series)]
     try:
-        found = pair_by_kernel(series, source_kernel, target_kernel)
+        found = pair_by_kernel(series, source_kernel, target_kernel, allow=allow)
     except ConcordctError as error:
         raise ConcordctError(f"{path}: {error}") from None
     person = {one.key: _person(one) for one in series}

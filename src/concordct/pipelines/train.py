@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def train(
     seed: int = 0,
     most_steps: int | None = None,
     minutes: float | None = None,
+    allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
@@ -65,6 +66,7 @@ def train(
     imagenet : file of published weights, for a method that starts from them.
     most_steps : cut every phase to this many steps, to try things out.
     minutes : write a checkpoint and stop after this long; the same call goes on.
+    allow : "frames" lets pairs of two frames of reference pass, see `check_pair`.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def train(
     with team() as members:
         if members.rank == 0:
             for _, source, target in scans:
-                check_pair(source, target)
+                check_pair(source, target, allow=allow)
             claim(folder, _identity(method, chosen, scans, loose, imagenet))
             data = _store(folder / "voxels", scans, loose)
         if members.size > 1:
