@@ -155,6 +155,12 @@ AllowOption = Annotated[
         "--allow", help=f"Let a problem of the scan pass, recorded in the result: {', '.join(sorted(ALLOWABLE))}."
     ),
 ]
+ToOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to", help="Instead of a model: a reference condition for scans of any kernel (soft, sharp, a JSON file)."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing output once the new one is whole.")

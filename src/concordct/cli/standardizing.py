@@ -26,6 +26,7 @@ from concordct.cli.common import (
     OverwriteOption,
     SeedOption,
     ShardOption,
+    ToOption,
     WorkersOption,
     app,
     bar,
@@ -214,12 +215,7 @@ def standardize(
         Path | None,
         typer.Option("--model", "-m", help="A model that `calibrate` or `train` wrote, or the name of one that ships."),
     ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            "--to", help="Instead of a model: a reference condition for scans of any kernel (soft, sharp, a JSON file)."
-        ),
-    ] = None,
+    reference: ToOption = None,
     mode: ModeOption = ModeChoice.sample,
     seed: SeedOption = 0,
     samples: Annotated[
