@@ -190,6 +190,13 @@ def score(by_class: Mapping[str, float]) -> float:
     return float(np.mean(list(by_class.values())))
 
 
+def gains(name: str) -> bool:
+    """Whether a trained row lies above the input on validation."""
+    found = json.loads((runs() / "search" / place(name).name / "search.json").read_text())
+    given = json.loads((runs() / "search" / "input.json").read_text())
+    return bool(found["final"]["score"] > given["score"])
+
+
 def search(name: str, method: Method, grid: tuple[Setting, ...], manifest: Path, run: Run) -> dict[str, Any]:
     """Speed, score of each setting, and the one to train: `search/NAME/search.json`, written after each part."""
     folder = runs() / "search" / place(name).name

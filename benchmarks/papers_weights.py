@@ -1,4 +1,5 @@
-"""The trained LTDiff++ and DiffusionCT of the papers' table, and its rivals, in half precision, into the package.
+"""The trained LTDiff++ and DiffusionCT of the papers' table, and its rivals that gain on validation, in half precision,
+into the package.
 
 python -m benchmarks.papers_weights                  # after `make bench-papers` has trained the rows
 python -m benchmarks.papers_weights --only pix2pix   # one of them
@@ -33,6 +34,9 @@ def main() -> None:
         place = place_of(row) if row in ROWS else papers_rivals.place(row)
         if not place.exists():
             print(f"{row}: not trained yet")
+            continue
+        if row not in ROWS and not papers_rivals.gains(row):
+            print(f"{row}: below the input on validation, does not ship")
             continue
         bundle = load_bundle(place)
         caution = (
