@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from concordct.errors import ConcordctError
 from concordct.pipelines import archive
-from concordct.pipelines.archive_series import PRESETS, Wanted, find_series, together
+from concordct.pipelines.archive_series import PRESETS, Preset, Wanted, find_series, together
 from concordct.pipelines.archive_transfer import Remote, check_room, fetch
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.new_series import SimulatedScan, write_new_series
@@ -28,7 +28,7 @@ BUCKET = "idc-open-data"
 @pytest.mark.parametrize(
     ("name", "kernels", "groups", "subjects"),
     [
-        ("nlst-pairs", ("B50f", "B30f"), 3000, 3000),
+        ("nlst-pairs", ("B50f", "B30f"), 400, 100),
         ("qiba-1c", ("D", "B"), 25, 1),
         ("ct4harmonization", ("DL",), 80, 1),
         ("rider-lung", (), 31, 31),
@@ -40,8 +40,8 @@ def test_presets_find_what_the_shipped_index_holds(
     pytest.importorskip("duckdb")
     pytest.importorskip("idc_index_data")
     preset = PRESETS[name]
-    # One year's worth of the largest.
-    wanted = Wanted(kernels, dates=("1999-01-01", "1999-12-31") if name == "nlst-pairs" else None)
+    # One scanner's worth of the largest.
+    wanted = Wanted(kernels, model="sensation 4" if name == "nlst-pairs" else None)
     found = together(find_series(preset, wanted, index=None, ct_index=None), preset.relation, kernels)
     assert len(found) >= groups
     assert len({group[0].subject for group in found}) >= subjects
@@ -120,6 +120,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
                         "Columns": 48,
                     }
                 )
+        # A segmentation in the first subject's study; what it holds is not looked at here.
+        some = next((place / "a" / "SOFT").glob("*.dcm")).read_bytes()
+        client.put_object(Bucket=BUCKET, Key="uuid-a-mask/0000.dcm", Body=some, ACL="public-read")
+        rows.append(
+            {
+                "collection_id": "own",
+                "PatientID": "a",
+                "StudyInstanceUID": f"1.2.3.{ord('a')}",
+                "SeriesInstanceUID": "1.2.3.9",
+                "Modality": "SEG",
+                "instanceCount": 1,
+                "series_size_MB": len(some) / 1e6,
+                "series_aws_url": f"s3://{BUCKET}/uuid-a-mask/*",
+            }
+        )
         yield Small(
             write_table(place / "index.parquet", "idc_index", rows),
             write_table(place / "ct.parquet", "ct_index", ct),
@@ -229,3 +244,15 @@ def test_scans_and_repeats_say_what_each_is(small: Small, tmp_path: Path) -> Non
             said = list(csv.DictReader(stream))
         assert [one["kernel"] for one in said[:2]] == ["SOFT", "HARD"]
         assert [one.get("repeat") for one in said[:2]] == ([None, None] if relation == "scans" else ["1", "2"])
+
+
+def test_masks_of_a_collection_come_along(small: Small, tmp_path: Path) -> None:
+    preset = Preset("own", "scans", "", masks=True)
+    wanted = Wanted(("SOFT",), vendor="siemens")
+    chosen = archive.select(preset, wanted, index=small.index, ct_index=small.ct_index)
+    alone = archive.select(replace(preset, masks=False), wanted, index=small.index, ct_index=small.ct_index)
+    assert chosen.size_gb > alone.size_gb
+    found = archive.fetch_cohort(chosen, tmp_path, most_gb=None, endpoint=small.endpoint)
+    assert found.manifest is not None
+    (row,) = read_manifest(found.manifest)
+    assert row.mask == tmp_path / "own-a" / "1.2.3.9" / "0000.dcm"
