@@ -19,6 +19,13 @@ else
     STEPS=
     $PYTHON -c 'import torch; assert torch.cuda.is_available(), "no GPU"; print(torch.cuda.get_device_name())'
 fi
+# Milliseconds a slice of concord, and 300 slices from disk to disk: docs/results/gpu-speed.md.
+if [ ! -e "$OUT/speed" ]; then
+    mkdir -p "$OUT"
+    # shellcheck disable=SC2086
+    $PYTHON -m benchmarks.gpu_speed ${DRY:+--device cpu --matrix 64 --slices 3}
+    touch "$OUT/speed"
+fi
 $PYTHON -m benchmarks.papers_cohort --minutes "$MINUTES"
 for METHOD in ltdiffpp diffusionct; do
     if [ ! -e "$OUT/models/$METHOD-$RECIPE" ]; then

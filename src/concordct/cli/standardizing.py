@@ -229,6 +229,10 @@ def standardize(
     depth: Annotated[
         int | None, typer.Option(min=1, help="Prune a trained model to this depth: coarser scales are not computed.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(callback=one_of(("cuda",)), help="cuda: transforms on a card; networks find it anyway."),
+    ] = None,
     workers: WorkersOption = 1,
     engine: EngineOption = EngineChoice.local,
     address: AddressOption = None,
@@ -249,6 +253,7 @@ def standardize(
     """
     from concordct.methods.models import load_model, open_reference
     from concordct.pipelines import standardize as pipeline
+    from concordct.signal.spectra import transforms_on
     from concordct.volumes.zipped import as_output, as_tree
 
     if (model is None) == (reference is None):
@@ -258,8 +263,10 @@ def standardize(
     chosen = {"steps": steps, "start": start, "depth": depth}
     sampling = {name: value for name, value in chosen.items() if value is not None}
     settings = pipeline.Settings(
-        mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling
+        mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling, device
     )
+    with transforms_on(device):
+        pass  # says at once where there is no card
     where = engine_of(workers, engine, address, shard)
     with as_tree(input_path) as tree, as_output(output, source=input_path) as place, bar(quiet=as_json) as report:
         loaded = load_model(model) if model is not None else open_reference(reference or "")

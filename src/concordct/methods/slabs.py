@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from concordct.errors import ConcordctError
 from concordct.methods.standardizer import Standardizer
+from concordct.signal.spectra import transforms_on
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.padding import continued
 from concordct.volumes.scans import Scan
@@ -36,6 +37,7 @@ def standardized_slabs(
     seed: int,
     allow: Collection[str] = frozenset(),
     workers: int = 1,
+    device: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Volume]:
     """Standardize a scan slab by slab.
@@ -45,6 +47,7 @@ def standardized_slabs(
     workers : processes that share the slabs, each with the slices that it needs on either side; they change no byte.
     seed : the user's seed; noise is keyed by it, by the scan and by the slice.
     allow : problems that may pass, see `Series.check`.
+    device : of PyTorch, for cosine transforms; None for SciPy, see `spectra.transforms_on`.
     progress : called with the number of slices done after each slab.
 
     Yields
@@ -56,7 +59,7 @@ def standardized_slabs(
     ConcordctError : slices that cannot be read, or a worker that was killed.
     """
     depth = scan.shape[0]
-    work = SlabWork(scan, standardizer, SliceSeeds(seed, scan.key), frozenset(allow))
+    work = SlabWork(scan, standardizer, SliceSeeds(seed, scan.key), frozenset(allow), device)
     starts = range(0, depth, SLAB_SLICES)
     shared = workers > 1 and len(starts) > 1
     for start, slab in zip(starts, _shared(work, starts, workers) if shared else map(work, starts), strict=True):
@@ -73,6 +76,7 @@ class SlabWork:
     standardizer: Standardizer
     generator: SliceSeeds
     allow: frozenset[str]
+    device: str | None = None
 
     def read(self, start: int) -> Volume:
         """A slab with the slices that it needs on either side."""
@@ -84,7 +88,8 @@ class SlabWork:
         """The slab of what was read."""
         inside = start - volume.first_slice
         stop = min(start + SLAB_SLICES, self.scan.shape[0]) - volume.first_slice
-        return self.standardizer(for_filters(volume), generator=self.generator).slab(inside, stop)
+        with transforms_on(self.device):
+            return self.standardizer(for_filters(volume), generator=self.generator).slab(inside, stop)
 
     def __call__(self, start: int) -> Volume:
         """The slab that starts at this slice."""

@@ -61,6 +61,8 @@ class Settings:
     check : what to do about a scan that fails its self-check.
     samples : of so many, mean and uncertainty are written beside the first; 0 for the first alone.
     sampling : overrides of a model's way of sampling (steps, start, depth, ...), recorded with the result.
+    device : of PyTorch, for the cosine transforms of `concord` and `spectral`; None for SciPy. Recorded, since HU
+        differ by up to 0.01 before they are rounded. Networks take a card where there is one.
     """
 
     mode: Mode = "sample"
@@ -71,12 +73,15 @@ class Settings:
     check: Check = "warn"
     samples: int = 0
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.samples and (self.samples < 2 or self.mode != "sample"):
             raise ConcordctError(
                 f"expected at least 2 samples in mode 'sample', found {self.samples} in mode {self.mode!r}"
             )
+        if self.samples and self.device is not None:
+            raise ConcordctError(f"expected one sample on device {self.device}, found {self.samples}")
 
 
 @dataclass(frozen=True)
@@ -295,7 +300,12 @@ def _intended(job: ScanJob, model: Model, settings: Settings) -> _Intended:
         method=model.bundle.method,
         model_sha256=model.sha256,
         target_kernel="/".join(model.target_kernels) or None,
-        settings={**standardizer.settings, "seed": settings.seed, "allowed": sorted({p.code for p in problems})},
+        settings={
+            **standardizer.settings,
+            "seed": settings.seed,
+            "allowed": sorted({p.code for p in problems}),
+            **({} if settings.device is None else {"device": settings.device}),
+        },
         sharpens=model.bundle.metadata.get("sharpens"),
         slices=None if model.stacking is None else model.stacking.said(),
     )
@@ -325,7 +335,7 @@ def standardize_scan(
     missing = [each for each in extra if settings.overwrite or standing(*each, notes) is None]
     options: dict[str, Any] = {"seed": settings.seed, "allow": settings.allow, "progress": progress}
     if before is None and not missing:
-        slabs = standardized_slabs(scan, standardizer, workers=workers, **options)
+        slabs = standardized_slabs(scan, standardizer, workers=workers, device=settings.device, **options)
         before = _write(job, slabs, derivation, settings, notes, found)
     elif missing:
         with Statistics(job.output.parent) as statistics:
