@@ -23,6 +23,7 @@ from concordct.cli import common
 
 # Their import hangs the verbs into the application, in the order in which --help lists them.
 # isort: off
+from concordct.cli import inspecting
 from concordct.cli import standardizing
 from concordct.cli import training
 from concordct.cli import measuring
@@ -35,7 +36,7 @@ from concordct.cli import serving
 
 __all__ = ["main"]
 
-VERBS = (standardizing, training, measuring, endpoints, harmonizing, cohorts, followup, serving)
+VERBS = (inspecting, standardizing, training, measuring, endpoints, harmonizing, cohorts, followup, serving)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
