@@ -120,6 +120,12 @@ def conclusion(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     return f"On {JUDGED} simulated patients whom it has not seen the model is " + " and ".join(said) + "."
 
 
+def sure(found: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> bool:
+    """Whether the interval of the model's gain over a guess lies above 0."""
+    gain = against([row["psnr"] for row in found[MODEL]], [row["psnr"] for row in found[name]], 2)
+    return float(gain.split("(")[1].split(" to ")[0]) > 0
+
+
 def losses(run: Path) -> str:
     """How the loss of each phase moved, in words: means over its first and last tenth."""
     every: dict[str, list[float]] = {}
@@ -201,6 +207,9 @@ def main() -> None:
         "tenth: "
         f"{losses(model.with_name(f'{NAME}.run'))}.",
     ])  # fmt: skip
+    # What it is worth goes with every result, too.
+    if not all(sure(found, name) for name in (PLAIN, TREND)):
+        info["caution"] = f"{caution}; on {JUDGED} others it was not better than no change or a linear trend"
     save_bundle(
         halved(bundle, keep=STATISTICS, info=info), place, overwrite=True, inference=inference,
         card=f"{card}\n## What it is worth\n\n{text.replace(STUDY, STUDY_FROM_CARD)}\n\n"
