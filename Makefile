@@ -98,7 +98,7 @@ mutants: .venv/installed
 bench-flagship: .venv/installed
 	$(BIN)/python -m benchmarks.flagship
 
-.PHONY: bench-nonlinear bench-thickness bench-reference references bench-iterative
+.PHONY: bench-nonlinear bench-thickness bench-reference references bench-iterative bench-window
 # Five minutes. Real pairs of iterative and deep-learning reconstruction beside a real repeat.
 bench-nonlinear: .venv/installed
 	$(BIN)/python -m benchmarks.nonlinear
@@ -115,6 +115,9 @@ bench-install: .venv/installed
 # A quarter of an hour of one core: the follow-up model that ships, and its page; resumes.
 bench-followup-weights: .venv/installed
 	$(BIN)/python -m benchmarks.followup_weights
+
+bench-window: .venv/installed
+	$(BIN)/python -m benchmarks.window
 
 bench-iterative: .venv/installed
 	$(BIN)/python -m benchmarks.iterative

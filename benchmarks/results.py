@@ -20,6 +20,7 @@ TITLES = {
     "nonlinear": "Real pairs of deep-learning and iterative reconstruction, beside a real repeat",
     "thickness": "Slice thickness: 1 mm to 5 mm",
     "reference": "One reference for scans of many kernels, without pairs",
+    "window": "Transfers fitted inside the body",
     "iterative": "The virtual scanner's iterative-like step beside real reconstructions",
     "flagship-patients": "Simulated patients, Br40 to Bl64",
     "flagship-vendors": "Simulated patients, kernels of other vendors and an iterative-like source",

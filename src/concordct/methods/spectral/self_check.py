@@ -31,9 +31,9 @@ Status = Literal["passed", "failed", "not recorded", "not measured"]
 
 #: How far two scans of one kernel lie apart, as standard deviations over pairs of scans of the virtual scanner: one
 #: calibrated slice against other patients, doses, pixels and thicknesses. Sharpness and noise as natural logarithms.
-SHARPNESS_SPREAD, NOISE_SPREAD, TAIL_SPREAD = 0.07, 0.06, 0.005
+SHARPNESS_SPREAD, NOISE_SPREAD, TAIL_SPREAD = 0.07, 0.055, 0.005
 #: Where noise was measured on both sides, edges count less: a surface oblique to the slice, hair and clothing blur it.
-ANATOMY_SPREAD = 0.12
+ANATOMY_SPREAD = 0.075
 #: Noise whose shape and tails lie within this many spreads is of one kernel, and edges alone count at most this much
 #: against it: they lie in anatomy then.
 ALIKE, MOST_BY_EDGES = 1.6, 2.5
