@@ -72,6 +72,8 @@ LADDER = (
     ("DM", "DM-CIP"), ("DM", "DM-R"), ("DM-CIP", WHOLE), ("DM-R", WHOLE), (SHUFFLED, WHOLE), (OPPOSITE, WHOLE),
 )  # fmt: skip
 EVERY = (*METHODS, *DRAWN.values())
+#: Rows of a brief study.
+BRIEF = (*PLAIN, *MODELS, SHUFFLED, DRAWN[WHOLE])
 FIRST = (*ciresdiff_recipes.VARIANTS, *RIVALS, "cDiff, drawn", f"{SLICES}, drawn")
 #: Models of theirs, those that matter most first.
 ASIDE = (
@@ -262,20 +264,19 @@ def on_few(folder: Path, test: Sequence[Prepared], model: Path) -> dict[str, Any
 
 def report(
     done: dict[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]],
-    few: dict[str, Any],
+    names: Sequence[str],
+    few: dict[str, Any] | None,
     costs: list[list[str]],
     left_out: int,
     steps: int | None,
 ) -> str:
     """The page of docs/results."""
-    names = EVERY
     every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in names}
     truth = np.array([label for _, _, labels in done.values() for label in labels])
     heads = ["PSNR, dB", "SSIM, %"]
     missing = [str(fold) for fold in range(FOLDS) if fold not in done]
     header = ["method", "PSNR, dB", "SSIM, %", "RMSE, HU", "error of fibrosis share, %"]
     header += [f"{WHOLE} above it, dB", "and SSIM, %"]
-    seams = few["seams"]
     beside = []
     aside = [done[index][0] for index in ASIDE_FOLDS if index in done]
     shown = [name for name in (*PLAIN, *MODELS, DRAWN[WHOLE], *FIRST) if aside and all(name in made for made in aside)]
@@ -306,15 +307,28 @@ def report(
         "different losses, not to be compared): a row whose loss still falls is undertrained.",
         table(["model", "subjects", "steps", "processor min", "loss at first", "at last", "seconds a scan"], costs),
         "Each step of the ablation, and the lung-function text against another patient's.",
-        table(["from, to", *heads], step_rows(every, LADDER)),
+        table(["from, to", *heads], step_rows(every, [step for step in LADDER if set(step) <= set(every)])),
         "PSNR above no change, dB, in patients who stay stable and in those who progress.",
         table(["method", "stable", "progressive"], gain_rows(every, truth)),
-        "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's follow-up, "
-        "and the weeks between them. The rule reads the table and the first scan alone.",
-        table(
-            ["second scan", "accuracy, %", "AUC", "Brier", "above the rule's"],
-            judged_rows([found for _, found, _ in done.values()], names, truth),
-        ),
+    ]
+    if all(found for _, found, _ in done.values()):
+        parts += [
+            "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's "
+            "follow-up and the weeks between them. The rule reads the table and the first scan alone.",
+            table(
+                ["second scan", "accuracy, %", "AUC", "Brier", "above the rule's"],
+                judged_rows([found for _, found, _ in done.values()], names, truth),
+            ),
+        ]
+    return "\n\n".join([*parts, *of_few(few)])
+
+
+def of_few(few: dict[str, Any] | None) -> list[str]:
+    """What `on_few` found, in words; nothing of a brief study."""
+    if few is None:
+        return []
+    seams = few["seams"]
+    parts = [
         f"Sampling steps of {WHOLE}, first fold, {FEW} subjects.",
         table(["steps", "PSNR, dB", "SSIM, %", "seconds a scan"], few["curve"]),
         f"Seams: the estimate in patches of {seams['patch']} with an overlap of {seams['overlap']} voxels differs from "
@@ -328,7 +342,7 @@ def report(
             f"initial scan lies, has a PSNR of {psnr:.2f} dB and an SSIM of {100 * ssim:.2f} % against the registered "
             "one, from which it differs by the noise and by what an affine registration leaves."
         )
-    return "\n\n".join(parts)
+    return parts
 
 
 def main() -> None:
@@ -340,11 +354,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
     parser.add_argument("--most-steps", type=int)
     parser.add_argument("--aside", nargs="*", default=list(ASIDE), choices=ASIDE, help="of these, train these alone")
+    parser.add_argument("--brief", action="store_true", help=f"fewer rows: {', '.join(BRIEF)}")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw the cohort")
     parser.add_argument("--rehearsal", action="store_true", help="print the tables, write nothing to docs")
     given = parser.parse_args()
     began = time.monotonic()
     folder: Path = given.folder
+    rows = BRIEF if given.brief else EVERY
     models_of = folder / f"folds-{given.subjects}{f'-{given.most_steps}' if given.most_steps else ''}"
 
     def stop() -> bool:
@@ -365,12 +381,13 @@ def main() -> None:
         parts = folds(ready)
         # Each fold is whole before the next begins: a run that ends early has a table of the folds it has.
         for index in given.folds:
-            run_fold(models_of / f"fold-{index}", ready, parts[index], given.most_steps, stop, check)
-            if index == 0:
-                test = [ready[i] for i in parts[index]]
-                on_few(models_of, test, models_of / f"fold-{index}" / WHOLE)
-        for index in (one for one in ASIDE_FOLDS if one in given.folds):
-            run_aside(models_of / f"fold-{index}", ready, parts[index], given.aside, given.most_steps, stop)
+            place = models_of / f"fold-{index}"
+            run_fold(place, ready, parts[index], rows, given.most_steps, stop, check)
+            if index in ASIDE_FOLDS:
+                run_aside(place, ready, parts[index], given.aside, given.most_steps, stop)
+            judge_fold(place, ready, parts[index], rows, given.most_steps, stop)
+            if index == 0 and not given.brief:
+                on_few(models_of, [ready[i] for i in parts[index]], place / WHOLE)
     except Paused:
         paused = True
     if paused and given.rehearsal:
@@ -378,18 +395,19 @@ def main() -> None:
     done = {}
     for index in range(FOLDS):
         place = models_of / f"fold-{index}"
-        if not (place / "diagnosis.json").exists():
+        if not all(stored(place, name).exists() for name in rows):
             continue
         test = [ready[i] for i in parts[index]]
-        names = (*EVERY, *(name for name in FIRST if index in ASIDE_FOLDS and stored(place, name).exists()))
+        names = (*rows, *(name for name in FIRST if index in ASIDE_FOLDS and stored(place, name).exists()))
         made = {name: predicted(place, name, [], test, {}) for name in names}
         train = [one for i, one in enumerate(ready) if i not in parts[index]]
+        judged = place / "diagnosis.json"
         done[index] = (
             made,
-            {**json.loads((place / "diagnosis.json").read_text()), RULE: rule(train, test)},
+            {**json.loads(judged.read_text()), RULE: rule(train, test)} if judged.exists() else {},
             [one.label == "progressive" for one in test],
         )
-    if not done or not (models_of / "few.json").exists():
+    if not done:
         raise SystemExit("no fold is done yet; run it again to go on")
     costs = [
         row
@@ -398,7 +416,9 @@ def main() -> None:
         if (row := cost_row(models_of / f"fold-{index}", name, len(ready) - len(parts[index]))) is not None
     ]
     left_out = {name for name in refused(folder / "subjects") if name not in {one.subject for one in ready}}
-    text = report(done, json.loads((models_of / "few.json").read_text()), costs, len(left_out), given.most_steps)
+    few = models_of / "few.json"
+    beside = json.loads(few.read_text()) if few.exists() else None
+    text = report(done, rows, beside, costs, len(left_out), given.most_steps)
     print(text)
     if not given.rehearsal:
         write_section("followup", "python -m benchmarks.followup", text, seed=str(SEED))
@@ -410,21 +430,36 @@ def run_fold(
     place: Path,
     ready: Sequence[Prepared],
     tested: Sequence[int],
+    rows: Sequence[str],
     steps: int | None,
     stop: Callable[[], bool],
     check: Callable[[], None],
 ) -> None:
-    """Train, predict and diagnose what a fold does not have yet."""
-    if (place / "diagnosis.json").exists():
+    """Train and predict what a fold does not have yet."""
+    if all(stored(place, name).exists() for name in rows):
         return
     test = [ready[i] for i in tested]
     train = [one for i, one in enumerate(ready) if i not in tested]
     models = {name: train_fold(place, train, name, steps, stop) for name in MODELS}
-    made = {}
-    for name in EVERY:
-        made[name] = predicted(place, name, train, test, models)
+    for name in rows:
+        predicted(place, name, train, test, models)
         check()
-    diagnose(place, train, test, made, steps, stop)
+
+
+def judge_fold(
+    place: Path,
+    ready: Sequence[Prepared],
+    tested: Sequence[int],
+    rows: Sequence[str],
+    steps: int | None,
+    stop: Callable[[], bool],
+) -> None:
+    """What the classifier says of a fold's predictions."""
+    if (place / "diagnosis.json").exists():
+        return
+    test = [ready[i] for i in tested]
+    train = [one for i, one in enumerate(ready) if i not in tested]
+    diagnose(place, train, test, {name: predicted(place, name, train, test, {}) for name in rows}, steps, stop)
 
 
 def run_aside(
