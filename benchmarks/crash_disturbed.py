@@ -113,25 +113,26 @@ def meddled(place: Path, verbs: Sequence[str], turns: int = 20) -> Iterator[Row]
         shutil.copytree(place / "in", copy)
         return sorted(copy.rglob("*.dcm"))
 
-    def spoil(files: list[Path], step: int) -> None:
-        for one in files[::step]:
-            one.write_bytes(one.read_bytes()[:-64] + bytes(64))
+    def spoil(files: list[Path], turn: int) -> None:
+        """Odd turns remove files, even ones rewrite them: every one, every second or every third."""
+        for one in files[:: 1 + turn % 3]:
+            if turn % 2:
+                one.unlink()
+            else:
+                one.write_bytes(one.read_bytes()[:-64] + bytes(64))
 
     begun = time.monotonic()
     wanted = _result(place, command, fresh)
     took = time.monotonic() - begun
-    changed = {step: _result(place, command, lambda step=step: spoil(fresh(), step)) for step in (1, 2, 3)}
+    # What was spoilt before the run looked at it is another scan, whole in itself.
+    spoilt = {turn: _result(place, command, lambda turn=turn: spoil(fresh(), turn)) for turn in range(6)}
     for turn in range(turns):
         files = fresh()
         child = forked(place, command)
 
         def meddle(wait: float = draw.uniform(0, took), turn: int = turn, files: list[Path] = files) -> None:
             time.sleep(wait)
-            if turn % 2:
-                for one in files[:: 1 + turn % 3]:
-                    one.unlink()
-            else:
-                spoil(files, 1 + turn % 3)
+            spoil(files, turn)
 
         thread = threading.Thread(target=meddle)
         thread.start()
@@ -141,7 +142,7 @@ def meddled(place: Path, verbs: Sequence[str], turns: int = 20) -> Iterator[Row]
         left = visible(contents(place / "out"))
         done += code == 0
         refused += code in (1, 2)
-        own = [wanted] if turn % 2 else [wanted, changed[1 + turn % 3]]
+        own = wanted, spoilt[turn % 6]
         mixed = [one for one in {Path(name).parent for name in left} if not any(_as_in(one, left, of) for of in own)]
         if code not in (0, 1, 2) or "Traceback" in said or mixed:
             notes.append(f"turn {turn}: exit {code}, neither the one nor the other {mixed[:3]}, {said[-200:]}")
