@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from concordct.cli import common, main
 from concordct.errors import ConcordctError, reason_of
 from concordct.radiomics.table import FeatureRows, read_rows, write_rows
 from concordct.signal.compiled import compiled
+from concordct.training.data import store
 from concordct.volumes.csv_text import plain_cell, safe_cell
+from concordct.volumes.find import find_series
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.place import atomic_directory, atomic_file
 from volumes_slices import write_stack
@@ -106,6 +110,21 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert "Traceback" not in said
     assert "fault of the program" not in said
     assert "/proc/none" in said
+
+
+def test_voxels_for_training_on_a_full_disk_are_an_error_and_no_signal(tmp_path: Path) -> None:
+    series = find_series(write_stack(tmp_path / "in", [0.0, 3.0, 6.0])).series[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        with pytest.raises(ConcordctError, match="too large for this place"):
+            store(tmp_path / "voxels", "pair", series, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    images = store(tmp_path / "voxels", "pair", series, None)
+    assert np.array_equal(images.source, np.rint(series.read().hu))
 
 
 # Tables.

@@ -92,13 +92,14 @@ def store(folder: Path, name: str, source: Readable, target: Readable | None) ->
 def _store(folder: Path, scan: Readable) -> NDArray[np.int16]:
     path = folder / f"{hashlib.sha256(scan.key.encode()).hexdigest()[:24]}.npy"
     if not path.exists():
-        with atomic_file(path, overwrite=True) as aside:
-            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.int16, shape=scan.shape)
+        # Written, not mapped: on a full disk a mapped page is a signal that kills, a write is an error in words.
+        with atomic_file(path, overwrite=True) as aside, aside.open("wb") as file:
+            shape = {"descr": "<i2", "fortran_order": False, "shape": scan.shape}
+            np.lib.format.write_array_header_1_0(file, shape)
             for start in range(0, scan.shape[0], SLAB):
                 slab = scan.read(start, min(start + SLAB, scan.shape[0]))
-                out[start : start + SLAB] = np.clip(np.rint(slab.hu), -32768, 32767)
-            out.flush()
-            del out
+                file.write(np.clip(np.rint(slab.hu), -32768, 32767).astype("<i2").tobytes())
+            file.flush()
     mapped: NDArray[np.int16] = np.load(path, mmap_mode="r")
     if mapped.shape != scan.shape:
         raise ConcordctError(f"{path}: expected voxels of shape {scan.shape}, found {mapped.shape}; remove the file")
