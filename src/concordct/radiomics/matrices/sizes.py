@@ -104,16 +104,6 @@ def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
         out[:] = np.nan
         return
     by_level = np.zeros(levels.max())
-    # Few sizes occur among the millions that the largest zone allows.
-    ascending = np.sort(sizes)
-    found = np.empty(n_zones, np.int64)
-    by_size = np.zeros(n_zones)
-    kinds = 0
-    for k in range(n_zones):
-        if k == 0 or ascending[k] != ascending[k - 1]:
-            found[kinds] = ascending[k]
-            kinds += 1
-        by_size[kinds - 1] += 1.0
     for k in range(n_zones):
         i2 = float(levels[k]) ** 2
         j2 = float(sizes[k]) ** 2
@@ -123,17 +113,42 @@ def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
         out[6] += j2 / i2
         out[7] += i2 * j2
     total = float(n_zones)
-    keys = np.sort(levels.astype(np.int64) * (np.int64(sizes.max()) + 1) + sizes)
+    keys = np.empty(n_zones, np.int64)
+    wide = np.int64(sizes.max()) + 1
+    for k in range(n_zones):
+        keys[k] = np.int64(levels[k]) * wide + sizes[k]
+    keys.sort()
+    kinds = 1
+    for k in range(1, n_zones):
+        if keys[k] != keys[k - 1]:
+            kinds += 1
+    # Few pairs of level and size occur among millions of zones.
+    own_sizes = np.empty(kinds, np.int64)
+    own_counts = np.empty(kinds)
     entropy = 0.0
     energy = 0.0
     start = 0
+    kind = 0
     for k in range(1, n_zones + 1):
         if k == n_zones or keys[k] != keys[start]:
             p = (k - start) / total
             entropy -= p * np.log2(p)
             energy += p * p
+            own_sizes[kind] = keys[start] % wide
+            own_counts[kind] = k - start
+            kind += 1
             start = k
-    _margins(by_level, found[:kinds], by_size[:kinds], total, out)
+    order = np.argsort(own_sizes)
+    found = np.empty(kinds, np.int64)
+    by_size = np.zeros(kinds)
+    last = 0
+    for k in range(kinds):
+        size = own_sizes[order[k]]
+        if k > 0 and size != found[last]:
+            last += 1
+        found[last] = size
+        by_size[last] += own_counts[order[k]]
+    _margins(by_level, found[: last + 1], by_size[: last + 1], total, out)
     out[12] = total / voxels
     out[15] = entropy
     out[16] = energy

@@ -67,7 +67,7 @@ def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
     # The rim of a zone while it grows, a ring: first come, first grown from, so that it stays short.
     rim = np.empty(64, np.int64)
     zone_levels = np.empty(64, np.int32)
-    zone_sizes = np.empty(64, np.int64)
+    zone_sizes = np.empty(64, np.int32)
     zone_distances = np.empty(64, np.int64)
     reach = 0 if planar else 1
     zones = 0
@@ -109,10 +109,12 @@ def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
                 if zones == zone_sizes.size:
                     zone_levels = np.concatenate((zone_levels, np.empty_like(zone_levels)))
                     zone_sizes = np.concatenate((zone_sizes, np.empty_like(zone_sizes)))
-                    zone_distances = np.concatenate((zone_distances, np.empty_like(zone_distances)))
+                    if distances.size:
+                        zone_distances = np.concatenate((zone_distances, np.empty_like(zone_distances)))
                 zone_levels[zones] = level
                 zone_sizes[zones] = size
-                zone_distances[zones] = nearest
+                if distances.size:
+                    zone_distances[zones] = nearest
                 zones += 1
     asked = zones if distances.size else 0
     return zone_levels[:zones].copy(), zone_sizes[:zones].copy(), zone_distances[:asked].copy()
