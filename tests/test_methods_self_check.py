@@ -96,6 +96,19 @@ def test_edges_alone_and_noise_alone_are_enough() -> None:
     assert check_kernel(Signature(anatomy, 0.8, None, 0.7, 99, 0), both).status == "passed"
 
 
+def test_edges_alone_tell_no_kernel_where_noise_agrees() -> None:
+    """An oblique or clothed surface blurs: the same noise beside sharper edges is other anatomy, other noise is not."""
+    edge, sharper = (np.exp(-((np.arange(0, 10.01, 0.25) / width) ** 2)) for width in (3, 3 * 1.57))
+    nps = rings() * np.exp(-2 * (rings() / 4) ** 2)
+    reference = Signature(nps, 0.8, edge, 0.7, 99, 9)
+    found = check_kernel(replace(reference, edge=sharper), reference)
+    assert found.sharpness == pytest.approx(1.57, rel=0.02)
+    assert found.status == "passed"
+    slightly = rings() * np.exp(-2 * (rings() / 4.6) ** 2)
+    assert check_kernel(replace(reference, noise_hu2_mm2=slightly), reference).status == "passed"
+    assert check_kernel(replace(reference, edge=sharper, noise_hu2_mm2=slightly), reference).status == "failed"
+
+
 def test_without_a_reference_or_a_measurement_nothing_is_claimed(model: SpectralModel) -> None:
     nothing = Signature(None, None, None, 0.8, 0, 0)
     assert check_kernel(nothing, source_signature(model)).status == "not measured"
