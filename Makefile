@@ -129,6 +129,16 @@ bench-reference: .venv/installed
 references: .venv/installed
 	$(BIN)/python -m benchmarks.reference --make
 
+.PHONY: bench-scale bench-inspect
+# A quarter of an hour on two quiet cores; what stands in runs/scale is not measured again (`--anew` does).
+# CONCORDCT_SCALE_SLICES=12 takes minutes on a busy machine, and the page says so.
+bench-scale: .venv/installed
+	$(BIN)/python -m benchmarks.scale
+
+# Minutes. 2,000 and 20,000 files; `--files 200000` takes ten times as long.
+bench-inspect: .venv/installed
+	$(BIN)/python -m benchmarks.inspect_tree
+
 # A quarter of an hour.
 bench-self-check: .venv/installed
 	$(BIN)/python -m benchmarks.self_check

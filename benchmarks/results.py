@@ -30,6 +30,7 @@ TITLES = {
     "flagship-speed": "Speed of concord",
     "speed": "Speed and memory of the filter",
     "scale": "From one machine to a cluster",
+    "inspect": "inspect on a tree of many files",
     "gpu-speed": "Speed of concord on a card",
     "papers": "The papers' table on the virtual scanner",
     "self-check": "The self-check: wrong kernels found out",

@@ -20,7 +20,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,9 @@ PLACE = Path(os.environ.get("CONCORDCT_RUNS", ROOT / "runs")) / "scale"
 SERIES, MATRIX = 20, 128
 #: Slices a series; fewer where the environment says so, and the page says how many.
 SLICES = int(os.environ.get("CONCORDCT_SCALE_SLICES", "100"))
+#: Of what asks for many slices or runs, not for large ones.
+SMALL, KILLED_SERIES = 64, 8
+RAY = "Ray, two nodes"
 SETTINGS = Settings(check="off")
 #: What the bar asks of two workers.
 BAR = 1.8
@@ -63,6 +67,20 @@ class Run:
     def critical_s(self) -> float:
         """Processor seconds one after another: the lead's, then the busiest worker's."""
         return self.lead_s + max(self.workers_s, default=0.0)
+
+
+class Found:
+    """Rows of a part, kept as they come: a run that is stopped goes on with those that are missing."""
+
+    def __init__(self, part: str, *, anew: bool) -> None:
+        self.path = PLACE / f"{part}.json"
+        self.rows: dict[str, Any] = {} if anew or not self.path.exists() else json.loads(self.path.read_text())
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        self.rows[name] = row
+        print(name, row, flush=True)
+        self.path.write_text(json.dumps(self.rows))
 
 
 def scan(folder: Path, number: int, slices: int, matrix: int, *, sharp: bool = False) -> None:
@@ -152,64 +170,85 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def speedup() -> dict[str, Any]:
-    """One process, two, two actors of a Ray cluster of two nodes, two shares."""
+def speedup(found: Found) -> None:
+    """One process, two, two shares, two actors of a Ray cluster of two nodes."""
+    source = tree(f"twenty-{SLICES}", SERIES, SLICES, MATRIX)
+
+    def measure(name: str, engines: tuple[str, ...], address: str = "") -> None:
+        run = measured(source, PLACE / "out", engines, address=address)
+        same = digest(PLACE / "out")
+        shutil.rmtree(PLACE / "out")
+        found.add(name, {"slices": SLICES, "digest": same, **asdict(run)})
+
+    for name, engines in (("one process", ("1",)), ("two processes", ("2",)), ("two shares", ("1/2", "2/2"))):
+        if name not in found.rows:
+            measure(name, engines)
+    if RAY not in found.rows:
+        with cluster_of_two() as cluster:
+            measure(RAY, ("ray",), cluster.address)
+
+
+@contextmanager
+def cluster_of_two() -> Iterator[Any]:
+    """A real Ray cluster: a head and another node, one core each."""
     from ray.cluster_utils import Cluster
 
-    source = tree(f"twenty-{SLICES}", SERIES, SLICES, MATRIX)
-    found: dict[str, Any] = {}
-    wanted = ""
-    for name, engines in (("one process", ("1",)), ("two processes", ("2",)), ("two shares", ("1/2", "2/2"))):
-        found[name] = {"slices": SLICES, **asdict(measured(source, PLACE / "out", engines))}
-        wanted = wanted or digest(PLACE / "out")
-        found[name]["same"] = digest(PLACE / "out") == wanted
-        print(name, found[name], flush=True)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        run = measured(source, PLACE / "out", ("ray",), address=cluster.address)
-        found["Ray, two nodes"] = {"slices": SLICES, **asdict(run)}
-        found["Ray, two nodes"]["same"] = digest(PLACE / "out") == wanted
+        yield cluster
     finally:
         cluster.shutdown()
-    shutil.rmtree(PLACE / "out")
-    return found
+
+
+#: Starts a command from a small process: the peak that the system tells of a child begins at its parent's.
+_SMALL = """
+import json, os, sys, time
+begun = time.perf_counter()
+child = os.spawnvp(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(child, 0)
+wall = time.perf_counter() - begun
+print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+"""
 
 
 def command(*words: str | Path, prepare: Callable[[], None] | None = None) -> tuple[int, float, float, float]:
     """Exit code, seconds by the clock, processor seconds and peak memory (MiB) of one concordct command."""
-    line = [sys.executable, "-c", "from concordct.cli import main; main()", *map(str, words)]
-    begun = time.perf_counter()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(line, preexec_fn=prepare, **quiet)  # type: ignore[call-overload]
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begun
-    return os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    program = "import os; os.dup2(2, 1); from concordct.cli import main; main()"
+    line = [sys.executable, "-c", _SMALL, sys.executable, "-c", program, *map(str, words)]
+    found = subprocess.run(
+        line, preexec_fn=prepare, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    )
+    code, wall, cpu, peak = json.loads(found.stdout)
+    return code, wall, cpu, peak
 
 
-def memory() -> dict[str, Any]:
+def memory(found: Found) -> None:
     """Peak memory by the number of series and by the number of slices, and of a giant's slabs on two processes."""
-    found: dict[str, Any] = {"series": [], "slices": [], "giant": []}
     for series in (1, 20, 200):
-        source = tree(f"many-{series}", series, 4, 64)
-        words = ("standardize", source, "-m", PLACE / "model", "-o", PLACE / "out", "--check", "off")
-        code, wall, cpu, peak = command(*words)
-        found["series"].append({"series": series, "code": code, "wall": wall, "cpu": cpu, "peak": peak})
-        shutil.rmtree(PLACE / "out")
-    for slices in (28, 300, 1_500):
-        source = tree(f"long-{slices}", 1, slices, MATRIX)
-        words = ("standardize", source / "000", "-m", PLACE / "model", "-o", PLACE / "out", "--check", "off")
-        code, wall, cpu, peak = command(*words)
-        found["slices"].append({"slices": slices, "code": code, "wall": wall, "cpu": cpu, "peak": peak})
-        wanted = digest(PLACE / "out")
-        shutil.rmtree(PLACE / "out")
-        if slices == 1_500:
-            code, wall, cpu, peak = command(*words, "-j", "2")
-            same = digest(PLACE / "out") == wanted
-            found["giant"].append({"code": code, "wall": wall, "cpu": cpu, "peak": peak, "same": same})
-            shutil.rmtree(PLACE / "out")
-    return found
+        if f"{series} series" not in found.rows:
+            found.add(f"{series} series", _peak(tree(f"many-{series}", series, 4, SMALL)))
+    wanted = ""
+    for slices, more in ((28, ()), (300, ()), (1_500, ()), (1_500, ("-j", "2"))):
+        name = f"{slices:,} slices{', ' + ' '.join(more) if more else ''}"
+        if name not in found.rows:
+            found.add(name, _peak(tree(f"long-{slices}", 1, slices, SMALL) / "000", *more))
+        same = found.rows[name]["digest"] == wanted
+        if more and not same:
+            sys.exit(f"{name}: expected the bytes of one process, found others")
+        wanted = found.rows[name]["digest"]
+
+
+def _peak(source: Path, *more: str) -> dict[str, Any]:
+    words = ("standardize", source, "-m", PLACE / "model", "-o", PLACE / "out", "--check", "off", *more)
+    shutil.rmtree(PLACE / "out", ignore_errors=True)
+    code, wall, cpu, peak = command(*words)
+    if code:
+        sys.exit(f"{source}: expected exit code 0, found {code}")
+    same = digest(PLACE / "out")
+    shutil.rmtree(PLACE / "out")
+    return {"wall": wall, "cpu": cpu, "peak": peak, "digest": same}
 
 
 def _killed_workers(source: Path, output: Path, wanted: str) -> dict[str, Any]:
@@ -227,19 +266,14 @@ def _killed_workers(source: Path, output: Path, wanted: str) -> dict[str, Any]:
     measured_again = started(source, output, "2")
     measured_again.communicate(timeout=LIMIT_SECONDS)
     return {
-        "first": f"exit {process.returncode}, {lost} of {SERIES} scans told as lost",
+        "first": f"exit {process.returncode}, {lost} of {KILLED_SERIES} scans told as lost",
         "same": digest(output) == wanted,
     }
 
 
 def _killed_head(source: Path, output: Path, wanted: str) -> dict[str, Any]:
     """The head of a Ray cluster dies while two actors work; a local run finishes."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
+    with cluster_of_two() as cluster:
         process = started(source, output, "ray", address=cluster.address)
         until = time.monotonic() + LIMIT_SECONDS
         while process.poll() is None and not any(output.glob("[0-9]*")) and time.monotonic() < until:
@@ -253,8 +287,6 @@ def _killed_head(source: Path, output: Path, wanted: str) -> dict[str, Any]:
             process.kill()
             process.communicate()
             ended = "still waiting after 180 s, killed"
-    finally:
-        cluster.shutdown()
     again = started(source, output, "1")
     again.communicate(timeout=LIMIT_SECONDS)
     return {"first": f"{standing} scans stood, then {ended}", "same": digest(output) == wanted}
@@ -278,41 +310,32 @@ def _full_disk(source: Path, output: Path, wanted: str) -> dict[str, Any]:
     }
 
 
-def kills() -> dict[str, Any]:
-    """A worker, the head, the disk: what the first run says, and whether the second ends with the same bytes."""
-    source = tree("small", SERIES, 12, 96)
+def kills(found: Found) -> None:
+    """A worker, the disk, the head: what the first run says, and whether the second ends with the same bytes."""
+    source = tree("small", KILLED_SERIES, 6, SMALL)
     measured(source, PLACE / "out", ("1",))
     wanted = digest(PLACE / "out")
-    found = {}
-    for name, way in (
-        ("a worker killed", _killed_workers),
-        ("Ray's head killed", _killed_head),
-        ("disk full", _full_disk),
-    ):
+    ways = {"a worker killed": _killed_workers, "disk full": _full_disk, "Ray's head killed": _killed_head}
+    for name, way in ways.items():
         shutil.rmtree(PLACE / "out", ignore_errors=True)
-        found[name] = way(source, PLACE / "out", wanted)
-        print(name, found[name], flush=True)
+        if name not in found.rows:
+            found.add(name, way(source, PLACE / "out", wanted))
     shutil.rmtree(PLACE / "out", ignore_errors=True)
-    return found
 
 
-def cost() -> dict[str, Any]:
+def cost(found: Found) -> None:
     """Processor seconds of what the model is made of: start, finding a file, a slice of 512 x 512."""
-    found: dict[str, Any] = {}
-    for name, slices in (("short", 4), ("long", 52)):
-        source = tree(f"full-{name}", 1, slices, 512)
-        words = ("standardize", source, "-m", PLACE / "model", "-o", PLACE / "out", "--check", "off")
-        _, wall, cpu, peak = command(*words)
-        found[name] = {"slices": slices, "wall": wall, "cpu": cpu, "peak": peak}
-        shutil.rmtree(PLACE / "out")
-    source = tree(f"twenty-{SLICES}", SERIES, SLICES, MATRIX)
-    begun = time.process_time()
-    plan(source, PLACE / "out", load_model(PLACE / "model"), SETTINGS)
-    found["find_file"] = (time.process_time() - begun) / (SERIES * SLICES)
-    return found
+    for name, slices in (("short", 4), ("long", 20)):
+        if name not in found.rows:
+            found.add(name, {"slices": slices, **_peak(tree(f"full-{name}", 1, slices, 512))})
+    if "files" not in found.rows:
+        source = tree(f"twenty-{SLICES}", SERIES, SLICES, MATRIX)
+        begun = time.process_time()
+        plan(source, PLACE / "out", load_model(PLACE / "model"), SETTINGS)
+        found.add("files", {"seconds": (time.process_time() - begun) / (SERIES * SLICES)})
 
 
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {"speedup": speedup, "memory": memory, "kills": kills, "cost": cost}
+PARTS: dict[str, Callable[[Found], None]] = {"speedup": speedup, "memory": memory, "cost": cost, "kills": kills}
 
 
 def _speedup_text(found: dict[str, Any]) -> str:
@@ -324,7 +347,7 @@ def _speedup_text(found: dict[str, Any]) -> str:
     for name, run in runs.items():
         workers = " + ".join(f"{seconds:.0f}" for seconds in run.workers_s) or "-"
         ratios = (one.wall_s / run.wall_s, one.critical_s / run.critical_s)
-        same = "yes" if found[name]["same"] else "no"
+        same = "yes" if found[name]["digest"] == found["one process"]["digest"] else "NO"
         rows.append([name, f"{run.wall_s:.0f}", f"{ratios[0]:.2f}", f"{run.lead_s:.0f}", workers, f"{ratios[1]:.2f}",
                      f"{run.load:.1f}", same])  # fmt: skip
     best = {name: one.critical_s / run.critical_s for name, run in runs.items() if name != "one process"}
@@ -352,21 +375,12 @@ def _speedup_text(found: dict[str, Any]) -> str:
 
 
 def _memory_text(found: dict[str, Any]) -> str:
-    def rows(kind: str) -> list[list[str]]:
-        return [
-            [f"{one[kind]:,}", f"{one['wall']:.0f}", f"{one['cpu']:.1f}", f"{one['peak']:.0f}"] for one in found[kind]
-        ]
-
-    heads = ["clock, s", "CPU, s", "peak, MiB"]
-    text = "Series of 4 slices of 64 x 64 in a tree:\n\n" + table(["series", *heads], rows("series"))
-    text += f"\n\nSlices of {MATRIX} x {MATRIX} in one series:\n\n" + table(["slices", *heads], rows("slices"))
-    for one in found["giant"]:
-        same = "the same bytes" if one["same"] else "OTHER BYTES"
-        text += (
-            f"\n\nThe 1,500 slices with `-j 2`, slabs shared by two processes: {one['wall']:.0f} s by the clock, "
-            f"{one['cpu']:.1f} CPU s, largest process {one['peak']:.0f} MiB, {same}."
-        )
-    return text
+    rows = [[name, f"{one['wall']:.0f}", f"{one['cpu']:.1f}", f"{one['peak']:.0f}"] for name, one in found.items()]
+    return (
+        f"A tree of series of 4 slices, then one series of so many slices, all {SMALL} x {SMALL}; largest process.\n\n"
+        + table(["", "clock, s", "CPU, s", "peak, MiB"], rows)
+        + "\n\n`-j 2` on one series shares its slabs; the bytes are those of one process, or the command stops."
+    )
 
 
 def _cost_text(found: dict[str, Any]) -> str:
@@ -376,22 +390,22 @@ def _cost_text(found: dict[str, Any]) -> str:
     a_series = COHORT_SLICES * a_slice
     rows = []
     for series in COHORT:
-        serial = start + series * COHORT_SLICES * found["find_file"]
+        serial = start + series * COHORT_SLICES * found["files"]["seconds"]
         hours = [(serial + series * a_series / workers) / 3600 for workers in WORKERS]
         rows.append([f"{series:,}", *(f"{h:.1f}" if h >= 0.1 else f"{h * 60:.1f} min" for h in hours)])
     core_hours = 10_000 * a_series / 3600
-    best = (start + 10_000 * COHORT_SLICES * found["find_file"] + 10_000 * a_series / 32) / 3600
+    best = (start + 10_000 * COHORT_SLICES * found["files"]["seconds"] + 10_000 * a_series / 32) / 3600
     return (
         "This is a model, no measurement: serial time + series x slices x time a slice / workers, from CPU times of "
         f"one run each on this machine: {a_slice:.3f} s a slice of 512 x 512 (`concord`, `sample`; reading, checking, "
-        f"writing as well), {start:.1f} s to start, {1000 * found['find_file']:.1f} ms to find a file, which one "
-        "process does before the work begins. Disk and network are taken to keep up, workers to be cores of this kind "
+        f"writing as well), {start:.1f} s to start, {1000 * found['files']['seconds']:.1f} ms to find a file, which "
+        "one process does before the work begins. Disk and network are taken to keep up, workers to be such cores "
         f"with one thread and {long['peak']:.0f} MiB each.\n\nHours for series of {COHORT_SLICES} slices:\n\n"
         + table(["series", *(f"{workers} workers" for workers in WORKERS)], rows)
         + f"\n\n**10,000 series** of {COHORT_SLICES} slices are {core_hours:,.0f} core hours. Rent one machine of 32 "
         f"cores and 64 GB (`-j 32`): about {best:.0f} hours, of which "
-        f"{10_000 * COHORT_SLICES * found['find_file'] / 3600:.1f} go by while headers are read; or an array of jobs "
-        "(`--shard I/N`), each over a folder of its own where finding the files should be shared as well. "
+        f"{10_000 * COHORT_SLICES * found['files']['seconds'] / 3600:.1f} go by while headers are read; or an array "
+        "of jobs (`--shard I/N`), each over a folder of its own where finding the files should be shared as well. "
         "No GPU is needed. Room: the input's size once more, since results are uncompressed DICOM of 0.5 MB a slice: "
         f"{10_000 * COHORT_SLICES * 0.53e-6:.1f} TB."
     )
@@ -405,15 +419,15 @@ def page(command_line: str) -> None:
     body = [
         "Simulated discs; nothing was tuned on anything. The same command does it again: `--anew` on a quiet machine."
     ]
-    if "speedup" in kept:
+    if "one process" in kept.get("speedup", ()):
         body.append("## Two workers\n\n" + _speedup_text(kept["speedup"]))
     if "memory" in kept:
         body.append("## Memory\n\n" + _memory_text(kept["memory"]))
     if "kills" in kept:
         rows = [[name, one["first"], "yes" if one["same"] else "NO"] for name, one in kept["kills"].items()]
         text = table(["what happened", "the disturbed run", "the run after it: same bytes as undisturbed"], rows)
-        body.append(f"## Killed\n\n{SERIES} series of 12 slices of 96 x 96.\n\n{text}")
-    if "cost" in kept:
+        body.append(f"## Killed\n\n{KILLED_SERIES} series of 6 slices of {SMALL} x {SMALL}.\n\n{text}")
+    if len(kept.get("cost", ())) == 3:
         body.append("## What a cohort costs\n\n" + _cost_text(kept["cost"]))
     write_section("scale", command_line, "\n\n".join(body), seed="0")
 
@@ -434,9 +448,10 @@ def main() -> None:
         return
     PLACE.mkdir(parents=True, exist_ok=True)
     for name in arguments.parts:
-        if arguments.anew or not (PLACE / f"{name}.json").exists():
-            (PLACE / f"{name}.json").write_text(json.dumps(PARTS[name]()))
-        page("make bench-scale")
+        try:
+            PARTS[name](Found(name, anew=arguments.anew))
+        finally:
+            page("make bench-scale")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""`inspect` of a tree of tiny files: first look, second look from its index, and memory.
+
+python -m benchmarks.inspect_tree                  # 2,000 and 20,000 files; writes docs/results/inspect.md
+python -m benchmarks.inspect_tree --files 200000   # as many as that
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.results import table, write_section
+from benchmarks.scale import command
+from concordct.volumes.new_series import SimulatedScan, write_new_series
+from concordct.volumes.volume import Volume
+
+#: Files of a series.
+SLICES = 40
+FILES = (2_000, 20_000)
+
+
+def tree(place: Path, files: int) -> None:
+    """So many single slices of 8 x 8, in series of `SLICES`: one series written, the others by their UIDs."""
+    volume = Volume(np.zeros((SLICES, 8, 8), np.float32), np.eye(4)[[2, 1, 0, 3]], kernel="soft")
+    write_new_series(volume, place / "000000", SimulatedScan("tree", "tree", "soft", 1, 120.0, 100.0))
+    written = [path.read_bytes() for path in sorted((place / "000000").glob("*.dcm"))]
+    for number in range(1, files // SLICES):
+        folder = place / f"{number:06d}"
+        folder.mkdir()
+        for index, content in enumerate(written):
+            (folder / f"{index:04d}.dcm").write_bytes(_renamed(content, number))
+
+
+def _renamed(content: bytes, number: int) -> bytes:
+    """The last six of the forty digits of every UID of ours become the number of the series."""
+    found = bytearray(content)
+    place = found.find(b"2.25.")
+    while place >= 0:
+        end = place + 5
+        while end < len(found) and chr(found[end]).isdigit():
+            end += 1
+        found[end - 6 : end] = f"{number:06d}".encode()
+        place = found.find(b"2.25.", end)
+    return bytes(found)
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, nargs="*", default=list(FILES))
+    arguments = parser.parse_args()
+    rows = []
+    for files in arguments.files:
+        with tempfile.TemporaryDirectory(prefix="concordct-tree-") as folder:
+            place = Path(folder)
+            tree(place / "tree", files)
+            for look in ("first", "second"):
+                code, wall, cpu, peak = command("inspect", place / "tree", "--index", place / "index", "--json")
+                size = (place / "index").stat().st_size / 2**20
+                rows.append([f"{files:,}", look, f"{wall:.1f}", f"{cpu:.1f}", f"{peak:.0f}", f"{size:.1f}", str(code)])
+                print(rows[-1], flush=True)
+    heads = ["files", "look", "clock, s", "CPU, s", "peak, MiB", "index, MiB", "exit code"]
+    text = f"Slices of 8 x 8 in series of {SLICES}, on a local disk; `inspect --index`.\n\n" + table(heads, rows)
+    write_section("inspect", "make bench-inspect", text, seed="none")
+
+
+if __name__ == "__main__":
+    main()
