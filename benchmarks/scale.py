@@ -401,7 +401,7 @@ def _cost_text(found: dict[str, Any]) -> str:
         f"one run each on this machine: {a_slice:.3f} s a slice of 512 x 512 (`concord`, `sample`; reading, checking, "
         f"writing as well), {start:.1f} s to start, {1000 * found['files']['seconds']:.1f} ms to find a file, which "
         "one process does before the work begins. Disk and network are taken to keep up, workers to be such cores "
-        f"with one thread and {long['peak']:.0f} MiB each.\n\nHours (min: minutes), series of {COHORT_SLICES} slices:\n\n"
+        f"with one thread and {long['peak']:.0f} MiB each.\n\nHours, series of {COHORT_SLICES} slices:\n\n"
         + table(["series", *(f"{workers} workers" for workers in WORKERS)], rows)
         + f"\n\n**10,000 series** of {COHORT_SLICES} slices are {core_hours:,.0f} core hours. Rent one machine of 32 "
         f"cores and 64 GB (`-j 32`): about {best:.0f} hours, of which "
