@@ -157,7 +157,7 @@ bench-followup-speed: .venv/installed
 	$(BIN)/python -m benchmarks.followup_speed
 
 # Most of a day on two cores (190 subjects, 17 models on each of the first two folds); `--minutes 9` makes pieces of it,
-# `--folds 3 4` in a second process takes a share, `--subjects 60` is the smaller cohort of before.
+# `--folds 3 4` in a second process takes a share; `--subjects 40 --folds 0 --most-steps 150 --brief` takes half an hour.
 bench-followup: .venv/installed
 	$(BIN)/python -m benchmarks.followup
 

@@ -3,7 +3,7 @@
 python -m benchmarks.followup                     # cohort, registration, every fold and method; writes docs/results
 python -m benchmarks.followup --minutes 9         # one piece; run it again to go on
 python -m benchmarks.followup --folds 0 2 4       # a second process takes the others; whoever ends last writes
-python -m benchmarks.followup --subjects 40 --folds 0 --most-steps 200 --aside SAGAN    # a smaller study of some rows
+python -m benchmarks.followup --subjects 40 --folds 0 --most-steps 150 --brief    # half an hour of one core
 python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal     # tables to the screen only
 
 Everything goes to `runs/followup` (not kept in the repository). PSNR and SSIM are taken inside the initial scan's lungs
@@ -421,7 +421,10 @@ def main() -> None:
     text = report(done, rows, beside, costs, len(left_out), given.most_steps)
     print(text)
     if not given.rehearsal:
-        write_section("followup", "python -m benchmarks.followup", text, seed=str(SEED))
+        words = [f"--subjects {given.subjects}", *(["--brief"] if given.brief else [])]
+        words += [] if given.most_steps is None else [f"--most-steps {given.most_steps}"]
+        words += [] if len(done) == FOLDS else [f"--folds {' '.join(map(str, done))}"]
+        write_section("followup", f"python -m benchmarks.followup {' '.join(words)}", text, seed=str(SEED))
     if paused:
         raise SystemExit("paused; run it again to go on")
 
