@@ -274,6 +274,7 @@ def report(
     every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in names}
     truth = np.array([label for _, _, labels in done.values() for label in labels])
     heads = ["PSNR, dB", "SSIM, %"]
+    stuck = [row[0] for row in costs if float(row[5]) >= float(row[4])]
     missing = [str(fold) for fold in range(FOLDS) if fold not in done]
     header = ["method", "PSNR, dB", "SSIM, %", "RMSE, HU", "error of fibrosis share, %"]
     header += [f"{WHOLE} above it, dB", "and SSIM, %"]
@@ -304,7 +305,8 @@ def report(
         table(header, quality_rows(every, WHOLE)),
         *beside,
         "What each model cost to train, and its loss (the mean over the first and over the last tenth of its steps; "
-        "different losses, not to be compared): a row whose loss still falls is undertrained.",
+        "different losses, not to be compared): a row whose loss still falls is undertrained."
+        + (f" It has not fallen at all in {', '.join(stuck)}: little more than the initial scan." if stuck else ""),
         table(["model", "subjects", "steps", "processor min", "loss at first", "at last", "seconds a scan"], costs),
         "Each step of the ablation, and the lung-function text against another patient's.",
         table(["from, to", *heads], step_rows(every, [step for step in LADDER if set(step) <= set(every)])),
