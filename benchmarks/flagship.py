@@ -28,12 +28,12 @@ from benchmarks.flagship_judge import (
     noise_ratio,
     rmse,
 )
-from benchmarks.results import ROOT, table, write_section
+from benchmarks.papers_rows import CLOSED, ROWS, place_of
+from benchmarks.results import table, write_section
 from concordct.methods.concord.bundle import METHOD as FLAGSHIP
 
 PARTS = ("cohorts", "safety", "speed", "real", "nonlinear", "ablation")
-#: Where `benchmarks.papers` keeps what it trained; its kernels are those of the cohort "patients".
-PAPERS = ROOT / "runs" / "papers" / "models"
+#: The cohort whose kernels are those that `benchmarks.papers` trains for.
 PAPERS_COHORT = "patients"
 #: Slices that are calibrated on; the first gets every seed and the noise, the others a row to compare.
 CALIBRATIONS = (1, 3)
@@ -55,14 +55,11 @@ def entries(
                 Entry(f"{label}, sample", path, "sample", SEEDS if first and not quick else SEEDS[:1], noise=first)
             )
     if cohort.name == PAPERS_COHORT and not quick:
-        from benchmarks.papers import ROWS
-
-        for name in ROWS:
-            path = PAPERS / name.replace(" ", "-").replace("(", "").replace(")", "").lower()
-            if ROWS[name][0] == "spectral":
+        for name, row in ROWS.items():
+            if row.of or row.method in CLOSED:
                 continue
-            if path.exists():
-                rows.append(Entry(name, path, noise=False))
+            if place_of(name).exists():
+                rows.append(Entry(name, place_of(name), noise=False))
             else:
                 missing.append(name)
     return [*rows, CEILING], missing
