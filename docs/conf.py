@@ -20,7 +20,7 @@ author = "The concordct developers"
 copyright = "The concordct developers, Apache-2.0"
 version = release = concordct.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "decisions/*"]
+exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 # A study writes its page before anyone hangs it into a table of contents.
