@@ -21,6 +21,11 @@ from concordct.training.bundle import halved, load_bundle, save_bundle
 #: Name in the package -> the row that it is.
 SHIPPED = {"ltdiffpp": LONG, "diffusionct": DCT, **{name: row for row, (name, _) in papers_rivals.RIVALS.items()}}
 WEIGHTS = ROOT / "src" / "concordct" / "methods" / "weights"
+#: What the study of the leak says of a model, for its card.
+NOTES = {
+    "diffusionct": "Its latent moves nothing (docs/results/papers.md, the leak): the decoder reads the pixels, and the "
+    "diffusion is idle."
+}
 #: Largest file of weights, bytes.
 LARGEST = 16_000_000
 
@@ -51,6 +56,7 @@ def main() -> None:
             minutes = sum(seconds for _, seconds in spent(row).values()) / 60
             card += f"\nTraining: {minutes:.1f} processor minutes of one thread.\n"
         card += f"\n**One simulated kernel pair only:** {caution}. Weights in half precision.\n"
+        card += f"\n{NOTES[name]}\n" if name in NOTES else ""
         save_bundle(small, WEIGHTS / name, card=card, overwrite=True)
         size = (WEIGHTS / name / "models" / "model.safetensors").stat().st_size
         if size > LARGEST:
