@@ -151,7 +151,7 @@ def page(found: dict[str, dict[str, dict[str, float]]]) -> str:
     return f"""# ComBat, standardized images, or both
 
 *`make bench-combat`, {made["software"]}, commit {made["commit"]}, {made["machine"]}. Simulated patients
-(`benchmarks.papers_cohort`). The row without a reference was added after the test figures of the one with it were seen.*
+(`benchmarks.papers_cohort`). The row without a reference was added after the test figures of the one with it.*
 
 Site A reconstructs with Bl64, site B with Br40. ComBat is trained on {of["all"]["train"]} patients, half of each
 site; one further pair calibrates `{METHODS[0]}` (`sample`). The {of["all"]["patients"]} test
@@ -165,10 +165,11 @@ features of a class over ROIs, and share of the features whose median relative e
 
 Without a reference ComBat moves both sites to their mean, and both are compared there. With A as reference features are
 counted in A's spread, and a few of them (sizes of zones and runs of the smooth kernel) have up to
-{of["all"]["ratio"]:,.0f} times the variance at B: most likely they draw the prior that all features share, and every
-feature is scaled down (not tested by leaving them out). What each needs: ComBat a table of features from enough patients of both sites (here few), and that the
-sites' patients are alike; standardized images one pair of scans, once. ComBat moves and scales each feature by one
-number for a whole site; what a kernel does to a feature depends on the tissue, which it cannot follow.
+{of["all"]["ratio"]:,.0f} times the variance at B: most likely they draw the prior that all features share, and
+every feature is scaled down (not tested by leaving them out). What each needs: ComBat a table of features from enough
+patients of both sites (here few), and that the sites' patients are alike; standardized images one pair of scans, once.
+ComBat moves and scales each feature by one number for a whole site; what a kernel does to a feature depends on the
+tissue, which it cannot follow.
 """
 
 
