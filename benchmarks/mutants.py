@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mutants_places import Mutant, mutants_of
-from benchmarks.mutants_tests import PACKAGE, ROOT, cover, judge, warm_up
+from benchmarks.mutants_tests import PACKAGE, ROOT, cover, judge, sound, warm_up
 from benchmarks.papers_cohort import runs
 from benchmarks.results import RESULTS, table
 from concordct.judging.provenance import provenance
@@ -146,6 +146,7 @@ def main() -> None:
                     command = [sys.executable, "-m", "benchmarks.mutants", "--cover", room]
                     subprocess.run(command, cwd=ROOT, check=True)
                 covered = json.loads(place.read_text(encoding="utf-8"))
+                sound(waiting[0], covered, Path(aside))
                 for mutant in waiting:
                     if until is not None and time.monotonic() > until:
                         break

@@ -78,7 +78,7 @@ def write_covered(data: Any, seconds: dict[str, float], bad: set[str], place: Pa
         text = path.read_text(encoding="utf-8").splitlines()
         own = lines.setdefault(path.as_posix().split("/concordct/")[-1], {})
         for number, contexts in data.contexts_by_lineno(measured).items():
-            if number > len(text):
+            if not 1 <= number <= len(text):
                 continue  # an empty file has a line for coverage
             tests = {_node(one) for one in contexts if one} & (seconds.keys() - bad)
             known = own.setdefault(text[number - 1].strip(), [])
@@ -124,6 +124,14 @@ def warm_up() -> None:
     """Load what the forks share."""
     for name in OUTSIDE:
         importlib.import_module(name)
+
+
+def sound(mutant: Mutant, covered: dict[str, Any], folder: Path) -> None:
+    """Check that a mutant's tests pass in a fork without it: else everything would look killed."""
+    tests = tests_of(mutant, covered)
+    code = _forked(tests, folder, 600) if tests else 0
+    if code:
+        raise SystemExit(f"expected {tests} to pass without a mutant, pytest ended with {code}")
 
 
 def judge(mutant: Mutant, covered: dict[str, Any], folder: Path) -> dict[str, Any]:
