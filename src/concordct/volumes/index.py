@@ -202,7 +202,9 @@ def _path(key: bytes) -> Path:
 
 
 def _header(path: Path, told: dict[str, Any]) -> SliceHeader:
-    tuples = ("orientation", "origin", "pixel_spacing", "notes")
-    values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told.items()}
+    tuples = ("orientation", "origin", "pixel_spacing", "notes", "stamp")
+    values: dict[str, Any] = {
+        name: tuple(value) if name in tuples and value is not None else value for name, value in told.items()
+    }
     values["times"] = tuple((name, value) for name, value in told["times"])
     return SliceHeader(path=path, **values)

@@ -133,4 +133,6 @@ def build(config: Mapping[str, Any]) -> ImageDDPM:
     return ImageDDPM(Config(**fields))
 
 
-ENTRY = Method("DDPM in image space", loader(METHOD, build), fit, RECIPES, sampling=SAMPLING)
+load = loader(METHOD, build)
+
+ENTRY = Method("DDPM in image space", load, fit, RECIPES, sampling=SAMPLING)
