@@ -107,6 +107,11 @@ def each(
         yield indices[place], result
 
 
+def counted(progress: Callable[[int, int], None] | None) -> Callable[[Any, int, int], None] | None:
+    """Progress of `results_of` for a caller who only counts: (items done, items of this run)."""
+    return None if progress is None else lambda _, done, total: progress(done, total)
+
+
 def results_of(
     work: Callable[[Item], Result],
     items: Sequence[Item],

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.engines import HERE, Engine, results_of
+from concordct.pipelines.engines import HERE, Engine, counted, results_of
 from concordct.pipelines.parts import file_facts, joining, part_name, scan_facts
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
@@ -137,10 +137,6 @@ def extract_features(
     def kept(job: FeatureJob) -> ImageResult | None:
         return work(job) if _part(job, repr(chosen), parts, allow).exists() else None
 
-    def report(_: ImageResult, done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
     ordered = results_of(
         work,
         jobs,
@@ -149,7 +145,7 @@ def extract_features(
         reason=lambda result: result.reason,
         marks=parts,
         engine=engine,
-        progress=report,
+        progress=counted(progress),
     )
     if len(ordered) < len(jobs):
         return ordered

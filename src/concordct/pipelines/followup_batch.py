@@ -13,7 +13,7 @@ from typing import Any
 
 from concordct.errors import ConcordctError, reason_of
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.engines import HERE, Engine, results_of
+from concordct.pipelines.engines import HERE, Engine, counted, results_of
 from concordct.pipelines.followup import SUMMARY, predict, what_makes
 from concordct.progression.cohort import TESTS, read_cohort
 from concordct.volumes.csv_text import safe_cell
@@ -120,10 +120,6 @@ def predict_cohort(
     )
     marks = output / f".{VERDICTS}.shares"
 
-    def report(_: FollowupResult, done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
     found = results_of(
         work,
         jobs,
@@ -132,7 +128,7 @@ def predict_cohort(
         reason=lambda result: result.reason,
         marks=marks,
         engine=engine,
-        progress=report,
+        progress=counted(progress),
     )
     if len(found) < len(jobs):
         return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.engines import HERE, Engine, results_of
+from concordct.pipelines.engines import HERE, Engine, counted, results_of
 from concordct.pipelines.parts import file_facts, part_name
 from concordct.radiomics.featureextractor import RadiomicsFeatureExtractor
 from concordct.volumes.place import atomic_file, writing
@@ -123,10 +123,6 @@ def run_batch(
     work = partial(_one, params=params, parts=parts)
     cases = [Case(number, row, batch.parent) for number, row in enumerate(rows, start=2)]
 
-    def report(_: CaseResult, done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
     ordered = results_of(
         work,
         cases,
@@ -135,7 +131,7 @@ def run_batch(
         reason=lambda result: result.reason,
         marks=parts,
         engine=engine,
-        progress=report,
+        progress=counted(progress),
     )
     if len(ordered) < len(cases):
         return ordered

@@ -125,7 +125,10 @@ class Index:
         except ConcordctError as error:
             self._keep(path, facts, number, str(error).removesuffix(f": {path}"), None, None)
             return
-        told = [{name: value for name, value in asdict(one).items() if name != "path"} for one in headers]
+        # Path and stamp stand in columns of their own.
+        told = [
+            {name: value for name, value in asdict(one).items() if name not in ("path", "stamp")} for one in headers
+        ]
         self._keep(path, facts, number, None, headers[0].series_uid, json.dumps(told))
 
     def _keep(
@@ -175,10 +178,10 @@ class Index:
         """The slices of a series."""
         found = []
         for path in group.paths:
-            (told,) = self._base.execute(
-                "select headers from files where path = ?", (os.fsencode(path),)
-            ).fetchone()  # fmt: skip
-            found += [_header(path, one) for one in json.loads(told)]
+            told, size, changed = self._base.execute(
+                "select headers, size, changed from files where path = ?", (os.fsencode(path),)
+            ).fetchone()
+            found += [_header(path, (size, changed), one) for one in json.loads(told)]
         return found
 
     def said(self, group: Group, root: Path) -> list[Any] | None:
@@ -201,10 +204,9 @@ def _path(key: bytes) -> Path:
     return Path(os.fsdecode(key))
 
 
-def _header(path: Path, told: dict[str, Any]) -> SliceHeader:
-    tuples = ("orientation", "origin", "pixel_spacing", "notes", "stamp")
-    values: dict[str, Any] = {
-        name: tuple(value) if name in tuples and value is not None else value for name, value in told.items()
-    }
+def _header(path: Path, stamp: tuple[int, int], told: dict[str, Any]) -> SliceHeader:
+    tuples = ("orientation", "origin", "pixel_spacing", "notes")
+    values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told.items()}
     values["times"] = tuple((name, value) for name, value in told["times"])
-    return SliceHeader(path=path, **values)
+    # An index of before kept the stamp here, too.
+    return SliceHeader(**{**values, "path": path, "stamp": stamp})

@@ -201,11 +201,9 @@ def model_to(reference: Reference, condition: Condition) -> SpectralModel:
     reached = half_at(np.interp(EDGE_LP_CM, f, transfer) * unblurred)
     below = reached < (1 - 0.05) * reference.mtf50_lp_cm
     said = _said(reference, condition, reached, louder, below=below)
-    return SpectralModel(
-        frequency_lp_cm=f,
-        transfer=np.stack([transfer, np.zeros_like(transfer)]),
-        single=transfer,
-        slice_spacing_mm=1.0,
+    return SpectralModel.in_plane(
+        f,
+        transfer,
         coherence=coherence,
         noise=noise,
         limits=Limits(half, gone, None),

@@ -114,6 +114,21 @@ class SpectralModel:
     info: Mapping[str, Any]
     relative_error: NDArray[np.float64] | None = None
 
+    @classmethod
+    def in_plane(
+        cls,
+        frequency_lp_cm: NDArray[np.float64],
+        transfer: NDArray[np.float64],
+        *,
+        coherence: NDArray[np.float64],
+        noise: NoiseModel | None,
+        limits: Limits,
+        info: Mapping[str, Any],
+    ) -> SpectralModel:
+        """A transfer [f] of each slice by itself; what was measured without pairs says nothing of its neighbours."""
+        taps = np.stack([transfer, np.zeros_like(transfer)])
+        return cls(frequency_lp_cm, taps, transfer, 1.0, coherence, noise, limits, info)
+
     @property
     def uses_neighbours(self) -> bool:
         """Whether calibration found that the target kernel mixes neighbouring slices."""

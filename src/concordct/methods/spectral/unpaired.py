@@ -269,11 +269,9 @@ def fit_tables(
         level2 = float(np.trapezoid(2 * np.pi * f_mm * nps_source_hu2_mm2 * probe, f_mm))
         if variance > 0 and level2 > 0:
             noise = NoiseModel(lost / variance, float(np.sqrt(variance / level2)), EXPONENT, half, width, 0.0)
-    return SpectralModel(
-        frequency_lp_cm=frequency_lp_cm,
-        transfer=np.stack([transfer, np.zeros_like(transfer)]),
-        single=transfer,
-        slice_spacing_mm=1.0,
+    return SpectralModel.in_plane(
+        frequency_lp_cm,
+        transfer,
         coherence=coherence,
         noise=noise,
         limits=Limits(half, gone, None),
