@@ -12,9 +12,11 @@ PACKAGES := chromium dicom3tools dcmtk orthanc orthanc-dicomweb shellcheck
 #: PyRadiomics, beside the project's own environment because it needs an older NumPy.
 REFERENCE := .venv/pyradiomics
 
-.PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features bench-papers \
-  bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service bench-endpoints bench-idc bench-combat bench-downstream \
-  paper-weights mutants docs dist packages lock licences crash clean
+.PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features \
+  bench-papers bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service \
+  bench-endpoints bench-idc bench-combat bench-downstream paper-weights mutants docs dist packages lock licences crash \
+  clean bench-nonlinear bench-thickness bench-reference references bench-iterative bench-window bench-install \
+  bench-followup-weights bench-scale bench-inspect
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -98,7 +100,6 @@ mutants: .venv/installed
 bench-flagship: .venv/installed
 	$(BIN)/python -m benchmarks.flagship
 
-.PHONY: bench-nonlinear bench-thickness bench-reference references bench-iterative bench-window
 # Five minutes. Real pairs of iterative and deep-learning reconstruction beside a real repeat.
 bench-nonlinear: .venv/installed
 	$(BIN)/python -m benchmarks.nonlinear
@@ -107,7 +108,6 @@ bench-nonlinear: .venv/installed
 bench-thickness: .venv/installed
 	$(BIN)/python -m benchmarks.thickness
 
-.PHONY: bench-install bench-followup-weights
 # Minutes, and a package index: sizes and start-up times of an installation. `--python python3.12` adds interpreters.
 bench-install: .venv/installed
 	$(BIN)/python -m benchmarks.install
@@ -129,7 +129,6 @@ bench-reference: .venv/installed
 references: .venv/installed
 	$(BIN)/python -m benchmarks.reference --make
 
-.PHONY: bench-scale bench-inspect
 # A quarter of an hour on two quiet cores; what stands in runs/scale is not measured again (`--anew` does).
 # CONCORDCT_SCALE_SLICES=12 takes minutes on a busy machine, and the page says so.
 bench-scale: .venv/installed
