@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from concordct.signal.quality import Planes
+from concordct.volumes.padding import touching_border
 from concordct.volumes.volume import BODY_ABOVE_HU
 
 #: Smallest thing that counts as material: an insert of a phantom, not the tubing on the table.
@@ -27,7 +28,7 @@ def body_mask(hu: Planes) -> NDArray[np.bool_]:
     mask = np.zeros(hu.shape, dtype=bool)
     for index, image in enumerate(hu):
         # Filled before the largest is chosen: a skull is a thin ring whose area counts with what it encloses.
-        filled = ndimage.binary_fill_holes(image > BODY_ABOVE_HU)
+        filled = ~touching_border(~(image > BODY_ABOVE_HU))
         labels, count = ndimage.label(filled)
         if count:
             sizes = np.bincount(labels.ravel())
@@ -50,7 +51,7 @@ def material_mask(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) -> N
     """
     mask = np.zeros(hu.shape, dtype=bool)
     for index, image in enumerate(hu):
-        labels, _ = ndimage.label(ndimage.binary_fill_holes(image > BODY_ABOVE_HU))
+        labels, _ = ndimage.label(~touching_border(~(image > BODY_ABOVE_HU)))
         large = np.bincount(labels.ravel()) * spacing_mm[0] * spacing_mm[1] >= MATERIAL_MM2
         large[0] = False
         mask[index] = large[labels]

@@ -52,7 +52,7 @@ def find_padding(hu: NDArray[np.floating[Any]], *, declared_hu: tuple[float, flo
     far = hu < FAR_BELOW_AIR_HU
     padding = np.zeros(hu.shape, dtype=bool)
     if far.any():
-        padding |= _touching_border(far)
+        padding |= touching_border(far)
     low, high = (float(hu.min()),) * 2
     if declared_hu is not None:
         declared = (hu >= declared_hu[0]) & (hu <= declared_hu[1])
@@ -115,17 +115,31 @@ def _solid_at_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Parts of `mask` that are solid over `SOLID_SIDE` voxels and connected to the border."""
     if np.count_nonzero(mask) < SOLID_SIDE**2:
         return np.zeros_like(mask)
-    # Mode "nearest" continues the mask beyond the border, where blank regions go on.
-    eroded = ndimage.minimum_filter(mask.view(np.uint8), size=SOLID_SIDE, mode="nearest")
+    # The mask goes on beyond the border, where blank regions go on.
+    eroded = _over_squares(np.logical_and, np.pad(mask, SOLID_SIDE // 2, mode="edge"), SOLID_SIDE)
     if not eroded.any():
         return np.zeros_like(mask)
-    grown = ndimage.maximum_filter(eroded, size=SOLID_SIDE + 2 * GROW_BACK, mode="constant").astype(bool) & mask
-    return _touching_border(grown)
+    side = SOLID_SIDE + 2 * GROW_BACK
+    return touching_border(_over_squares(np.logical_or, np.pad(eroded, side // 2), side) & mask)
 
 
-def _touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Connected components (4-neighbours) of `mask` that reach the border of the slice."""
-    labels, _ = ndimage.label(mask)
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    found = np.unique(edge[edge > 0])
-    return np.isin(labels, found) if found.size else np.zeros_like(mask)
+def _over_squares(combine: np.ufunc, mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """[y - side + 1, x - side + 1] a mask's voxels combined over squares; runs of 1, 2, 4, ... are joined to `side`."""
+    for _ in range(2):
+        run, length = mask, 1
+        while length < side:
+            step = min(length, side - length)
+            run = combine(run[:-step], run[step:])
+            length += step
+        mask = run.T
+    return mask
+
+
+def touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[y, x] connected parts (4-neighbours) of a mask that reach the border of the slice."""
+    labels, count = ndimage.label(mask)
+    reaches = np.zeros(count + 1, dtype=bool)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        reaches[edge] = True
+    reaches[0] = False
+    return np.asarray(reaches[labels])

@@ -18,6 +18,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from concordct.errors import ConcordctError
+from concordct.radiomics.regions.near import closing, within
 from concordct.signal.body import body_mask
 from concordct.volumes.volume import AIR_HU, Volume
 
@@ -95,19 +96,20 @@ def dilate(mask: NDArray[np.bool_], radius_mm: float, spacing_mm: tuple[float, f
     box = _box(mask, radius_mm, spacing_mm)
     grown = np.zeros_like(mask)
     if box is not None:
-        grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm) <= radius_mm
+        grown[box] = within(mask[box], radius_mm, spacing_mm)
     return grown
 
 
 def _box(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: tuple[float, float, float]) -> tuple[slice, ...] | None:
     """Where a mask lies, with a margin, within the array."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found or found[0] is None:
+    lines = (mask.any(axis=(1, 2)), mask.any(axis=(0, 2)), mask.any(axis=(0, 1)))
+    places = [np.flatnonzero(line) for line in lines]
+    if not len(places[0]):
         return None
     margin = [int(np.ceil(margin_mm / s)) + 1 for s in spacing_mm]
     return tuple(
-        slice(max(part.start - m, 0), min(part.stop + m, n))
-        for part, m, n in zip(found[0], margin, mask.shape, strict=True)
+        slice(max(int(place[0]) - m, 0), min(int(place[-1]) + 1 + m, n))
+        for place, m, n in zip(places, margin, mask.shape, strict=True)
     )
 
 
@@ -119,9 +121,7 @@ def _close(mask: NDArray[np.bool_], radius_mm: float, spacing_mm: tuple[float, f
         return mask
     # Slices beyond the scan repeat its ends: a lung that is cut off there must not be rounded.
     part = np.pad(mask[box], [(p, p) for p in pad], mode="edge" if mask.shape[0] == mask[box].shape[0] else "constant")
-    grown = ndimage.distance_transform_edt(~part, sampling=spacing_mm) <= radius_mm
-    closed = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm
-    closed = ndimage.binary_fill_holes(closed | part)
+    closed = ndimage.binary_fill_holes(closing(part, radius_mm, spacing_mm))
     inner = tuple(slice(p, -p) for p in pad)
     result = mask.copy()
     result[box] = closed[inner]
@@ -187,8 +187,7 @@ def _inside(
     lung = _without_gas(lung, hu, voxel_ml)
     # Cysts of a honeycomb lie apart from the lung behind their walls, each too small to be one.
     wall = max(WALL_MM, *spacing)
-    grown = ndimage.distance_transform_edt(~np.pad(lung, 3), sampling=spacing) <= wall
-    joined = ndimage.distance_transform_edt(grown, sampling=spacing)[3:-3, 3:-3, 3:-3] > wall
+    joined = closing(np.pad(lung, 3), wall, spacing)[3:-3, 3:-3, 3:-3]
     kept = _components((joined & body & ~airways) | lung, hu, voxel_ml) & lung
     if not kept.any():
         return np.zeros(hu.shape, dtype=np.uint8)
@@ -299,10 +298,12 @@ def _sides(
         named[box] = _sides(lung[box], spacing, moved)
         return named
     total = int(lung.sum())
-    depth = ndimage.distance_transform_edt(np.pad(lung, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    depth: NDArray[np.float64] | None = None
     markers = np.zeros(lung.shape, dtype=np.int32)
     for radius in (0.0, 3.0, 5.0, 7.0, 9.0, 12.0):
-        labels, count = ndimage.label(depth > radius)
+        if radius and depth is None:
+            depth = ndimage.distance_transform_edt(np.pad(lung, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+        labels, count = ndimage.label(lung if depth is None else depth > radius)
         if not count:
             break
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -321,8 +322,9 @@ def _sides(
     if markers.max() < 2:
         # One body of air: which side it is follows from where it lies against the middle of the scan's content.
         markers = lung.astype(np.int32)
-    regions = watershed(-depth, markers, mask=lung) if markers.max() == 2 else markers
-    return _named(regions, lung, affine)
+    if depth is not None and markers.max() == 2:
+        markers = watershed(-depth, markers, mask=lung)
+    return _named(markers, lung, affine)
 
 
 def _apart(labels: NDArray[np.int32], pair: NDArray[np.intp], affine: NDArray[np.float64]) -> bool:
