@@ -101,12 +101,9 @@ def calibrated(method: str, real: Real, slices: int) -> Path:
 def standardized(model: Model, mode: Mode, real: Real, seed: int) -> Hu:
     """[z, y, x] of the judged slabs."""
     work = model.standardizer(mode=mode)
-    return np.concatenate(
-        [
-            stored(work(source, generator=SliceSeeds(seed, f"slab {index}")).hu, source.hu)
-            for index, (source, _) in enumerate(real.judged)
-        ]
-    )
+    made = [work(source, generator=SliceSeeds(seed, f"slab {index}")) for index, (source, _) in enumerate(real.judged)]
+    kept = zip(made, real.judged, strict=True)
+    return np.concatenate([stored(out.hu, source.hu, out.reach_hu) for out, (source, _) in kept])
 
 
 def parts_of(body: Mask) -> dict[str, Mask]:

@@ -96,8 +96,9 @@ def judged(one: Conversion) -> tuple[str, list[str], list[list[str]]]:
     wanted = noise_power(truth, body, spacing_mm=(1.0, 1.0), patch=PATCH, band_width=BAND).nps_hu2_mm2.sum(axis=0)
 
     def run(work: ConcordStandardizer, seed: int) -> Hu:
-        made = [work(s, generator=SliceSeeds(seed, f"slab {i}")).hu for i, (s, _) in enumerate(one.judged)]
-        return stored(np.concatenate(made), np.concatenate([s.hu for s, _ in one.judged]))
+        made = [work(s, generator=SliceSeeds(seed, f"slab {i}")) for i, (s, _) in enumerate(one.judged)]
+        kept = zip(made, one.judged, strict=True)
+        return np.concatenate([stored(out.hu, source.hu, out.reach_hu) for out, (source, _) in kept])
 
     def row(name: str, outs: list[Hu]) -> list[str]:
         found = [texture.ccc(out) for out in outs]

@@ -108,6 +108,7 @@ def test_stored_is_whole_and_inside_the_range_of_each_source_slice() -> None:
     source = np.array([[[-1024.0, 100.0]], [[-2000.0, 4000.0]]], np.float32)
     made = np.array([[[-1500.4, 5000.0]], [[-1500.4, 5000.0]]], np.float32)
     assert stored(made, source).tolist() == [[[-1024.0, 3071.0]], [[-1500.0, 4000.0]]]
+    assert stored(made, source, (-1100.0, 3071.0)).tolist() == [[[-1100.0, 3071.0]], [[-1500.0, 4000.0]]]
 
 
 def test_pairs_that_are_none_are_refused_and_masks_are_labels(tmp_path: Path) -> None:

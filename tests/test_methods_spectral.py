@@ -17,7 +17,8 @@ from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardi
 from concordct.signal.body import body_mask
 from concordct.signal.spectra import noise_power, power_ratio
 from concordct.training.bundle import load_bundle, save_bundle
-from concordct.volumes.files import open_volume_file
+from concordct.volumes.ct_range import reached
+from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
@@ -291,6 +292,23 @@ def test_files_of_a_volume_hold_what_the_standardizer_made(to_sharp: SpectralMod
     read = open_volume_file(tmp_path / "a.nii.gz").read()
     one, other = (SpectralStandardizer(to_sharp, "mean")(v, generator=SEEDS).hu for v in (read, volume(a)))
     np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_results_go_as_far_below_air_as_the_target_did_and_a_file_holds_them(tmp_path: Path) -> None:
+    a, b = pair(seed=13, slices=2)
+    b = np.where(b < -900, np.rint(-1000 + 4 * (b + 1000)), b)
+    path = write_volume_file(tmp_path / "a.nii.gz", volume(a))
+    scan = open_volume_file(path)
+    cut, deep = (fit_pairs(lambda t=t: [(volume(a), volume(t))]) for t in (np.maximum(b, -1024), b))
+    assert cut.reach_hu is None
+    assert deep.reach_hu == (b.min(), 3071.0)
+    for model, least in ((cut, -1024), (deep, b.min())):
+        out = SpectralStandardizer(SpectralModel.from_bundle(model.to_bundle()), "sample")(scan.read(), generator=SEEDS)
+        out = out.with_hu(np.where(out.hu < -900, out.hu - 200, out.hu))
+        back = open_volume_file(write_volume_file(tmp_path / "b.nii.gz", out, source=scan, overwrite=True)).read()
+        assert back.hu.min() == least
+    # Padding is told by its value: nothing is written that deep, whatever the target holds.
+    assert reached(np.array([[-3024.0, 40.0]])) == (-1500.0, 3071.0)
 
 
 def test_metal_in_the_calibration_slice_does_not_spoil_the_transfer(to_sharp: SpectralModel) -> None:

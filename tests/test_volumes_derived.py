@@ -26,6 +26,7 @@ from skimage.draw import polygon2mask
 
 from concordct import __version__
 from concordct.errors import ConcordctError
+from concordct.volumes.decode import able_to_reach
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import Written, write_derived_series
 from concordct.volumes.derived_header import hashed_uid
@@ -204,6 +205,40 @@ def test_clipping_is_counted_at_both_ends(tmp_path: Path) -> None:
     found = only(written.directory).stored_hu(0, 2)
     assert found[0, 20, 20] == 3071
     assert found[1, 20, 20] == -1024
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_air_goes_as_far_down_as_the_target_kernel_does(tmp_path: Path, bits: int) -> None:
+    tags = {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0}
+    for z in EVEN:
+        hu = disc_hu(z)
+        hu[:12] = -1024
+        path = write_slice(tmp_path / "in" / str(z), z=z, hu=hu, **tags)
+        dataset = pydicom.dcmread(path)
+        dataset.add_new("PixelPaddingValue", "US", 0)
+        dataset.save_as(path)
+    series = only(tmp_path / "in")
+    slab = replace(series.read(), reach_hu=(-1400.0, 3071.0))
+    hu = slab.hu.copy()
+    hu[0, 20, 20:24] = -1100, -1399, -1500, 5000
+    written = write_derived_series(series, [slab.with_hu(hu)], tmp_path / "out", DERIVATION)
+    found = only(written.directory)
+    assert found.stored_hu(0, 1)[0, 20, 20:24].tolist() == [-1100, -1399, -1400, 3071]
+    assert (written.clipped_low, written.clipped_high) == (1, 1)
+    # Padding is where it was, and holds what it held.
+    padding = slab.padding
+    assert padding is not None
+    assert padding.any()
+    assert np.array_equal(found.read().padding, padding)
+    assert np.all(found.stored_hu(0, len(EVEN))[padding] == -1024)
+    header = pydicom.dcmread(written.paths[0])
+    assert (header.PixelRepresentation, header.BitsStored, header.HighBit) == (1, 16, 15)
+    assert header["PixelPaddingValue"].VR == "SS"
+    # Values that signed 16 bits do not hold stay as they were, and air is cut off.
+    stored = next(series.stored(0, 1))
+    values = stored.values.copy()
+    values[20, 20] = 40_000
+    assert able_to_reach(replace(stored, values=values, bounds=(0, 65535)), (-1400.0, 3071.0)).bounds == (0, 65535)
 
 
 def test_what_is_no_longer_true_is_dropped(tmp_path: Path) -> None:

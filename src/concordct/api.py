@@ -221,7 +221,7 @@ class Model:
             planes: list[NDArray[np.float32]] = []
             for slab in standardized_slabs(found, work, seed=seed, allow=allowed):
                 for plane in slab.hu:
-                    planes.append(np.clip(np.rint(plane), *ct_range(source.hu[len(planes)], None)))
+                    planes.append(np.clip(np.rint(plane), *ct_range(source.hu[len(planes)], None, slab.reach_hu)))
                 if progress is not None:
                     progress("standardizing", len(planes), source.shape[0])
             return source.with_hu(np.stack(planes))

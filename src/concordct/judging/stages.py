@@ -14,7 +14,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.models import Model, Sampling
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
-from concordct.volumes.ct_range import ct_range
+from concordct.volumes.ct_range import Reach, ct_range
 from concordct.volumes.scans import Scan, evenly_spaced
 from concordct.volumes.volume import Volume
 
@@ -23,14 +23,15 @@ STAGES = ("source", "standardized")
 TARGET = "target"
 
 
-def stored(made: NDArray[np.floating], source: NDArray[np.floating]) -> NDArray[np.float32]:
+def stored(made: NDArray[np.floating], source: NDArray[np.floating], reach: Reach | None = None) -> NDArray[np.float32]:
     """HU as `standardize` writes them: whole, slice by slice inside the range of a CT image or of the source's own.
 
     Parameters
     ----------
     made, source : [z, y, x], HU.
+    reach : of the target kernel, see `Volume.reach_hu`.
     """
-    planes = [np.clip(np.rint(new), *ct_range(old, None)) for new, old in zip(made, source, strict=True)]
+    planes = [np.clip(np.rint(new), *ct_range(old, None, reach)) for new, old in zip(made, source, strict=True)]
     return np.stack(planes).astype(np.float32)
 
 
@@ -52,7 +53,7 @@ def standardized(
     start = 0
     for slab in standardized_slabs(scan, standardizer, seed=seed, allow=allow):
         part = slice(start, start + len(slab.hu))
-        made[part] = stored(slab.hu, source.hu[part])
+        made[part] = stored(slab.hu, source.hu[part], slab.reach_hu)
         start = part.stop
     return source.with_hu(made)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from concordct.methods.slabs import SLAB_SLICES, for_filters
 from concordct.methods.standardizer import Standardizer
+from concordct.volumes.ct_range import Reach
 from concordct.volumes.files import ENDINGS
 from concordct.volumes.place import writing
 from concordct.volumes.scans import Scan
@@ -49,6 +50,7 @@ class Statistics:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._files: dict[Statistic, IO[bytes]] = {}
+        self._reach: Reach | None = None
 
     def __enter__(self) -> Statistics:
         with writing(self.place):
@@ -62,10 +64,11 @@ class Statistics:
         for file in self._files.values():
             file.close()
 
-    def add(self, mean: NDArray[np.float32], deviation: NDArray[np.float32]) -> None:
-        """[z, y, x] of the next slab, each."""
+    def add(self, mean: Volume, deviation: NDArray[np.float32]) -> None:
+        """The next slab, and [z, y, x]."""
+        self._reach = mean.reach_hu
         with writing(self.place):
-            for name, values in zip(STATISTICS, (mean, deviation), strict=True):
+            for name, values in zip(STATISTICS, (mean.hu, deviation), strict=True):
                 self._files[name].write(np.ascontiguousarray(values, dtype="<f4").tobytes())
 
     def slabs(self, statistic: Statistic, scan: Scan, *, allow: Collection[str]) -> Iterator[Volume]:
@@ -76,7 +79,7 @@ class Statistics:
             source = scan.read(start, min(start + SLAB_SLICES, scan.shape[0]), allow=allow)
             values = np.frombuffer(file.read(4 * source.hu.size), "<f4").astype(np.float32).reshape(source.shape)
             if statistic == "mean":
-                yield source.with_hu(values)
+                yield replace(source.with_hu(values), reach_hu=self._reach)
                 continue
             if source.padding is not None:
                 values = np.where(source.padding, np.float32(0), values)
@@ -122,7 +125,7 @@ def sampled_slabs(
             mean += before / np.float32(count)
             squares += before * (sample.hu - mean)
         assert first is not None
-        statistics.add(mean, np.sqrt(squares / np.float32(samples - 1)))
+        statistics.add(first.with_hu(mean), np.sqrt(squares / np.float32(samples - 1)))
         yield first
         if progress is not None:
             progress(stop)

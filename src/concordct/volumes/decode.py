@@ -6,7 +6,7 @@ DICOM PS3.3 C.7.6.3, C.8.2.1, C.11.1, PS3.5 annex A.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,36 @@ class StoredSlice:
     def hu(self) -> NDArray[np.float32]:
         """[y, x] HU with `AIR_HU` where there is padding."""
         return np.where(self.padding, np.float32(AIR_HU), self.stored_hu())
+
+
+def able_to_reach(stored: StoredSlice, reach: tuple[float, float] | None) -> StoredSlice:
+    """The slice with signed values of 16 bits where unsigned ones do not go as far down as the target kernel does.
+
+    Parameters
+    ----------
+    reach : as in `Volume.reach_hu`.
+
+    Returns
+    -------
+    The same slice where its values go that far, or where what it holds would not fit. Padding keeps its bits.
+    """
+    low = stored.bounds[0] * stored.slope + stored.intercept
+    if reach is None or reach[0] >= low or stored.dtype != np.dtype("<u2"):
+        return stored
+    image = stored.values[~stored.padding]
+    if image.size and image.max() >= 2**15:
+        return stored
+    values = np.where(stored.values < 2**15, stored.values, stored.values - 2**16)
+    return replace(stored, values=values, bounds=(-(2**15), 2**15 - 1), dtype=np.dtype("<i2"))
+
+
+def as_signed(dataset: Dataset) -> None:
+    """The header of a slice whose values became signed; a declared padding value names the same bits as before."""
+    declared = declared_padding(dataset)
+    dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 1, 16, 15
+    for name, value in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), declared or (), strict=False):
+        if name in dataset:
+            dataset.add_new(name, "SS", value if value < 2**15 else value - 2**16)
 
 
 def stored_range(dataset: Dataset) -> tuple[int, int]:

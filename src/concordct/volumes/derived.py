@@ -24,8 +24,8 @@ from pydicom.dataset import FileDataset
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.volumes.classic import MULTI_FRAME, classic_frame
-from concordct.volumes.ct_range import ct_range
-from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom
+from concordct.volumes.ct_range import Reach, ct_range
+from concordct.volumes.decode import StoredSlice, able_to_reach, as_signed, open_dataset, quiet_dicom
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived_header import derived_dataset, hashed_uid, save
 from concordct.volumes.derived_place import place
@@ -106,7 +106,7 @@ def write_derived_series(
         # The pixels wait here until their hash, and with it every UID, is known.
         waiting = aside / ".stored"
         with writing(directory), open(waiting, "wb") as file:
-            digest, clipped = _lay_aside(series, slabs, file)
+            digest, clipped, signed = _lay_aside(series, slabs, file)
         identity = _identity(series, derivation, digest)
         series_uid = hashed_uid("series", identity)
         descending = isinstance(series, RestackedSeries) and _descending(series)
@@ -116,6 +116,8 @@ def write_derived_series(
                 pixels = file.read(_slice_bytes(series, source))
                 uids = {"series_uid": series_uid, "sop_instance_uid": hashed_uid("instance", identity, str(index))}
                 try:
+                    if signed[index]:
+                        as_signed(source)
                     dataset = derived_dataset(
                         source, pixels, ref, sop_class, **uids, derivation=derivation, index=index, allowed=allowed
                     )
@@ -144,16 +146,21 @@ def write_derived_series(
     )
 
 
-def _lay_aside(series: Series, slabs: Iterable[Volume], file: BufferedWriter) -> tuple[str, tuple[int, int]]:
-    """Stored values of every slice to `file`; their SHA-256 and the voxels clipped (low, high)."""
+def _lay_aside(
+    series: Series, slabs: Iterable[Volume], file: BufferedWriter
+) -> tuple[str, tuple[int, int], list[bool]]:
+    """Stored values of every slice to `file`; their SHA-256, voxels clipped (low, high), which slices became signed."""
     digest = hashlib.sha256()
     low = high = 0
     following = 0
+    signed: list[bool] = []
     for slab in slabs:
         _check_slab(series, slab, following)
         stop = following + slab.shape[0]
-        for hu, stored in zip(slab.hu, series.stored(following, stop), strict=True):
-            values, below, above = _stored_values(hu, stored)
+        for hu, found in zip(slab.hu, series.stored(following, stop), strict=True):
+            stored = able_to_reach(found, slab.reach_hu)
+            signed.append(stored is not found)
+            values, below, above = _stored_values(hu, stored, slab.reach_hu)
             data = values.astype(stored.dtype).tobytes()
             digest.update(data)
             file.write(data)
@@ -161,13 +168,15 @@ def _lay_aside(series: Series, slabs: Iterable[Volume], file: BufferedWriter) ->
         following = stop
     if following != series.shape[0]:
         raise ConcordctError(f"slabs end after {following} slices, expected {series.shape[0]}: {series.folder}")
-    return digest.hexdigest(), (low, high)
+    return digest.hexdigest(), (low, high), signed
 
 
-def _stored_values(hu: NDArray[np.float32], stored: StoredSlice) -> tuple[NDArray[np.int64], int, int]:
+def _stored_values(
+    hu: NDArray[np.float32], stored: StoredSlice, reach: Reach | None
+) -> tuple[NDArray[np.int64], int, int]:
     """HU of one slice as stored values of its own rescale; padding gets its source's values back, bit for bit."""
     values = np.rint((hu.astype(np.float64) - stored.intercept) / stored.slope)
-    ends = sorted((end - stored.intercept) / stored.slope for end in ct_range(stored.hu(), stored.padding))
+    ends = sorted((end - stored.intercept) / stored.slope for end in ct_range(stored.hu(), stored.padding, reach))
     low, high = max(stored.bounds[0], math.ceil(ends[0])), min(stored.bounds[1], math.floor(ends[1]))
     image = ~stored.padding
     below, above = int(np.sum((values < low) & image)), int(np.sum((values > high) & image))

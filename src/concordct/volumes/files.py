@@ -304,7 +304,7 @@ def _written_hu(
         return hu
     original = source.stored_hu(slab.first_slice, slab.first_slice + slab.shape[0])
     padding = np.zeros(hu.shape, bool) if slab.padding is None else slab.padding
-    limits = [ct_range(plane, blank) for plane, blank in zip(original, padding, strict=True)]
+    limits = [ct_range(plane, blank, slab.reach_hu) for plane, blank in zip(original, padding, strict=True)]
     clipped = [np.clip(plane, *ends) for plane, ends in zip(hu, limits, strict=True)]
     return np.where(padding, original, np.stack(clipped))
 

@@ -32,6 +32,8 @@ class Volume:
     slice_thickness_mm : nominal slice thickness; None when the file does not say.
     kernel : reconstruction kernel as the file names it ("Br40f\\3"), None when it does not say.
     first_slice : index of `hu[0]` in the whole series. Randomness is keyed by it, so that slabs change nothing.
+    reach_hu : (least, greatest) HU that images of this kernel reach, as a standardizer says of its results; None where
+        they stay inside the range of a CT image. `ct_range` writes by it.
     """
 
     hu: NDArray[np.float32]
@@ -40,6 +42,7 @@ class Volume:
     slice_thickness_mm: float | None = None
     kernel: str | None = None
     first_slice: int = 0
+    reach_hu: tuple[float, float] | None = None
     _spacing: tuple[float, float, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

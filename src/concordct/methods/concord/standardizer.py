@@ -108,7 +108,7 @@ class ConcordStandardizer:
             texture = one.texture + detail_from_cosines(white * on.drawn)
             hu[index] += _kept(one.level * (texture + one.edges - one.transferred), on.free > 0)
             hu[index] += one.level * detail_from_cosines(white * (on.in_all - on.drawn))
-        return volume.with_hu(hu)
+        return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)
 
     def _adapted(self, adaptive: Adaptive, volume: Volume, generator: SliceSeeds) -> Volume:
         base, spacing = self.base, volume.spacing_mm[1:]
@@ -118,7 +118,7 @@ class ConcordStandardizer:
             draws = self.mode == "sample" and adaptive.drawn > 0
             white = base.white(volume, index, generator) if draws else None
             hu[index] += adaptive.written(hu[index], source, body, spacing, white)
-        return volume.with_hu(hu)
+        return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)
 
 
 def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.float32]:

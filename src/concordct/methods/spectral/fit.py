@@ -18,6 +18,7 @@ from scipy import ndimage
 from concordct.errors import ConcordctError
 from concordct.methods.spectral.transfer import (
     LEVEL_RANGE,
+    REACH,
     Limits,
     NoiseModel,
     SpectralModel,
@@ -29,6 +30,7 @@ from concordct.methods.spectral.transfer import (
 from concordct.signal.body import material_mask, patch_corners
 from concordct.signal.signature import SignatureMeter
 from concordct.signal.spectra import Rings, cosine_frequencies, detail_to_cosines, noise_power, to_cosines
+from concordct.volumes.ct_range import Reach, reached
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import AIR_HU, Volume
 
@@ -114,7 +116,7 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
     ------
     ConcordctError : no pairs, slices that are not axial, or images without content.
     """
-    rings, everything, inner, first = _sum_spectra(pairs)
+    rings, everything, inner, first, reach = _sum_spectra(pairs)
     single = everything.single()
     taps = np.stack([single, np.zeros_like(single)])
     if inner.slices >= 3:
@@ -143,6 +145,7 @@ def fit_pairs(pairs: Pairs, *, info: dict[str, Any] | None = None) -> SpectralMo
             "pixel_mm": [round(d, 6) for d in first.spacing_mm[1:]],
             "slice_spacing_mm": first.spacing_mm[0],
             "slice_thickness_mm": first.slice_thickness_mm,
+            **({} if reach is None else {REACH: list(reach)}),
         },
         relative_error=from_zero(0.0, _relative_error(rings, first, coherence, everything.slices)),
     )
@@ -154,10 +157,12 @@ def from_zero(at_zero: float, curve: NDArray[np.float64]) -> NDArray[np.float64]
     return np.concatenate([[at_zero], curve])
 
 
-def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, Volume]:
+def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, Volume, Reach | None]:
     rings: Rings | None = None
+    reach: Reach | None = None
     for source, target in pairs():
         require_axial(source)
+        reach = reached(target.hu, reach)
         if source.shape != target.shape:
             raise ConcordctError(f"expected a target of shape {source.shape}, found {target.shape}")
         if rings is None:
@@ -178,7 +183,7 @@ def _sum_spectra(pairs: Pairs) -> tuple[Rings, _Sums, _Sums, Volume]:
         raise ConcordctError("expected at least one pair to calibrate from, found none")
     if everything.ss[1:].sum() <= 0 or everything.tt[1:].sum() <= 0:
         raise ConcordctError("expected images with content to calibrate from, found constant ones")
-    return rings, everything, inner, first
+    return rings, everything, inner, first, reach
 
 
 def _off_metal(

@@ -12,7 +12,7 @@ noise with the power spectrum that calibration found missing, scaled to the loca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,11 +26,14 @@ from concordct.methods.standardizer import Mode
 from concordct.signal.body import material_mask
 from concordct.signal.spectra import cosine_frequencies, detail_from_cosines, from_cosines, to_cosines
 from concordct.training.bundle import Bundle
+from concordct.volumes.ct_range import Reach
 from concordct.volumes.scans import Scan
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
 METHOD = "spectral"
+#: Where the model's `info` holds what images of the target kernel reach beyond `CT_HU`.
+REACH = "reach_hu"
 
 #: Width of the box, applied twice, over which the local noise level is averaged: wide enough for some 400 pixels of
 #: noise, narrow enough to follow the fall from the spine to the rim.
@@ -133,6 +136,12 @@ class SpectralModel:
     def uses_neighbours(self) -> bool:
         """Whether calibration found that the target kernel mixes neighbouring slices."""
         return bool(np.any(self.transfer[1]))
+
+    @property
+    def reach_hu(self) -> Reach | None:
+        """(least, greatest) HU of the target images, where they go beyond the range of a CT image."""
+        ends = self.info.get(REACH)
+        return None if ends is None else (float(ends[0]), float(ends[1]))
 
     @property
     def sharpens(self) -> bool:
@@ -371,7 +380,7 @@ class SpectralStandardizer:
             hu[index] = from_cosines(filtered)
             if self.mode == "sample":
                 hu[index] += self._noise(own_coefficients, volume, index, generator)
-        return volume.with_hu(hu)
+        return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)
 
     def _on_grid(self, curve: NDArray[np.float64], frequency: NDArray[np.float32]) -> NDArray[np.float32]:
         # Beyond the calibrated frequencies nothing is known, so nothing passes.
