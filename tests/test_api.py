@@ -36,7 +36,7 @@ SURFACE = {
 CLASSES = {
     "ConcordctError": "",
     "Model": "card describe loaded save sha256 source_kernels standardize target_kernels warnings",
-    "Volume": "affine first_slice hu kernel padding shape slab slice_thickness_mm spacing_mm with_hu",
+    "Volume": "affine first_slice reach_hu hu kernel padding shape slab slice_thickness_mm spacing_mm with_hu",
 }
 
 
