@@ -30,6 +30,8 @@ OUTSIDE = (
 TIMES, MORE_S = 8.0, 30.0
 #: The tests' whole time without a mutant, seconds; of more tests than fit the quickest run.
 MOST_S = 40.0
+#: pytest's exit code for tests that are not there, or whose module cannot be imported.
+NOT_FOUND = 4
 #: Our own modules, which a fork imports anew.
 OURS = ("concordct", "tests", "benchmarks", "conftest", "learning", "synthetic")
 
@@ -148,6 +150,8 @@ def judge(mutant: Mutant, covered: dict[str, Any], folder: Path) -> dict[str, An
             code = _forked(tests, folder, limit)
         finally:
             place.write_text(text, encoding="utf-8")
+        if code == NOT_FOUND and _forked(tests, folder, limit) == 0:
+            code = 1  # the fault keeps the tests' own module from being imported
         if code not in (0, 1, 2, None):
             raise SystemExit(f"{mutant.file}:{mutant.first}: expected pytest to run {tests}, it ended with {code}")
         outcome = "survived" if code == 0 else "killed"
