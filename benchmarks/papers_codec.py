@@ -26,11 +26,12 @@ from concordct.training.engine import Run, train_phase
 from concordct.volumes.volume import Volume
 
 #: Latent channels of the trained curve at each scale, and steps of its trainings.
-CURVE, CURVE_STEPS = ((2, 8, 24), (4, 16, 48), (6, 24, 64)), 250
+CURVE = ((1, 4, 16), (2, 8, 24), (3, 10, 40), (4, 12, 64), (6, 24, 64))
+CURVE_STEPS = 700
 #: Shares of the numbers that the best linear code of 8 x 8 blocks keeps.
 LINEAR, BLOCK = (1 / 16, 0.25, 0.375, 0.5, 0.6875, 0.875), 8
 #: Steps of each phase of the paper's architecture, and its patches: what a CPU allows in minutes.
-PAPER_STEPS, PAPER_PATCH, PAPER_BATCH = 30, 64, 4
+PAPER_STEPS, PAPER_PATCH, PAPER_BATCH = 100, 64, 4
 #: Classes shown.
 SHOWN = ("GLCM", "GLRLM", "NID")
 
@@ -190,7 +191,7 @@ def leak(train: Sequence[Images], validation: Sequence[Images]) -> list[list[str
         ("before phase 3", dataclasses.replace(short, phases=short.phases[:2])),
         ("after phase 3", short),
     ):
-        bundle = ltdiffpp.fit(TrainingData(train, [], {}), recipe, Run(runs() / "leak"))
+        bundle = ltdiffpp.fit(TrainingData(train, [], {}), recipe, Run(runs() / "leak" / f"{PAPER_STEPS}"))
         system = ltdiffpp.build(json.loads(json.dumps(dict(bundle.metadata)))["config"])
         system.load_state_dict({key: torch.from_numpy(np.array(one)) for key, one in bundle.tensors.items()})
         rows.append([f"LTDiff++ `paper`, {PAPER_STEPS} steps a phase, {name}", _moved(system.codec, validation)])
