@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from benchmarks.papers_cohort import runs
 from benchmarks.papers_measure import INPUT, Judged, Measured, fixed_stage, measured, model_of
-from benchmarks.papers_rows import DCT, LONG, ROWS, lines_of
+from benchmarks.papers_rows import CONDITIONED, DCT, LONG, PRINTED, ROWS, WITHOUT_INTEGRATION, lines_of
 from concordct.agreement import concordance
 from concordct.judging.stages import stored
 from concordct.methods.network import TrainingData, from_unit, load_system, seeded, to_unit
@@ -91,6 +94,22 @@ def codecs(train: Sequence[Images], subjects: tuple[Judged, ...]) -> list[list[s
         work = _reconstructed(lambda image, codec=codec: codec.decode(*codec.encode(image))[-1], codec.divisor)  # type: ignore[misc]
         rows.append(_line(subjects, name, name, work))
     return rows
+
+
+def picture(linear: Sequence[Sequence[str]], learned: Sequence[Sequence[str]], path: Path) -> None:
+    """Numbers a pixel against RMSE and GLCM CCC of D(E(B)): rows of `curve` (the first is A itself) and of `codecs`."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    for axis, column, label in ((axes[0], 1, "RMSE in the body, HU"), (axes[1], 2, "GLCM, mean CCC")):
+        for rows, name in ((linear[1:], "best linear code"), (learned, f"learned, {CURVE_STEPS} steps")):
+            at = [float(str(re.search(r"([\d.]+) numbers a pixel", row[0])[1])) for row in rows]  # type: ignore[index]
+            axis.plot(at, [float(row[column]) for row in rows], marker="o", label=name)
+        axis.axhline(float(linear[0][column]), color="0.5", linestyle="--", label="A itself")
+        axis.set_xlabel("latent numbers a pixel")
+        axis.set_ylabel(label)
+    axes[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
 
 
 def _linear(train: Sequence[Images]) -> np.ndarray:
@@ -199,7 +218,7 @@ def leak(train: Sequence[Images], validation: Sequence[Images]) -> list[list[str
         if model_of(name).exists():
             system = load_system("ltdiffpp", load_bundle(model_of(name)), ltdiffpp.build)  # type: ignore[assignment]
             rows.append([f"{name}: latents at every scale, {label}", _moved(system.codec, validation)])
-    for name in ("DiffusionCT as printed", "DiffusionCT, skips without integration", DCT):
+    for name in (PRINTED, f"{PRINTED}, latent four times as large", WITHOUT_INTEGRATION, DCT, CONDITIONED):
         if model_of(name).exists():
             other = load_system("diffusionct", load_bundle(model_of(name)), diffusionct.build)
             rows.append([name, _moved(other.autoencoder, validation, 128)])

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import papers_rivals
 from benchmarks.papers_cohort import ROIS_PER_RANGE, SEED, runs
-from benchmarks.papers_rows import DCT, LONG, ROWS, place_of
+from benchmarks.papers_rows import DCT, LONG, ROWS, chosen_steps, place_of
 from concordct.judging import kept
 from concordct.judging.case import Case, Pair, cases_of_manifest, open_pair
 from concordct.judging.regions import RANDOM, paper_regions
@@ -90,10 +90,16 @@ def made_by(standardizer: Standardizer, one: Judged, *, seed: int, source: Volum
     return slab.with_hu(stored(slab.hu, whole.slab(FIRST, LAST).hu))
 
 
-def row_stage(name: str, seed: int = SEED) -> tuple[str, Callable[[Judged], tuple[Volume, float]]]:
-    """A row's identity, and what makes its volume."""
+def row_stage(
+    name: str, seed: int = SEED, *, steps: int | None = None
+) -> tuple[str, Callable[[Judged], tuple[Volume, float]]]:
+    """A row's identity, and what makes its volume; `steps` in place of its own sampling steps."""
     model = load_model(model_of(name))
     sampling = dict(ROWS[name].sampling) if name in ROWS else {}
+    if name in ROWS and ROWS[name].chosen:
+        steps = chosen_steps(ROWS[name].of)
+    if steps is not None:
+        sampling["steps"] = steps
 
     def make(one: Judged) -> tuple[Volume, float]:
         standardizer = _at_work(model, "sample", json.dumps(sampling, sort_keys=True))

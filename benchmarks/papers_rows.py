@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Row:
     method : a name of the catalogue. recipe : of it; "" for none.
     without : what is left out, a name of its ablations.
     sampling : what is overridden at inference. of : the row whose model it uses; "" for its own.
+    chosen : whether its steps are those that were chosen on validation (`benchmarks.papers_steps`).
     samples : whether two samples of it differ.
     """
 
@@ -35,9 +37,12 @@ class Row:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     of: str = ""
     samples: bool = False
+    chosen: bool = False
 
 
 LONG, BRIEF, DCT, DCT_BRIEF = "LTDiff++", "LTDiff++, common budget", "DiffusionCT", "DiffusionCT, common budget"
+DDPM, CONDITIONED = "DDPM alone (image)", "DiffusionCT, decoder conditioned on A"
+PRINTED, WITHOUT_INTEGRATION = "DiffusionCT as printed", "DiffusionCT, skips without integration"
 #: In the order in which they are trained: what matters most first.
 ROWS: dict[str, Row] = {
     "histogram matching": Row("histogram"),
@@ -50,11 +55,12 @@ ROWS: dict[str, Row] = {
     "LTDiff++, common budget, without skips": Row("ltdiffpp", "common", "skips", samples=True),
     "LTDiff++, common budget, without deep supervision": Row("ltdiffpp", "common", "supervision", samples=True),
     DCT_BRIEF: Row("diffusionct", "common", samples=True),
-    "DiffusionCT as printed": Row("diffusionct", "common", "skips", samples=True),
-    "DiffusionCT, skips without integration": Row("diffusionct", "common", "integration", samples=True),
-    "DiffusionCT as printed, latent four times as large": Row("diffusionct", "common", "bottleneck", samples=True),
+    PRINTED: Row("diffusionct", "common", "skips", samples=True),
+    WITHOUT_INTEGRATION: Row("diffusionct", "common", "integration", samples=True),
+    f"{PRINTED}, latent four times as large": Row("diffusionct", "common", "bottleneck", samples=True),
+    CONDITIONED: Row("diffusionct", "common", "idle", samples=True),
     "UNet++ alone": Row("unetpp", "common"),
-    "DDPM alone (image)": Row("ddpm", "common", samples=True),
+    DDPM: Row("ddpm", "common", samples=True),
     "encoder-decoder": Row("encoder-decoder", "common"),
     "LTDiff++ pruned to depth 1": Row("ltdiffpp", sampling={"depth": 1}, of=LONG, samples=True),
     "without deep supervision, pruned to depth 1": Row(
@@ -64,13 +70,14 @@ ROWS: dict[str, Row] = {
     "LTDiff++ started from Z_A at T / 2": Row(
         "ltdiffpp", sampling={"start": "source", "begin": 0.5}, of=LONG, samples=True
     ),
-    "LTDiff++ in 2 steps": Row("ltdiffpp", sampling={"steps": 2}, of=LONG, samples=True),
-    "LTDiff++ in 12 steps": Row("ltdiffpp", sampling={"steps": 12}, of=LONG, samples=True),
+    "LTDiff++, steps chosen on validation": Row("ltdiffpp", of=LONG, chosen=True),
+    "DiffusionCT, steps chosen on validation": Row("diffusionct", of=DCT, chosen=True),
+    "DDPM alone, steps chosen on validation": Row("ddpm", of=DDPM, chosen=True),
 }
 #: Phases that a row takes over from another, which trained them to the bit.
 SHARED = {
     "LTDiff++, common budget, without phase 3": (BRIEF, ("autoencoder", "diffusion")),
-    "DiffusionCT, skips without integration": (DCT_BRIEF, ("autoencoder", "diffusion")),
+    WITHOUT_INTEGRATION: (DCT_BRIEF, ("autoencoder", "diffusion")),
 }
 
 
@@ -126,11 +133,20 @@ def _take_over(name: str) -> None:
             place.symlink_to(given.resolve(), target_is_directory=True)
 
 
+def chosen_steps(owner: str) -> int | None:
+    """Sampling steps of a model that were best on validation; None where nobody has looked."""
+    path = runs() / "steps.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found.get(owner)
+
+
 def lines_of(name: str) -> list[dict[str, Any]]:
     """The metrics of a row's own training, step by step."""
     return lines_in(Path(f"{place_of(name)}.run"))
 
 
 def spent(name: str) -> dict[str, tuple[int, float]]:
-    """Steps and processor seconds of each phase of a row's own training."""
-    return spent_in(Path(f"{place_of(name)}.run"))
+    """Steps and processor seconds of each phase of a row's training, those that it shares with another row included."""
+    owner, phases = SHARED.get(name, (name, ()))
+    shared = {} if owner == name else {phase: one for phase, one in spent(owner).items() if phase in phases}
+    return {**shared, **spent_in(Path(f"{place_of(name)}.run"))}

@@ -61,6 +61,8 @@ class Config:
     widths, skips, resampling, detail : of the autoencoder, see `ResNetAutoencoder`.
     anatomic : weight of the anatomic loss beside L2.
     drop : share of the patches of phase 1 whose skips are zeros, so that the latent must carry the image.
+    conditioned : the decoder has the skips of A whichever image the latent is of, so that the latent alone tells A
+        from B, in phase 3 too.
     texture : above 0, errors count relative to the local texture, and the integration weighs with this that its output
         has the energies of B (ours).
     customary : every layer starts from its customary random weights, and nothing leads past the 1-D U-Net.
@@ -77,6 +79,7 @@ class Config:
     resampling: Resampling = "pool"
     detail: float = 0.0
     drop: float = 0.0
+    conditioned: bool = False
     texture: float = 0.0
     customary: bool = False
 
@@ -117,9 +120,14 @@ def _without_integration(recipe: Recipe) -> Recipe:
 
 
 def _large_latent(recipe: Recipe) -> Recipe:
-    """As printed with four times the latent, a quarter of the pixels' numbers."""
+    """As printed with four times the latent: no longer the narrowest place, which is the encoder's last stage then."""
     printed = _only_printed(recipe)
     return replace(printed, config=replace(printed.config, channels=4 * printed.config.channels))
+
+
+def _conditioned(recipe: Recipe) -> Recipe:
+    """A decoder that is conditioned on A, and a latent that decides between A and B."""
+    return replace(recipe, config=replace(recipe.config, conditioned=True, drop=0.0))
 
 
 #: `small` starts at the source's latent and half of T: a network that predicts the noise is blind at T.
@@ -157,11 +165,13 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
-#: The readings of the paper beside the recipe's own: nothing but the latent, that with a larger latent, skips alone.
+#: The readings of the paper beside the recipe's own: nothing but the latent, that with a larger latent, skips alone, a
+#: decoder that is conditioned on A.
 ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "skips": _only_printed,
     "bottleneck": _large_latent,
     "integration": _without_integration,
+    "idle": _conditioned,
 }
 
 
@@ -203,7 +213,7 @@ def anatomic_loss(output: Tensor, wanted: Tensor) -> Tensor:
 
 
 class _Autoencoder(nn.Module):
-    """Phase 1: D(E(X)) = X for every image."""
+    """Phase 1: D(E(X)) = X for every image; conditioned, D(E(X); skips of A) = X for X of A and B."""
 
     def __init__(self, system: DiffusionCT) -> None:
         super().__init__()
@@ -213,6 +223,10 @@ class _Autoencoder(nn.Module):
         """Patches in HU to losses."""
         image, config = to_unit(source), self.system.config
         latents, skips = self.system.autoencoder.encode(image)
+        if config.conditioned:
+            of_target = torch.tensor([bool(seed % 2) for seed in seeds], device=image.device)[:, None, None, None]
+            image = torch.where(of_target, to_unit(target), image)
+            latents = self.system.autoencoder.encode(image)[0]
         if skips and config.drop:
             kept = torch.tensor([seed % 1000 >= 1000 * config.drop for seed in seeds], device=image.device)
             skips = [one * kept[:, None, None, None] for one in skips]
@@ -241,7 +255,7 @@ class _Integration(nn.Module):
 
     L(D(Z_B; skips of A), B) + texture (e(D(Z_B; ...), B) + e(D(Z_A'; ...), B)) + l(D(Z_A'; ...), B), e the energies and
     l the local levels: with B's own latent the decoder learns what the latent knows beside the skips, with a sample
-    what it meets at inference.
+    what it meets at inference. A conditioned decoder has L(D(Z_A; skips of A), A) beside it, or it would forget to ask.
     """
 
     def __init__(self, system: DiffusionCT, sampling: Sampling) -> None:
@@ -264,6 +278,8 @@ class _Integration(nn.Module):
         texture = energy_loss(known, wanted) + energy_loss(drawn, wanted)
         level = level_loss(drawn, wanted)
         loss = decoded + self.system.config.texture * texture + level
+        if self.system.config.conditioned:
+            loss = loss + relative_loss(autoencoder.decode(a, skips)[-1], to_unit(source))
         return {"loss": loss, "decoded": decoded, "texture": texture, "level": level}
 
 
@@ -289,7 +305,8 @@ def fit(
     phase = dict(recipe.phases)
     system.requires_grad_(False)
     system.autoencoder.requires_grad_(True)
-    train_phase("autoencoder", _Autoencoder(system), every, phase["autoencoder"], run)
+    first = pairs if recipe.config.conditioned else every
+    train_phase("autoencoder", _Autoencoder(system), first, phase["autoencoder"], run)
     system.autoencoder.requires_grad_(False)
     with torch.no_grad():
         batches = encoded(system.autoencoder.encode, every, STATISTICS_BATCHES, run.team.device)
