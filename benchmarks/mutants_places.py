@@ -96,7 +96,9 @@ def mutated(tree: ast.Module, way: Way, kind: str) -> ast.Module:
         new = node.operand
     elif kind == "number":
         value = node.value
-        new = ast.Constant(not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 2)
+        new = ast.Constant(
+            not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else 2 * value or 1.0
+        )
     elif kind == "condition":
         node.test = ast.UnaryOp(ast.Not(), node.test)
     else:

@@ -26,6 +26,8 @@ OUTSIDE = (
     "pytest", "numpy", "scipy.ndimage", "scipy.signal", "scipy.optimize", "torch", "pydicom", "safetensors.torch",
     "pydantic", "matplotlib.pyplot", "hypothesis",
 )  # fmt: skip
+#: Tests that compare with recorded values: they run last, so that what they alone notice can be counted.
+KEPT = "tests/test_methods_kept.py"
 #: Seconds that a mutant's tests may take: so many times what they take without it, and some more.
 TIMES, MORE_S = 8.0, 30.0
 #: The tests' whole time without a mutant, seconds; of more tests than fit the quickest run.
@@ -55,6 +57,7 @@ def cover(names: Sequence[str], room: str, place: Path) -> None:
                 self.bad.add(name)
 
     place.parent.mkdir(parents=True, exist_ok=True)
+    warm_up()  # else the first tests would look slow
     data = place.with_suffix(".coverage")
     data.unlink(missing_ok=True)
     outcomes = Outcomes()
@@ -95,19 +98,22 @@ def _node(context: str) -> str:
 
 
 def tests_of(mutant: Mutant, covered: dict[str, Any]) -> list[str]:
-    """The tests that run a mutant's lines, or, of a line that runs at import, all that run its file; quickest first."""
+    """The tests that run a mutant's lines, or, of a line that runs at import, all that run its file.
+
+    The quickest first, and those of `KEPT` last.
+    """
     own: dict[str, list[str]] = covered["lines"].get(mutant.file, {})
     text = (PACKAGE / mutant.file).read_text(encoding="utf-8").splitlines()
     found = {test for line in text[mutant.first - 1 : mutant.last] for test in own.get(line.strip(), ())}
     if not found and not _in_function(mutant):
         found = {test for tests in own.values() for test in tests}
     seconds = covered["seconds"]
-    ordered = sorted(found, key=lambda test: (seconds[test], test))
+    ordered = sorted(found, key=lambda test: (test.startswith(KEPT), seconds[test], test))
     total, kept = 0.0, []
     for test in ordered:
+        if kept and total + seconds[test] > MOST_S:
+            continue
         total += seconds[test]
-        if kept and total > MOST_S:
-            break
         kept.append(test)
     return kept
 
@@ -140,16 +146,19 @@ def judge(mutant: Mutant, covered: dict[str, Any], folder: Path) -> dict[str, An
     """Run a mutant's tests on it, in a copy of the package below `folder`."""
     source = PACKAGE / mutant.file
     tests = tests_of(mutant, covered)
-    began, outcome = time.monotonic(), "no test runs it"
+    began, outcome, by = time.monotonic(), "no test runs it", ""
     if tests:
         text = source.read_text(encoding="utf-8")
         place = folder / "concordct" / mutant.file
         place.write_text(ast.unparse(mutated(ast.parse(text), mutant.way, mutant.kind)), encoding="utf-8")
         limit = TIMES * sum(covered["seconds"][test] for test in tests) + MORE_S
+        noticed = folder / "noticed"
+        noticed.unlink(missing_ok=True)
         try:
             code = _forked(tests, folder, limit)
         finally:
             place.write_text(text, encoding="utf-8")
+        by = noticed.read_text(encoding="utf-8") if noticed.exists() else ""
         if code == NOT_FOUND and _forked(tests, folder, limit) == 0:
             code = 1  # the fault keeps the tests' own module from being imported
         if code not in (0, 1, 2, None):
@@ -158,9 +167,21 @@ def judge(mutant: Mutant, covered: dict[str, Any], folder: Path) -> dict[str, An
     return {
         "key": mutant.key,
         "outcome": outcome,
+        "by": by,
         "tests": len(tests),
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+class _First:
+    """Writes down the first test that fails."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place = folder / "noticed"
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed and not self.place.exists():
+            self.place.write_text(report.nodeid, encoding="utf-8")
 
 
 def _forked(tests: Sequence[str], folder: Path, limit: float) -> int | None:
@@ -182,7 +203,7 @@ def _forked(tests: Sequence[str], folder: Path, limit: float) -> int | None:
             sys.dont_write_bytecode = True
             import pytest
 
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[_First(folder)]))
         finally:
             os._exit(code)
     until = time.monotonic() + limit

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from concordct.agreement import concordance as agreement
+from concordct.agreement.bootstrap import draw_subjects
 from concordct.errors import ConcordctError
 
 # Shrout & Fleiss 1979 (doi:10.1037/0033-2909.86.2.420), Table 2: six targets, four judges.
@@ -129,3 +130,21 @@ def test_bootstrap_draws_subjects_and_repeats_with_the_seed():
 def test_arrays_of_two_shapes_are_refused():
     with pytest.raises(ConcordctError, match="one shape"):
         agreement.ccc_per_feature(np.zeros((3, 2)), np.zeros((3, 1)))
+
+
+def test_shapes_that_numpy_would_stretch_are_refused():
+    with pytest.raises(ConcordctError, match="one shape"):
+        agreement.relative_error(np.ones((3, 2)), np.ones((3, 1)))
+
+
+def test_a_draw_of_two_subjects_is_the_ccc_of_their_rois():
+    """Of two subjects there are three draws, AA, AB and BB, and each is the CCC of those ROIs, means apart and all."""
+    g = np.random.default_rng(5)
+    target = g.normal(size=(24, 3)) + np.repeat([[0.0], [4.0]], 12, axis=0)
+    source = 1.3 * target + 0.4 * g.normal(size=(24, 3)) - np.repeat([[0.0], [1.0]], 12, axis=0)
+    subjects = ["a"] * 12 + ["b"] * 12
+    drawn = draw_subjects(subjects, repeats=40, generator=g)
+    found = agreement.drawn_means_by_class(source, target, ["k"] * 3, drawn)["k"]
+    for value, (first, second) in zip(found, drawn.counts, strict=True):
+        rows = [*range(12)] * int(first) + [*range(12, 24)] * int(second)
+        assert value == pytest.approx(agreement.ccc_per_feature(source[rows], target[rows]).mean())

@@ -80,3 +80,15 @@ def test_a_repeat_lies_within_the_coefficient_in_95_of_100() -> None:
     assert within_repeat(three + 6, one, found)[0] < 0.6
     with pytest.raises(ConcordctError, match="scanned twice"):
         repeatability(one, [str(k) for k in range(4000)])
+
+
+def test_the_interval_of_the_repeatability_is_that_of_chi_squared() -> None:
+    """Ten people scanned twice: chi squared with 10 degrees has 3.247 and 20.483 in the printed tables."""
+    values = np.random.default_rng(0).normal(size=(20, 2))
+    values[:, 1] = np.nan
+    values[0, 1], values[10, 1] = 1.0, 2.0
+    found = repeatability(values, [str(k) for k in range(10)] * 2)
+    assert found.within_low[0] == pytest.approx(found.within_sd[0] * np.sqrt(10 / 20.483), rel=1e-4)
+    assert found.within_high[0] == pytest.approx(found.within_sd[0] * np.sqrt(10 / 3.247), rel=1e-4)
+    nothing = within_repeat(np.full((4, 2), np.nan), np.zeros((4, 2)), found)
+    assert np.isnan(nothing).all()

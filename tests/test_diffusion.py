@@ -152,3 +152,32 @@ def test_diffusers_or_monai_agree_where_they_are_installed() -> None:
     torch.testing.assert_close(
         reference.alphas_cumprod.double(), linear_schedule(1000).alpha_bar[1:], rtol=1e-4, atol=1e-7
     )
+
+
+def test_cosine_schedule_is_that_of_nichol_and_dhariwal() -> None:
+    """Their eq. 17 at half of T: cos^2(0.508 / 1.008 pi / 2) / cos^2(0.008 / 1.008 pi / 2) = 0.4938."""
+    assert cosine_schedule(40).alpha_bar[20].item() == pytest.approx(0.4938, abs=1e-4)
+
+
+@pytest.mark.parametrize("keep", [[], [0, 3], [2, 9], [3, 3]])
+def test_steps_that_are_not_of_the_chain_are_refused(keep: list[int]) -> None:
+    with pytest.raises(ValueError, match="ascending"):
+        respaced(linear_schedule(8), keep)
+
+
+def test_a_chain_of_its_last_step_starts_from_nothing_else() -> None:
+    chain = cosine_schedule(8)
+    assert respaced(chain, [8]).alpha_bar.tolist() == pytest.approx([1.0, float(chain.alpha_bar[8])])
+    assert respaced(chain, [1, 8]).alpha_bar.tolist() == pytest.approx([float(chain.alpha_bar[t]) for t in (0, 1, 8)])
+    assert respaced(chain, [1, 8]).times.tolist() == [0.0, 0.125, 1.0]
+
+
+def test_the_last_step_draws_nothing() -> None:
+    asked = []
+
+    def draw() -> torch.Tensor:
+        asked.append(1)
+        return torch.ones(1, 1)
+
+    sample_ddpm(lambda x, time, condition: x, torch.ones(1, 1), None, cosine_schedule(5), draw=draw)
+    assert len(asked) == 4

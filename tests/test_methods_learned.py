@@ -12,7 +12,7 @@ import torch
 from skimage.exposure import match_histograms
 
 from concordct.errors import ConcordctError
-from concordct.methods.models import load_model
+from concordct.methods.models import OWN_KERNEL, kernel_mismatch, load_model
 from concordct.methods.network import FADE_HU, HIGH_HU, LOW_HU, NetworkStandardizer, from_unit, to_bundle, to_unit
 from concordct.methods.paired import diffusionct, histogram, ltdiffpp
 from concordct.methods.paired.conditional import ConditionalDiffusion, Sampling, detail_window, pack, unpack
@@ -354,3 +354,35 @@ def test_train_refuses_with_one_line(tmp_path: Path) -> None:
     bad.write_text("pair,subject\nx,y\n")
     with pytest.raises(ConcordctError, match="columns"):
         train("histogram", bad, tmp_path / "n")
+
+
+def test_tiles_cover_a_slice_that_is_longer_than_wide() -> None:
+    """A network that changes nothing gives the slice back, whatever its shape: every tile lies where it was cut."""
+
+    class Same(torch.nn.Module):
+        tile, divisor = 64, 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def translate(self, image, sampling, draw, *, mean):
+            assert image.shape[2:] == (64, 64)
+            return image
+
+    method = NetworkStandardizer(Same(), "same", Sampling(steps=1))
+    for shape in ((1, 41, 97), (1, 150, 30)):
+        hu = np.random.default_rng(0).uniform(-900, 300, shape).astype(np.float32)
+        np.testing.assert_allclose(method(Volume(hu, np.eye(4)[[2, 1, 0, 3]]), generator=SEEDS).hu, hu, atol=1e-2)
+
+
+def test_what_concordct_standardized_is_no_source_but_of_models_for_it(tmp_path: Path) -> None:
+    recipe = recipes()["unetpp"]
+    bundle = to_bundle("encoder-decoder", FITS["unetpp"].Regressor(recipe.config), recipe, {"source_kernels": ["B30"]})
+    save_bundle(bundle, tmp_path / "model", card="")
+    model = load_model(tmp_path / "model")
+    own = f"{OWN_KERNEL}x"
+    assert kernel_mismatch(model, "B30") is None
+    assert kernel_mismatch(model, None) is None
+    assert "already" in str(kernel_mismatch(model, own))
+    assert "converts from B30" in str(kernel_mismatch(model, "B70"))

@@ -10,7 +10,9 @@ import torch
 
 from concordct.methods.network import seeded, to_unit
 from concordct.methods.paired import ddpm, diffusionct, ltdiffpp
+from concordct.methods.paired.conditional import _draws
 from concordct.methods.paired.texture import detail, energy_loss, level_loss, relative_loss
+from concordct.training.data import Patches
 from concordct.training.engine import Phase, Run
 from learning import CHAIN, QUICK, awaken, data, recipes
 
@@ -253,3 +255,71 @@ def test_paper_recipes_have_nothing_of_ours() -> None:
     )
     assert system.diffusion.net.straight is None
     assert all(bool(one.any()) for name, one in system.named_parameters() if name.endswith("weight"))
+
+
+def test_the_losses_of_the_autoencoder_by_hand() -> None:
+    """An error of a half everywhere: 0.5^2 + 0.1 x 0.5 for "regression"; the other two are the losses of their name."""
+    wanted = torch.full((1, 1, 16, 16), -0.2)
+    output = wanted + 0.5
+    config = dataclasses.replace(recipes()["ltdiffpp"].config, deep=False)
+    assert float(ltdiffpp.supervised([output], wanted, config)) == pytest.approx(0.30, rel=1e-6)
+    relative = dataclasses.replace(config, supervision="relative")
+    # No detail is wanted: sqrt(1 + (0.5 / (20 / 1350))^2) - 1.
+    assert float(ltdiffpp.supervised([output], wanted, relative)) == pytest.approx((1 + 33.75**2) ** 0.5 - 1, rel=1e-4)
+    printed = dataclasses.replace(config, supervision="bce_dice")
+    assert float(ltdiffpp.supervised([output], wanted, printed)) == float(ltdiffpp.bce_dice(output, wanted))
+
+
+def test_local_power_at_a_border_is_that_of_the_pixels_that_are_there() -> None:
+    """Stripes of +-1 have a power of 1 everywhere, so that an error costs the same at a border as inside."""
+    wanted = torch.ones(1, 1, 40, 40)
+    wanted[..., ::2] = -1
+    output = wanted.clone()
+    inside, border = (float(_of_one(output, wanted, at)) for at in ((20, 20), (0, 20)))
+    assert border == pytest.approx(inside, rel=0.02)
+
+
+def _of_one(output: torch.Tensor, wanted: torch.Tensor, at: tuple[int, int]) -> torch.Tensor:
+    wrong = output.clone()
+    wrong[0, 0, at[0], at[1]] += 1
+    return relative_loss(wrong, wanted)
+
+
+def test_steps_of_the_diffusion_are_all_of_the_chain() -> None:
+    t, noise = _draws(range(300), 8, 5)
+    assert set(t.tolist()) == set(range(1, 9))
+    assert noise.shape == (300, 5)
+
+
+def test_latents_are_of_unit_variance_before_they_are_diffused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ltdiffpp, "STATISTICS_BATCHES", 4)
+    recipe = recipes()["ltdiffpp"]
+    nothing = Phase(steps=0, epochs=0)
+    recipe = dataclasses.replace(recipe, phases=(("autoencoder", nothing), ("diffusion", nothing)))
+    given = data(tmp_path / "v")
+    bundle = ltdiffpp.fit(given, recipe, Run(tmp_path / "run"))
+    system = ltdiffpp.LTDiffPlusPlus(recipe.config)
+    system.load_state_dict({name: torch.from_numpy(one.copy()) for name, one in bundle.tensors.items()})
+    batch = Patches(given.pairs, 32, 0, either=True).batch(0, range(32))
+    for latent in system.codec.encode(to_unit(torch.from_numpy(batch.source)))[0]:
+        assert float(latent.detach().std(dim=(0, 2, 3)).mean()) == pytest.approx(1, rel=0.25)
+
+
+def test_a_decoder_that_is_conditioned_on_the_source_has_its_skips_whatever_the_latent_is_of() -> None:
+    """Phase 1 codes A or B, phase 3 asks for both: D(E(X); skips of A) = X."""
+    config = dataclasses.replace(recipes()["diffusionct"].config, skips=True, conditioned=True, texture=0.3)
+    torch.manual_seed(0)
+    system = diffusionct.DiffusionCT(config)
+    awaken(system)
+    source, target = _patches(64)
+    a, b = to_unit(source), to_unit(target)
+    skips = system.autoencoder.encode(a)[1]
+    for seeds, coded in (((2,) * 4, a), ((3,) * 4, b)):
+        found = diffusionct._Autoencoder(system)(source, target, seeds)
+        again = system.autoencoder.decode(system.autoencoder.encode(coded)[0], skips)[-1]
+        assert float(found["square"]) == pytest.approx(float((again - coded).square().mean()), rel=1e-4)
+    task = diffusionct._Integration(system, recipes()["diffusionct"].sampling)
+    kept = relative_loss(system.autoencoder.decode(system.autoencoder.encode(a)[0], skips)[-1], a)
+    both = float(task(source, target, SEEDS)["loss"])
+    system.config = dataclasses.replace(config, conditioned=False)
+    assert both - float(task(source, target, SEEDS)["loss"]) == pytest.approx(float(kept), rel=1e-3)

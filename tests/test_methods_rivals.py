@@ -143,7 +143,11 @@ def test_stan_ct_by_hand() -> None:
     silent(game.judge)
     same = game(flat(0), flat(0), (1, 2), "generator")
     assert float(same["loss"]) == pytest.approx(math.log(2))  # its encoder sees the same in both
-    assert float(game(flat(0), flat(TENTH), (1, 2), "generator")["latent"]) > 0
+    apart = {name: float(one) for name, one in game(flat(0), flat(TENTH), (1, 2), "generator").items()}
+    assert apart["latent"] > 0
+    config = CONFIGS[stan_ct]
+    parts = apart["fooled"] + config.latent * apart["latent"] + config.l1 * apart["l1"]
+    assert apart["loss"] == pytest.approx(parts, rel=1e-5)
     # Features that are all 0 lie no distance apart: the whole margin is missing.
     assert float(game(flat(0), flat(TENTH), (1, 2), "judge")["loss"]) == pytest.approx(math.log(2) + 1)
     one, other = [torch.zeros(2, 2), torch.zeros(4)], [torch.full((2, 2), 0.25), torch.full((4,), 5.0)]
