@@ -152,7 +152,7 @@ def _codec(train: Sequence[Images], latents: tuple[int, ...]) -> ltdiffpp.Latent
     phase = dataclasses.replace(recipe.phase("autoencoder"), steps=CURVE_STEPS)
     folder = runs() / "curve" / "-".join(map(str, latents))
     patches = Patches(train, recipe.patch, 0, either=True)
-    train_phase("autoencoder", ltdiffpp.Autoencoder(system), patches, phase, Run(folder))
+    train_phase("autoencoder", ltdiffpp.AutoencoderTask(system), patches, phase, Run(folder))
     return system.codec.eval()
 
 
