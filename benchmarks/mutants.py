@@ -3,12 +3,14 @@
 python -m benchmarks.mutants                   # 300 mutants; resumes
 python -m benchmarks.mutants --minutes 9       # one piece
 python -m benchmarks.mutants --again           # the survivors once more, after tests were written
+python -m benchmarks.mutants --fresh           # 60 others, drawn after tests were written
 python -m benchmarks.mutants --show            # what survived
 
 A mutant is one changed operator, comparison, number or condition, or one call left out. The tests that run its line run
 on it (`benchmarks.mutants_tests`); it is killed when one fails or time is up. Recipes and raised messages are left
 alone: what a recipe says is no behaviour that a test could know. The page `docs/results/mutants.md` counts them, lists
-the survivors, and says why each is one (`benchmarks/mutants_survivors.csv`).
+the survivors, and says why each is one (`benchmarks/mutants_survivors.csv`, where a mutant that cannot change what the
+program does is marked as equivalent).
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mutants_places import Mutant, mutants_of
-from benchmarks.mutants_tests import PACKAGE, ROOT, cover, judge, sound, warm_up
+from benchmarks.mutants_tests import KEPT, PACKAGE, ROOT, cover, judge, sound, warm_up
 from benchmarks.papers_cohort import runs
 from benchmarks.results import RESULTS, table
 from concordct.judging.provenance import provenance
 
 SEED, COUNT = 0, 300
+#: The fresh sample, none of whose mutants is in the first one.
+FRESH_SEED, FRESH = 1, 60
 #: What is changed, and the test files that know it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "agreement": ("test_agreement_*",),
@@ -41,11 +45,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/network": ("test_methods_learned", "test_methods_shipped"),
     "methods/slabs": ("test_methods_learned", "test_pipelines_samples"),
     "methods/models": ("test_methods_learned", "test_methods_shipped"),
-    "methods/spectral": ("test_methods_s*", "test_methods_thickness"),
-    "methods/concord": ("test_methods_concord*", "test_methods_texture_level", "test_methods_lacking_power"),
-}
+    "methods/spectral": ("test_methods_s*", "test_methods_thickness", "test_methods_reference", "test_methods_kept"),
+    "methods/concord": (
+        "test_methods_concord*", "test_methods_texture_level", "test_methods_lacking_power", "test_methods_kept",
+    ),
+}  # fmt: skip
 PAGE = RESULTS / "mutants.md"
-#: Why a survivor survives: key, why.
+#: Why a survivor survives: key, whether it is equivalent, why.
 REASONS = ROOT / "benchmarks" / "mutants_survivors.csv"
 
 
@@ -61,46 +67,102 @@ def sample(count: int, seed: int) -> list[tuple[str, Mutant]]:
     return everything[:count]
 
 
-def _known(path: Path) -> dict[str, dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {one["key"]: one for one in map(json.loads, lines)}
+def fresh() -> list[tuple[str, Mutant]]:
+    """The second sample."""
+    first = {mutant.key for _, mutant in sample(COUNT, SEED)}
+    return [one for one in sample(2 * FRESH, FRESH_SEED) if one[1].key not in first][:FRESH]
 
 
-def _page(drawn: list[tuple[str, Mutant]], known: dict[str, dict[str, Any]]) -> None:
-    reasons = {}
-    if REASONS.exists():
-        with REASONS.open(encoding="utf-8", newline="") as file:
-            reasons = {row["key"]: row["why"] for row in csv.DictReader(file)}
-    judged = [(room, mutant, known[mutant.key]["outcome"]) for room, mutant in drawn if mutant.key in known]
-    rows, survivors = [], []
-    for room in (*ROOMS, "all"):
-        own = [one for one in judged if room in (one[0], "all")]
-        if own:
-            killed = sum(outcome == "killed" for *_, outcome in own)
-            rows.append([room, str(len(own)), str(killed), f"{killed / len(own):.0%}"])
-    for _, mutant, outcome in judged:
-        if outcome != "killed":
-            why = reasons.get(mutant.key, "") or ("no test runs it" if outcome != "survived" else "not looked at")
-            code = f"`{mutant.code.replace('|', '/')}`"
-            survivors.append([f"{mutant.file}:{mutant.first}", mutant.kind, code, mutant.key, why])
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+class _Judged:
+    """A sample's outcomes, with the reasons of those that survived."""
+
+    def __init__(self, drawn: list[tuple[str, Mutant]], known: dict[str, dict[str, Any]]) -> None:
+        self.all = [(room, mutant, known[mutant.key]) for room, mutant in drawn if mutant.key in known]
+        self.drawn, self.reasons = len(drawn), {}
+        if REASONS.exists():
+            with REASONS.open(encoding="utf-8", newline="") as file:
+                self.reasons = {row["key"]: row for row in csv.DictReader(file)}
+
+    def equivalent(self, mutant: Mutant) -> bool:
+        return self.reasons.get(mutant.key, {}).get("equivalent") == "yes"
+
+    def row(self, room: str) -> list[str]:
+        """Room, mutants, killed, share, equivalent, share of the others, killed by kept values alone."""
+        own = [one for one in self.all if room in (one[0], "all")]
+        killed = [found for _, _, found in own if found["outcome"] == "killed"]
+        same = sum(self.equivalent(mutant) for _, mutant, found in own if found["outcome"] != "killed")
+        kept = sum(found.get("by", "").startswith(KEPT) for found in killed)
+        others = f"{len(killed) / (len(own) - same):.0%}" if len(own) > same else ""
+        return [room, str(len(own)), str(len(killed)), f"{len(killed) / len(own):.0%}", str(same), others, str(kept)]
+
+    def rows(self) -> list[list[str]]:
+        return [self.row(room) for room in (*ROOMS, "all") if any(room in (one[0], "all") for one in self.all)]
+
+    def survivors(self) -> list[list[str]]:
+        found = []
+        for _, mutant, judged in self.all:
+            if judged["outcome"] == "killed":
+                continue
+            reason = self.reasons.get(mutant.key, {})
+            why = reason.get("why") or ("no test runs it" if judged["outcome"] != "survived" else "not looked at")
+            code, same = f"`{mutant.code.replace('|', '/')}`", "yes" if self.equivalent(mutant) else ""
+            found.append([f"{mutant.file}:{mutant.first}", mutant.kind, code, mutant.key, same, why])
+        return sorted(found)
+
+
+def _page(lines: list[dict[str, Any]]) -> None:
+    known = {one["key"]: one for one in lines}
+    first, second = _Judged(sample(COUNT, SEED), known), _Judged(fresh(), known)
+    # Before tests were written nobody asked which test it was.
+    drawn = {mutant.key for _, mutant, _ in first.all}
+    before = {one["key"]: one["outcome"] for one in lines if "by" not in one and one["key"] in drawn}
+    head = ["room", "mutants", "killed", "share", "equivalent", "share of the others", "by kept values alone"]
     made = provenance()
     body = [
         "# Small faults that the tests notice",
         "",
-        f"{len(judged)} of a seeded sample of {COUNT} mutants; one changed operator, number or condition, or one call",
-        "left out, each. The tests that run the line run on it, those over five seconds left out.",
+        f"{len(first.all)} of a seeded sample of {first.drawn} mutants; one changed operator, number or condition, or",
+        "one call left out, each. The tests that run the line run on it, the quickest first, up to 40 seconds of them.",
+        "Equivalent mutants cannot change what the program does. Kept values (`tests/test_methods_kept.py`) say that",
+        "something changed, not what is right: what nothing else noticed is counted apart.",
         "",
-        table(["room", "mutants", "killed", "share"], rows),
+        table(head, first.rows()),
         "",
-        "## Survivors",
-        "",
-        table(["where", "change", "line", "key", "why"], survivors),
-        "",
-        f"*`make mutants`, {made['software']}, commit {made['commit']}, seed {SEED}, {made['machine']}.*",
     ]
+    if before:
+        killed = sum(outcome == "killed" for outcome in before.values())
+        body += [
+            f"Before the survivors were read and tests written, {len(before)} of this sample had been judged, and",
+            f"{killed} ({killed / len(before):.0%}) were killed. The share above is that of a sample which tests were",
+            "written for.",
+            "",
+        ]
+    if second.all:
+        body += [
+            "## A fresh sample",
+            "",
+            f"{len(second.all)} of {second.drawn} others, drawn with another seed and judged after the tests were",
+            "written: the share to expect of any fault of this kind.",
+            "",
+            table(head, second.rows()),
+            "",
+        ]
+    where = ["where", "change", "line", "key", "equivalent", "why"]
+    for title, one in (("## Survivors", first), ("## Survivors of the fresh sample", second)):
+        if one.all:
+            body += [title, "", table(where, one.survivors()), ""]
+    seeds = f"seeds {SEED} and {FRESH_SEED}"
+    body += [f"*`make mutants`, {made['software']}, commit {made['commit']}, {seeds}, {made['machine']}.*"]
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join(body) + "\n", encoding="utf-8")
-    print(f"{sum(outcome == 'killed' for *_, outcome in judged)} of {len(judged)} killed; {PAGE}")
+    for one in (first, second):
+        if one.all:
+            print(", ".join(one.row("all")))
+    print(PAGE)
 
 
 def _tests(room: str) -> list[str]:
@@ -111,8 +173,40 @@ def _covered(folder: Path, room: str) -> Path:
     return folder / f"{room.replace('/', '-')}.json"
 
 
-def _waits(before: dict[str, Any] | None, *, again: bool) -> bool:
-    return before is None or (again and before["outcome"] != "killed")
+def _digest(room: str) -> str:
+    """Of the tests that know a room."""
+    texts = [(ROOT / name).read_bytes() for name in _tests(room)]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
+
+
+def _waits(before: dict[str, Any] | None, digest: str, *, again: bool) -> bool:
+    return before is None or (again and before["outcome"] != "killed" and before.get("tests_are") != digest)
+
+
+def _judge_room(
+    room: str, own: list[Mutant], known: dict[str, dict[str, Any]], aside: Path, until: float | None, *, again: bool
+) -> None:
+    folder, digest = runs() / "mutants", _digest(room)
+    waiting = [one for one in own if _waits(known.get(one.key), digest, again=again)]
+    if not waiting or (until is not None and time.monotonic() > until):
+        return
+    place = _covered(folder, room)
+    if not place.exists() or (again and json.loads(place.read_text(encoding="utf-8")).get("tests_are") != digest):
+        # Apart, so that the forks begin without our own modules.
+        subprocess.run([sys.executable, "-m", "benchmarks.mutants", "--cover", room], cwd=ROOT, check=True)
+        found = json.loads(place.read_text(encoding="utf-8"))
+        place.write_text(json.dumps({**found, "tests_are": digest}), encoding="utf-8")
+    covered = json.loads(place.read_text(encoding="utf-8"))
+    sound(waiting[0], covered, aside)
+    for mutant in waiting:
+        if until is not None and time.monotonic() > until:
+            break
+        made = {**judge(mutant, covered, aside), "tests_are": digest}
+        known[mutant.key] = made
+        with (folder / "judged.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(made) + "\n")
+        where = f"{mutant.file}:{mutant.first} {mutant.kind}"
+        print(f"{made['outcome']}: {where} {made['tests']} tests {made['seconds']} s {made['by']}", flush=True)
 
 
 def main() -> None:
@@ -120,43 +214,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, help="stop after this long; the same call goes on")
     parser.add_argument("--rooms", nargs="*", choices=list(ROOMS), default=list(ROOMS), help="these alone")
-    parser.add_argument("--again", action="store_true", help="judge the survivors once more, lines covered anew")
+    parser.add_argument("--again", action="store_true", help="judge the survivors once more where tests have changed")
+    parser.add_argument("--fresh", action="store_true", help="the second sample")
     parser.add_argument("--show", action="store_true", help="write the page and judge nothing")
     parser.add_argument("--cover", choices=list(ROOMS), help="only find out which tests run which lines of a room")
     given = parser.parse_args()
     until = None if given.minutes is None else time.monotonic() + 60 * given.minutes
-    folder = runs() / "mutants"
     if given.cover:
-        cover(_tests(given.cover), given.cover, _covered(folder, given.cover))
+        cover(_tests(given.cover), given.cover, _covered(runs() / "mutants", given.cover))
         return
-    results = folder / "judged.jsonl"
-    drawn, known = sample(COUNT, SEED), _known(results)
+    results = runs() / "mutants" / "judged.jsonl"
     if not given.show:
+        drawn, known = fresh() if given.fresh else sample(COUNT, SEED), {one["key"]: one for one in _lines(results)}
         warm_up()
         with tempfile.TemporaryDirectory() as aside:
             shutil.copytree(PACKAGE, Path(aside) / "concordct")
             for room in given.rooms:
                 own = [mutant for where, mutant in drawn if where == room]
-                waiting = [one for one in own if _waits(known.get(one.key), again=given.again)]
-                if not waiting or (until is not None and time.monotonic() > until):
-                    continue
-                place = _covered(folder, room)
-                if given.again or not place.exists():
-                    # Apart, so that the forks begin without our own modules.
-                    command = [sys.executable, "-m", "benchmarks.mutants", "--cover", room]
-                    subprocess.run(command, cwd=ROOT, check=True)
-                covered = json.loads(place.read_text(encoding="utf-8"))
-                sound(waiting[0], covered, Path(aside))
-                for mutant in waiting:
-                    if until is not None and time.monotonic() > until:
-                        break
-                    made = judge(mutant, covered, Path(aside))
-                    known[mutant.key] = made
-                    with results.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(made) + "\n")
-                    where = f"{mutant.file}:{mutant.first} {mutant.kind}"
-                    print(f"{made['outcome']}: {where} {made['tests']} tests {made['seconds']} s", flush=True)
-    _page(drawn, known)
+                _judge_room(room, own, known, Path(aside), until, again=given.again)
+    _page(_lines(results))
 
 
 if __name__ == "__main__":

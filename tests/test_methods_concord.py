@@ -13,11 +13,11 @@ from scipy import ndimage
 from concordct.errors import ConcordctError
 from concordct.methods.concord.bundle import to_bundle
 from concordct.methods.concord.standardizer import ConcordStandardizer, load
-from concordct.methods.concord.transport import Transport, fit_transport
+from concordct.methods.concord.transport import Transport, _area, _laws, fit_transport
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.signal.body import material_mask
-from concordct.signal.spectra import noise_power, power_ratio
+from concordct.signal.spectra import Rings, noise_power, power_ratio
 from concordct.training.bundle import load_bundle, save_bundle
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
@@ -232,6 +232,17 @@ def test_a_model_survives_the_disk(
     source = pairs[1][0]
     before, after = (load(one, "sample")(source, generator=SEEDS) for one in (bundle, read))
     assert before.hu.tobytes() == after.hu.tobytes()
+    assert load(bundle, "mean").use_neighbours
+
+
+def test_slices_without_body_have_a_law_that_changes_nothing(calibrated: tuple[SpectralModel, Transport]) -> None:
+    air = volume(np.full((1, 64, 64), -1000.0))
+    laws = _laws(calibrated[0], lambda: [(air, air)], 3.0)
+    assert [(law.offset, law.slope) for law in laws] == [(0.0, 1.0)] * 6
+
+
+def test_the_pixel_behind_rings_is_that_of_the_scan() -> None:
+    assert _area(Rings.covering((0.5, 0.5), 160)) == pytest.approx(0.25, rel=0.02)
 
 
 def test_a_choice_of_sampling_that_nobody_knows_is_refused(

@@ -12,7 +12,16 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.methods.concord import fit
-from concordct.methods.concord.adaptive import Adaptive, box_around
+from concordct.methods.concord.adaptive import (
+    FINE_BANDS,
+    LEAST_HU,
+    WIDTHS,
+    Adaptive,
+    Near,
+    _doubled,
+    _halved,
+    box_around,
+)
 from concordct.methods.concord.bundle import parts, to_bundle
 from concordct.methods.concord.perceptron import begun, trained
 from concordct.methods.concord.standardizer import ConcordStandardizer
@@ -164,3 +173,39 @@ def test_a_perceptron_learns_a_bend_and_its_gradient_is_right() -> None:
     assert found == pytest.approx((losses[0] - losses[1]) / (2 * float(step)), rel=0.05, abs=1e-4)
     done = trained(network, x, slope, steps=400, batch=256, rate=1e-2, generator=rng)
     assert np.sqrt(np.mean((done(x) - wanted) ** 2)) < 0.1
+
+
+def test_a_box_has_a_margin_of_12_and_an_edge_of_a_multiple_of_16() -> None:
+    """24 rows and 2 x 12 are 48; one row more is 49, which 64 holds."""
+    for rows, wanted in ((24, slice(88, 136)), (25, slice(88, 152))):
+        body = np.zeros((300, 40), bool)
+        body[100 : 100 + rows, 20] = True
+        assert box_around(body)[0] == wanted
+
+
+def test_halving_takes_means_and_doubling_is_linear_between_centres() -> None:
+    image = np.array([[1, 3, 5, 5], [5, 7, 5, 5]], np.float32)
+    assert _halved(image).tolist() == [[4.0, 5.0]]
+    found = _doubled(np.array([[[0.0, 4.0, 8.0]]], np.float32))
+    assert found.shape == (1, 2, 6)
+    assert found[0].tolist() == [[0.0, 1.0, 3.0, 5.0, 7.0, 8.0]] * 2
+
+
+def test_strength_is_read_in_a_neighbourhood_of_the_band_s_own_width() -> None:
+    """Variances add: the strength's map is as wide as the band's energy and its window together.
+
+    A window is 1.5 of the band's widths, at least 1.5 pixels; the map has every other pixel.
+    """
+    image = np.zeros((128, 128), np.float32)
+    image[64, 64] = 1000
+    near = Near(image, image, np.ones(image.shape, bool), (1.0, 1.0), 1.0)
+    at = np.arange(64) - 32
+    energies = [_halved(band * band) for band in near.bands(near.made_cosines, FINE_BANDS)]
+    energies += [band * band for band in near._coarse_bands()]
+    for one, strength, width in zip(energies, near.strengths, WIDTHS, strict=True):
+        energy = one.sum(axis=0)
+        seen = ((strength - LEAST_HU) ** 2).sum(axis=0)
+        spread = [
+            float((row * at**2).sum() / row.sum() - ((row * at).sum() / row.sum()) ** 2) for row in (energy, seen)
+        ]
+        assert spread[1] - spread[0] == pytest.approx((max(1.5, 1.5 * width) / 2) ** 2, rel=0.15)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,15 +119,21 @@ def learned() -> dict[str, list[float]]:
     }
 
 
+def _each(name: str, values: Sequence[float]) -> dict[str, list[float]]:
+    """Numbers of different units, a row each."""
+    return {f"{name} {index}": [float(value)] for index, value in enumerate(values)}
+
+
 def _model(model: SpectralModel) -> dict[str, list[float]]:
     rows = {name: _told(getattr(model, name)) for name in ("transfer", "single", "coherence")}
-    rows["limits"] = [model.limits.half_lp_cm, model.limits.gone_lp_cm]
+    rows |= _each("limits", (model.limits.half_lp_cm, model.limits.gone_lp_cm))
     if model.relative_error is not None:
         rows["error"] = _told(model.relative_error)
     if model.noise is not None:
         noise = model.noise
         rows["nps"] = _told(noise.nps_mm2)
-        rows["law"] = [noise.gain, noise.exponent, noise.probe_lp_cm, noise.probe_width_lp_cm, noise.z_correlation]
+        law = (noise.gain, noise.exponent, noise.probe_lp_cm, noise.probe_width_lp_cm, noise.z_correlation)
+        rows |= _each("law", law)
     return rows
 
 
@@ -141,7 +147,8 @@ def paired() -> dict[str, list[float]]:
     rows = _model(model)
     share = model.limits.noise_share_above_half
     rows["share lost"] = [float("nan") if share is None else share]
-    rows |= {name: _told(one) for name, one in transport.to_tensors().items()}
+    tensors = transport.to_tensors()
+    rows |= _each("level", tensors.pop("laws").ravel().tolist()) | {name: _told(one) for name, one in tensors.items()}
     slab, seeds = source.slab(0, 1), SliceSeeds(2, "kept")
     made = ConcordStandardizer(model, transport)(slab, generator=seeds).hu
     rows["sample"] = _told(made[soft[:1] > -300])
@@ -149,8 +156,7 @@ def paired() -> dict[str, list[float]]:
     rows["sample, wide pixels"] = _told(ConcordStandardizer(model, transport)(wide, generator=seeds).hu)
     on = curves(model, transport, (80, 80), (1.6, 1.6))
     rows |= {f"wide {name}": _told(getattr(on, name)) for name in ("free", "gain", "drawn", "in_all")}
-    rows["wide law"] = [on.law.from_lp_cm, on.law.offset, on.law.slope, on.law.misfit]
-    return rows
+    return rows | _each("wide law", (on.law.from_lp_cm, on.law.offset, on.law.slope, on.law.misfit))
 
 
 def adapted() -> dict[str, list[float]]:
@@ -200,9 +206,9 @@ def referenced() -> dict[str, list[float]]:
         model = model_to(wanted, Condition(signature, 0.05))
         rows |= {f"{name}, {key}": one for key, one in _model(model).items()}
         told = ("mtf50_reached_lp_cm", "noise_over_reference", "edges_against_noise", "surface_blur_cm2")
-        rows[f"{name}, told"] = [float(model.info[key] or 0) for key in told]
+        rows |= _each(f"{name}, told", [float(model.info[key] or 0) for key in told])
         found = check_kernel(signature, _signature(3.2, 3.4))
-        rows[f"{name}, distance"] = [found.sharpness or 0, found.noise_deviation or 0, found.distance or 0]
+        rows |= _each(f"{name}, distance", (found.sharpness or 0, found.noise_deviation or 0, found.distance or 0))
     return rows
 
 

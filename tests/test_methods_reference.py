@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.models import open_reference
 from concordct.methods.spectral.reference import (
     EDGE_LP_CM,
+    Condition,
     Reference,
     half_at,
     load_reference,
@@ -21,7 +23,7 @@ from concordct.methods.spectral.reference import (
 )
 from concordct.methods.spectral.transfer import SpectralStandardizer
 from concordct.pipelines.standardize import Settings, plan, run
-from concordct.signal.signature import ring_centres_lp_cm
+from concordct.signal.signature import RINGS, Signature, ring_centres_lp_cm
 from concordct.volumes.files import write_volume_file
 from concordct.volumes.scans import one_scan
 from concordct.volumes.seeds import SliceSeeds
@@ -106,3 +108,60 @@ def test_references_are_small_files_and_wrong_ones_are_refused(tmp_path: Path) -
         load_reference(str(path))
     with pytest.raises(ConcordctError, match="sharp, soft, found 'none'"):
         load_reference("none")
+
+
+def _signature(noise: float) -> Signature:
+    rings = ring_centres_lp_cm()
+    return Signature(noise * rings * np.exp(-2 * (rings / 4) ** 2), 0.8, np.exp(-((EDGE_LP_CM / 4) ** 2)), 0.7, 99, 9)
+
+
+def test_a_scan_that_is_louder_than_the_reference_says_by_how_much() -> None:
+    """The same resolution at 2.25 times the noise power: nothing to filter, half as much again in amplitude."""
+    quiet = _signature(20.0)
+    assert quiet.edge is not None
+    assert quiet.noise_hu2_mm2 is not None
+    model = model_to(Reference("own", "", quiet.edge, quiet.noise_hu2_mm2), Condition(_signature(45.0), None))
+    assert model.info["unpaired"] is True
+    # Where edges are known badly the curve is held near level, and passes a little less.
+    assert model.info["noise_over_reference"] == pytest.approx(1.5, rel=0.07)
+    assert "1.4 times the reference's noise" in model.info["caution"]
+    assert model.info["mtf50_error"] is None
+    assert not model.info["below_reference"]
+    known = (model.frequency_lp_cm > 0) & (model.frequency_lp_cm < 3)
+    np.testing.assert_allclose(model.single[known], 1, atol=0.03)
+
+
+def test_a_scan_without_noise_is_known_by_its_edges_alone() -> None:
+    """A response r stands above its error of 0.015 by r^2 / (r^2 + 0.015^2)."""
+    plain = replace(_signature(20.0), noise_hu2_mm2=None, tail=None)
+    assert plain.edge is not None
+    model = model_to(Reference("own", "", plain.edge, np.full(RINGS, np.nan)), Condition(plain, 0.1))
+    assert model.noise is None
+    at = int(np.flatnonzero(np.isclose(model.frequency_lp_cm, 6.0))[0])
+    response = np.exp(-((6.0 / 4) ** 2))
+    assert model.coherence[at] == pytest.approx(response**2 / (response**2 + 0.015**2), rel=1e-3)
+    assert model.coherence[-1] == 0
+    assert "noise not measured" in model.info["caution"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"mtf": [1.0, 0.5]}, "ascending frequencies"),
+        ({"noise_hu2_mm2": [1.0]}, "ascending frequencies"),
+        ({"noise_hu2_mm2": [-1.0]}, None),
+        ({"mtf": "steep"}, "one without"),
+        ({"frequency_lp_cm": None}, "ascending frequencies"),
+    ],
+)
+def test_curves_that_do_not_fit_are_no_reference(changed: dict[str, object], match: str | None) -> None:
+    whole = load_reference("soft").to_json()
+    if match is None:
+        power = list(whole["noise_hu2_mm2"])
+        known = [index for index, one in enumerate(power) if one is not None]
+        power[known[-1]] = 0.4  # little noise is noise
+        assert Reference.from_json({**whole, "noise_hu2_mm2": power}).noise_hu2_mm2[known[-1]] == 0.4
+        power[known[-1]] = -0.4
+        changed, match = {"noise_hu2_mm2": power}, "nowhere negative"
+    with pytest.raises(ConcordctError, match=match):
+        Reference.from_json({**whole, **changed})

@@ -20,7 +20,7 @@ from concordct.methods.spectral.self_check import (
     noise_below_hu,
     source_signature,
 )
-from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral.transfer import Limits, SpectralModel, SpectralStandardizer
 from concordct.methods.spectral.unpaired import fit_tables, fit_unpaired
 from concordct.scanner.nonlinear import shrink_noise
 from concordct.signal.signature import RINGS, Signature, SignatureMeter
@@ -232,3 +232,25 @@ def test_the_noise_of_a_band_is_the_integral_of_its_spectrum() -> None:
 def test_air_is_not_taken_back(model: SpectralModel) -> None:
     air = volume(np.full((1, 64, 64), -1000.0))
     assert check_return(model, air, air, index=0) is None
+
+
+def test_a_result_is_taken_back_by_the_gain_that_it_was_made_with() -> None:
+    """A wave added to the result of a transfer g comes back by g / (g^2 + 0.02^2): 19.2 for 0.05."""
+    f = np.linspace(0, 6, 61)
+    for gain, wanted in ((0.5, 1.997), (0.05, 17.24)):
+        transfer = np.where(f < 0.15, 1.0, gain)
+        plain = SpectralModel.in_plane(
+            f, transfer, coherence=np.ones_like(f), noise=None, limits=Limits(6.0, 6.0, None), info={}
+        )
+        source = scan()
+        output = SpectralStandardizer(plain, "mean")(source, generator=SliceSeeds(0, "a"))
+        wave = np.cos(np.pi * (np.arange(SIZE) + 0.5) * 100 / SIZE)  # of 2.2 lp/cm
+        found = check_return(plain, source, output.with_hu(output.hu + wave[None, None]), index=0)
+        assert found is not None
+        assert found.difference_hu == pytest.approx(wanted * 0.5**0.5, rel=0.02)
+
+
+def test_a_difference_over_no_noise_has_no_ratio() -> None:
+    assert Return(0, 3.0, 1.5).ratio == 2.0
+    assert Return(0, 3.0, None).ratio is None
+    assert Return(0, 3.0, 0.0).ratio is None

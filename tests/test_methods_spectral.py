@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import fft, ndimage
 
 from concordct.errors import ConcordctError
 from concordct.methods.spectral.fit import fit_pairs
-from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer, noise_level
 from concordct.signal.body import body_mask
 from concordct.signal.spectra import noise_power, power_ratio
 from concordct.training.bundle import load_bundle, save_bundle
@@ -326,3 +327,68 @@ def test_metal_in_the_calibration_slice_does_not_spoil_the_transfer(to_sharp: Sp
     known = (to_sharp.frequency_lp_cm > 0.3) & (to_sharp.coherence > 0.99)
     np.testing.assert_allclose(model.single[known], to_sharp.single[known], rtol=0.03)
     assert model.limits.half_lp_cm == pytest.approx(to_sharp.limits.half_lp_cm, rel=0.05)
+
+
+def test_noise_that_neighbouring_slices_share_is_measured() -> None:
+    """Each slice's noise is the mean of two draws, one of them its neighbour's: a correlation of a half."""
+    rng = np.random.default_rng(3)
+    soft_hu, _ = pair(size=128, slices=8, seed=3, rounded=False)
+    draws = [filtered(rng.normal(0, 60, (128, 128)), frequency(128) / 5) for _ in range(9)]
+    for shared, wanted in ((1.0, 0.5), (0.0, 0.0)):
+        noise = np.stack([one + shared * other for one, other in pairwise(draws)])
+        model = fit_pairs(lambda added=noise: [(volume(soft_hu), volume(soft_hu + added))])
+        assert model.noise is not None
+        assert model.noise.z_correlation == pytest.approx(wanted, abs=0.06)
+        # Noise of a power that grows with f^2 up to F has 1 - (half / F)^4 of it above: 0.88, less what is anatomy.
+        assert model.limits.noise_share_above_half is not None
+        assert 0.65 < model.limits.noise_share_above_half < 0.88
+
+
+def test_the_level_s_band_is_a_gaussian_of_its_width() -> None:
+    """A wave one width beside the probe passes exp(-1/2) of its amplitude."""
+    levels = []
+    for column in (40, 48):
+        coefficients = np.zeros((128, 128), np.float32)
+        coefficients[0, column] = 1000
+        frequencies = [c / (2 * 128 * PIXEL_MM) * 10 for c in (40, 48)]
+        level = noise_level(
+            coefficients,
+            spacing_mm=(PIXEL_MM, PIXEL_MM),
+            probe_lp_cm=frequencies[0],
+            probe_width_lp_cm=frequencies[1] - frequencies[0],
+        )
+        levels.append(float(np.median(level)))
+    assert levels[1] / levels[0] == pytest.approx(np.exp(-0.5), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("slice_spacing_mm", "one"),
+        ("slice_spacing_mm", True),
+        ("slice_spacing_mm", float("nan")),
+        ("slice_spacing_mm", 0.0),
+        ("exponent", 5.0),
+        ("gain", -1.0),
+        ("z_correlation", 0.6),
+        ("probe_width_lp_cm", 0.0),
+    ],
+)
+def test_numbers_that_no_calibration_writes_are_refused(to_sharp: SpectralModel, where: str, value: object) -> None:
+    bundle = to_sharp.to_bundle()
+    metadata = dict(bundle.metadata)
+    if where in metadata:
+        metadata[where] = value
+    else:
+        metadata["noise"] = {**metadata["noise"], where: value}
+    with pytest.raises(ConcordctError, match="expected a"):
+        SpectralModel.from_bundle(replace(bundle, metadata=metadata))
+
+
+def test_arrays_that_no_calibration_writes_are_refused(to_sharp: SpectralModel) -> None:
+    bundle = to_sharp.to_bundle()
+    changes = {"single": 1.5, "coherence": np.ones(3), "frequency_lp_cm": -1.0, "transfer": np.nan}
+    for name, change in changes.items():
+        wrong = change if isinstance(change, np.ndarray) else change * bundle.tensors[name]
+        with pytest.raises(ConcordctError, match="expected"):
+            SpectralModel.from_bundle(replace(bundle, tensors={**bundle.tensors, name: wrong}))

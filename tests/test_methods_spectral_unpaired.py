@@ -93,3 +93,26 @@ def test_noise_of_tables_restores_the_target_power() -> None:
 def test_bad_tables_are_refused(f: list[float], a: list[float], match: str) -> None:
     with pytest.raises(ConcordctError, match=match):
         fit_tables(np.array(f), np.array(a), np.array(a))
+
+
+def test_the_noise_of_tables_by_hand() -> None:
+    """A flat source of 3 HU^2 mm^2 behind a probe of width w at h: 2 pi h w sqrt(pi) x 3, f in 1/mm."""
+    f = np.linspace(0, 12, 601)
+    mtf_a, mtf_b = np.exp(-((f / 2.5) ** 2)), np.exp(-((f / 6) ** 2))
+    flat = np.full_like(f, 3.0)
+    model = fit_tables(f, mtf_a, mtf_b, nps_source_hu2_mm2=flat, nps_target_hu2_mm2=flat)
+    noise = model.noise
+    assert noise is not None
+    f_mm = f / 10
+    assert np.trapezoid(2 * np.pi * f_mm * noise.nps_mm2, f_mm) == pytest.approx(1, rel=1e-3)
+    assert not noise.nps_mm2[model.coherence > 0.99].any()
+    # Where the source's MTF is nothing all of the target's noise is lost.
+    h, w = noise.probe_lp_cm / 10, noise.probe_width_lp_cm / 10
+    assert h == pytest.approx(0.25 * np.sqrt(-np.log(0.02)), rel=0.02)
+    lost = 3.0 / noise.nps_mm2[-1]
+    assert noise.gain**2 == pytest.approx(lost / (2 * np.pi * h * w * np.sqrt(np.pi) * 3.0), rel=0.03)
+    double = fit_tables(f, mtf_a, mtf_b, nps_source_hu2_mm2=flat, nps_target_hu2_mm2=2 * flat).noise
+    assert double is not None
+    assert double.gain == pytest.approx(np.sqrt(2) * noise.gain)
+    assert model.single[0] == 1
+    assert model.single[1] == pytest.approx(mtf_b[1] / mtf_a[1], rel=1e-3)

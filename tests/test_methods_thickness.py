@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.methods.spectral.thickness import SliceProfile, Stacking, fit_profile
+from concordct.methods.spectral.thickness import SliceProfile, Stacking, fit_profile, line_positions
 from concordct.training.bundle import Bundle
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.volume import Volume
@@ -120,3 +120,48 @@ def test_real_thin_and_thick_slices_of_one_scan(shared_data: Path) -> None:
     last = thick.hu[len(found.hu)]
     error = (found.hu[-1] - last)[last > -500]
     assert np.sqrt(np.mean(error**2)) < 4
+
+
+HAND = SliceProfile(np.arange(4.0), np.array([0.3, 0.2, 0.1, 0.0]), 1.0, 3.0)
+
+
+def test_width_and_weights_by_hand() -> None:
+    """The weight falls through a half of 0.3 midway between 1 and 2 mm."""
+    assert HAND.width_mm == pytest.approx(3.0)
+    assert HAND.weights(np.array([0.0, -1.0, 2.5, 5.0]), 0.5) == pytest.approx([0.15, 0.1, 0.025, 0.0])
+
+
+def test_slices_are_counted_along_their_normal() -> None:
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2] = 2.0, 0.7, 0.7
+    affine[:, 3] = 5, 6, 7, 1
+    assert line_positions(affine, 3) == pytest.approx([7, 9, 11])
+
+
+def test_thick_slices_are_interpolated_by_weights_that_fall_to_the_next_slice() -> None:
+    thick = scan(slices=12, spacing_mm=5.0)
+    at = np.arange(11, 44.0)
+    low = (at // 5).astype(int)
+    share = (at / 5 - low)[:, None, None]
+    affine = thick.affine.copy()
+    affine[2, 0], affine[2, 3] = 1.0, affine[2, 3] + at[0]
+    hu = (1 - share) * thick.hu[low] + share * thick.hu[low + 1]
+    profile = fit_profile(thick, Volume(hu.astype(np.float32), affine, slice_thickness_mm=1.0))
+    assert profile.weights(np.array([0.0, 1, 2, 3, 4, 5, 7]), 5.0) == pytest.approx(
+        [1, 0.8, 0.6, 0.4, 0.2, 0, 0], abs=1e-3
+    )
+    found = thicken(thick, profile, spacing_mm=1.0)
+    np.testing.assert_allclose(found.hu[11:44], hu, atol=0.5)
+    assert found.slice_thickness_mm == 5.0
+    with pytest.raises(ConcordctError, match="interpolates between slices of 5 mm"):
+        thicken(scan(slices=9, spacing_mm=3.0), profile, spacing_mm=1.0)
+
+
+def test_slices_that_are_all_alike_still_give_weights_and_one_slice_none() -> None:
+    thin = scan()
+    alike = replace(thin, hu=np.broadcast_to(thin.hu[:1], thin.shape).copy())
+    profile = fit_profile(alike, averaged(alike, [8.0, 13.0, 18.0]))
+    assert profile.distance_mm[-1] == 1.5 * WIDTH_MM
+    assert profile.weights(profile.distance_mm, 1.0).sum() > 0.5
+    with pytest.raises(ConcordctError, match="holds a slice of 3 mm"):
+        thicken(scan(slices=2).slab(0, 1), HAND, spacing_mm=3.0)
