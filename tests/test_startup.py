@@ -22,6 +22,8 @@ SLOW = (
     "rich.progress",
     "multiprocessing",
 )
+#: Of the core, and needed by fits and manifests alone.
+LATER = ("scipy.optimize", "concordct.volumes.manifest")
 EXTRAS = ("torch", "ray", "astra", "monai", "matplotlib", "fsspec", "numba", "skimage", "pynetdicom", "starlette")
 
 
@@ -42,7 +44,7 @@ def test_help_imports_nothing_slow_and_a_plain_run_no_extra(tmp_path: Path) -> N
         "import sys, concordct.cli as cli\n"
         f"sys.argv = ['concordct', 'standardize', {str(tmp_path / 'soft.nii.gz')!r}, '-m', {str(tmp_path / 'model')!r},"
         f" '-o', {str(tmp_path / 'out.nii.gz')!r}]\n"
-        f"try:\n    cli.main()\nexcept SystemExit:\n    pass\nprint([m for m in {EXTRAS} if m in sys.modules])"
+        f"try:\n    cli.main()\nexcept SystemExit:\n    pass\nprint([m for m in {EXTRAS + LATER} if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (tmp_path / "out.nii.gz").exists()

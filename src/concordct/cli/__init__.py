@@ -60,6 +60,7 @@ def main() -> None:
         # Names of files need not be UTF-8, and a terminal need not be either.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    common.keep_named(sys.argv[1:])
     try:
         common.app()
     except _Interrupted:

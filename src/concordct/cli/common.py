@@ -75,6 +75,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
+
+
+def keep_named(words: Sequence[str]) -> None:
+    """Leave the application with the verbs that a line names, where it names any: making all takes longer than one."""
+    named = [verb for verb in app.registered_commands if verb_name(verb) in words]
+    if named:
+        app.registered_commands = named
+
+
+def verb_name(verb: Any) -> str:
+    """What a verb is called on the command line."""
+    return str(verb.name or verb.callback.__name__.replace("_", "-"))
+
+
 #: Progress, warnings and errors; results go to standard output.
 errors = Console(stderr=True)
 

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from concordct.errors import ConcordctError
 from concordct.volumes.files import VolumeFile, is_volume_file, open_volume_file
 from concordct.volumes.find import Progress, SetAside, find_series
 from concordct.volumes.geometry import Problem, units_problem
-from concordct.volumes.manifest import PairRow, read_manifest
 from concordct.volumes.series import Series
+
+if TYPE_CHECKING:
+    from concordct.volumes.manifest import PairRow
 
 Scan = Series | VolumeFile
 
@@ -118,6 +121,8 @@ def paired_scans(manifest: Path, *, split: str | None) -> tuple[PairedScans, ...
     ------
     ConcordctError : a bad manifest, or no pair in the split.
     """
+    from concordct.volumes.manifest import read_manifest  # its library of types takes long to load
+
     rows = [row for row in read_manifest(manifest) if row.target is not None]
     found = tuple(
         PairedScans(row.subject, *scans_of_row(row), row.mask, row.pair) for row in rows if split in (None, row.split)

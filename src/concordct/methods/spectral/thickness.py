@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.methods.spectral.transfer import require_axial
@@ -150,6 +150,8 @@ class ProfileFit:
         if self.source_mm > self.target_mm:
             found = np.linalg.lstsq(self._normal, self._right, rcond=1e-9)[0]
         else:
+            from scipy import optimize  # a tenth of the time that standardizing a slice takes, and fits alone need it
+
             # No slice counts for less than nothing: neighbours that look alike would else share out large weights.
             ridge = RIDGE * np.trace(self._normal) / len(self.knots) * np.eye(len(self.knots))
             root = np.linalg.cholesky(self._normal + ridge)
