@@ -233,7 +233,7 @@ def test_set_aside_with_reasons(tmp_path: Path) -> None:
         "capture": "secondary capture (Secondary Capture Image Storage), not a CT image",
         "dose": "dose report (X-Ray Radiation Dose SR Storage), not a CT image",
         "pet": "modality PT, expected CT",
-        "nowhere": "missing geometry, no ImagePositionPatient of 3 values",
+        "nowhere": "expected ImagePositionPatient of 3 numbers, found nothing",
         "skewed": "direction cosines are not orthogonal unit vectors",
         "norescale": "no RescaleSlope and RescaleIntercept, so no Hounsfield units",
         "electrons": "pixels rescale to ED, expected HU",

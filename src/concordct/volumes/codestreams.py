@@ -8,17 +8,21 @@ looked at before (ITU-T T.81 B.1.1, ISO 15444-1 A.5.1).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_fragments, get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from concordct.errors import ConcordctError
 from concordct.volumes.guard import guarded
+
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 def decoder_missing(syntax: UID, bits_stored: int) -> bool:
@@ -32,6 +36,32 @@ def decoder_missing(syntax: UID, bits_stored: int) -> bool:
         return not get_decoder(syntax).is_available
     except NotImplementedError:
         return True
+
+
+def frame_codestream(data: bytes, frame: int, frames: int, *, path: Path) -> bytes:
+    """The codestream of one frame, its fragments joined (PS3.5 A.4).
+
+    Parameters
+    ----------
+    data : encapsulated pixel data.
+    frames : how many the header says there are.
+
+    Raises
+    ------
+    ConcordctError : an offset table for another number of frames, or one that does not lead to them in their order:
+        the frames follow each other, and their positions count in that order.
+    """
+    length = int.from_bytes(data[4:8], "little") if data[:4] == _ITEM else 0
+    start = 8 + length
+    offsets = [int.from_bytes(data[at : at + 4], "little") for at in range(8, start - 3, 4)]
+    if len(offsets) > 1 and len(offsets) != frames:
+        raise ConcordctError(f"compressed pixels of {len(offsets)} frames by their offsets, expected {frames}: {path}")
+    if frames == 1:  # whatever the table says, all that follows it is this frame
+        return b"".join(generate_fragments(BytesIO(data[start:])))
+    ascending = all(one < after for one, after in pairwise(offsets))
+    if not ascending or any(data[start + one : start + one + 4] != _ITEM for one in offsets):
+        raise ConcordctError(f"offsets of compressed frames that do not lead to them in their order: {path}")
+    return get_frame(data, frame, number_of_frames=frames)
 
 
 def decode_codestream(data: bytes, *, syntax: UID, options: Mapping[str, Any], path: Path) -> NDArray[Any]:

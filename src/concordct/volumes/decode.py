@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
-from concordct.volumes.codestreams import codestream_size, decode_codestream
+from concordct.volumes.codestreams import codestream_size, decode_codestream, frame_codestream
 from concordct.volumes.dicom_file import (
     MAX_HEADER_BYTES,
     defined,
@@ -29,6 +28,7 @@ from concordct.volumes.dicom_file import (
     plain,
     quiet_dicom,
 )
+from concordct.volumes.header_values import needed_numbers
 from concordct.volumes.padding import find_padding
 from concordct.volumes.volume import AIR_HU
 
@@ -126,12 +126,12 @@ def rescale(dataset: Dataset, frame: int, path: Path) -> tuple[float, float]:
     holder = frame_group(dataset, frame, "PixelValueTransformationSequence") or dataset
     if "RescaleSlope" not in holder or "RescaleIntercept" not in holder:
         raise ConcordctError(f"no RescaleSlope and RescaleIntercept, so no Hounsfield units: {path}")
-    slope, intercept = float(holder.RescaleSlope), float(holder.RescaleIntercept)
+    (slope,), (intercept,) = (needed_numbers(holder, name, 1, path) for name in ("RescaleSlope", "RescaleIntercept"))
     kind = str(holder.get("RescaleType") or "").strip().upper()
     if kind not in _HU_NAMES and kind != _UNSPECIFIED:
         said = defined(kind, _OTHER_UNITS)
         raise ConcordctError(f"pixels rescale to {said if said != 'another' else 'another unit'}, expected HU: {path}")
-    if not (np.isfinite(slope) and np.isfinite(intercept)) or slope <= 0:
+    if slope <= 0:
         raise ConcordctError(f"RescaleSlope {slope:g} and intercept {intercept:g}, expected a positive slope: {path}")
     if slope > MAX_STEP_HU:
         raise ConcordctError(f"stored in steps of {slope:g} HU, expected at most {MAX_STEP_HU:g} HU: {path}")
@@ -204,11 +204,12 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
     if not syntax.is_transfer_syntax:
         raise ConcordctError(f"unknown transfer syntax {known_uid(syntax)} in the meta header: {path}")
-    if not syntax.is_compressed and len(dataset.PixelData) < size * frames:
+    # Less is cut short; a whole frame more means that the header is wrong about frames, sizes or bits.
+    if not syntax.is_compressed and not 0 <= len(dataset.PixelData) - size * frames < size:
         raise ConcordctError(f"{len(dataset.PixelData)} bytes of pixel data, expected {size * frames}: {path}")
     try:
         if syntax.is_encapsulated:
-            data = get_frame(dataset.PixelData, frame, number_of_frames=frames)
+            data = frame_codestream(dataset.PixelData, frame, frames, path=path)
             options = {
                 "rows": rows,
                 "columns": columns,
@@ -221,7 +222,8 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
             }
             array = decode_codestream(data, syntax=syntax, options=options, path=path)
         else:
-            array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True)
+            # MONOCHROME has one sample (PS3.3 C.7.6.3.1.2), also where the header leaves that out.
+            array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True, samples_per_pixel=1)
     except ConcordctError:
         raise
     except Exception as error:

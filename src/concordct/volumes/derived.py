@@ -209,7 +209,8 @@ def _descending(series: RestackedSeries) -> bool:
 
 
 def _slice_bytes(series: Series, source: FileDataset) -> int:
-    return series.shape[1] * series.shape[2] * int(source.BitsAllocated) // 8
+    with quiet_dicom():
+        return series.shape[1] * series.shape[2] * int(source.BitsAllocated) // 8
 
 
 def _check_slab(series: Series, slab: Volume, following: int) -> None:

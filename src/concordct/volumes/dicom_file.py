@@ -48,9 +48,9 @@ _PHOTOMETRIC = frozenset((
 _KINDS = (
     (0, b"NRRD", "NRRD data"),
     (344, b"n+1\0", "NIfTI data"),
-    (344, b"ni1\0", "a NIfTI header"),
+    (344, b"ni1\0", "the header of a NIfTI pair (expected header and voxels in one .nii file)"),
     (4, b"n+2\0", "NIfTI-2 data"),
-    (4, b"ni2\0", "a NIfTI-2 header"),
+    (4, b"ni2\0", "the header of a NIfTI-2 pair (expected header and voxels in one .nii file)"),
     (0, b"ObjectType", "a MetaImage header"),
     (0, b"NDims", "a MetaImage header"),
     (0, b"\x1f\x8b", "gzip data"),
@@ -251,4 +251,7 @@ def frame_bytes(dataset: Dataset, path: Path) -> int:
             f"bits allocated {allocated}, stored {stored}, high bit {high}; expected 8, 16 or 32 with the high bit "
             f"one below the bits stored: {path}"
         )
+    sign = dataset.get("PixelRepresentation", 0)
+    if sign not in (0, 1, None):
+        raise ConcordctError(f"PixelRepresentation {plain(sign)}, expected 0 or 1: {path}")
     return rows * columns * allocated // 8

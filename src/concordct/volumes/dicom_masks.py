@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.encaps import get_frame
 from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
-from concordct.volumes.codestreams import decode_codestream
+from concordct.volumes.codestreams import decode_codestream, frame_codestream
 from concordct.volumes.dicom_file import number_of_frames, open_dataset, plain, quiet_dicom
 from concordct.volumes.elements import start_of_dataset, structure_fault
 from concordct.volumes.formats.layout import open_regular
@@ -60,6 +59,7 @@ def read_dicom_regions(
             _refuse_other_frame(dataset, frame_of_reference_uid, path)
             if modality == "SEG":
                 return _read_seg(dataset, path, affine, shape)
+            _refuse_other_frame_of_roi(dataset, frame_of_reference_uid, path)
             return _read_rtstruct(dataset, path, affine, shape)
     except ConcordctError:
         raise
@@ -94,9 +94,29 @@ def _refuse_other_frame(dataset: Dataset, expected: str | None, path: Path) -> N
         raise ConcordctError(f"ROIs of another frame of reference than the image's, expected the same: {path}")
 
 
+def _refuse_other_frame_of_roi(dataset: Dataset, expected: str | None, path: Path) -> None:
+    """A structure set may hold ROIs of several frames of reference (PS3.3 C.8.8.5): planning CT and MR."""
+    for item in dataset.get("StructureSetROISequence") or []:
+        frame = item.get("ReferencedFrameOfReferenceUID")
+        if expected is not None and frame and frame != expected:
+            name = plain(item.get("ROIName", "")) or plain(item.get("ROINumber", ""))
+            raise ConcordctError(f"ROI {name} is of another frame of reference than the image, expected the same: {path}")
+
+
+def _numbered(items: Any, number: str, name: str, path: Path) -> dict[int, str]:
+    """Names of segments or ROIs by their numbers, each of which stands once."""
+    found: dict[int, str] = {}
+    for item in items:
+        key = int(item[number].value)
+        if key in found:
+            raise ConcordctError(f"{number} {key} stands twice, expected one for each: {path}")
+        found[key] = plain(item.get(name, ""))
+    return found
+
+
 def _read_seg(dataset: FileDataset, path: Path, affine: NDArray[np.float64], shape: Shape) -> tuple[Region, ...]:
     segments = _sequence(dataset, "SegmentSequence", "segments", path)
-    names = {int(item.SegmentNumber): plain(item.get("SegmentLabel", "")) for item in segments}
+    names = _numbered(segments, "SegmentNumber", "SegmentLabel", path)
     kind = str(dataset.get("SegmentationType", "BINARY"))
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         raise ConcordctError(f"segmentation of unknown type, expected BINARY, FRACTIONAL or LABELMAP: {path}")
@@ -159,7 +179,7 @@ def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[A
             "pixel_representation": 0, "pixel_keyword": "PixelData",
         }  # fmt: skip
         for index in range(frames):
-            coded = get_frame(dataset.PixelData, index, number_of_frames=frames)
+            coded = frame_codestream(dataset.PixelData, index, frames, path=path)
             array = decode_codestream(coded, syntax=syntax, options=options, path=path)
             if array.shape != (rows, columns):
                 raise ConcordctError(f"frame {index} decodes to another size than {rows} x {columns}: {path}")
@@ -181,23 +201,26 @@ def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[A
 
 
 def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64], shape: Shape) -> tuple[Region, ...]:
-    from skimage.draw import polygon
-
     known = _sequence(dataset, "StructureSetROISequence", "ROIs", path)
-    names = {int(item.ROINumber): plain(item.get("ROIName", "")) for item in known}
+    names = _numbered(known, "ROINumber", "ROIName", path)
+    contours = _sequence(dataset, "ROIContourSequence", "contours", path)
+    _numbered(contours, "ReferencedROINumber", "ROIDisplayColor", path)
     back = np.linalg.inv(affine)
     regions = []
-    for item in _sequence(dataset, "ROIContourSequence", "contours", path):
+    for item in contours:
         number = int(item.ReferencedROINumber)
         name = names.get(number) or str(number)
-        mask = np.zeros(shape, bool)
+        outlines: dict[int, list[tuple[bool, NDArray[np.float64]]]] = {}  # of each slice
         for contour in item.get("ContourSequence") or []:
-            if str(contour.get("ContourGeometricType", "CLOSED_PLANAR")) not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
+            kind = str(contour.get("ContourGeometricType", "CLOSED_PLANAR"))
+            if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 continue
             values = _floats(contour.ContourData, None)
             count = int(contour.get("NumberOfContourPoints") or len(values) // 3)
             if len(values) != 3 * count or count < 1:
                 raise ConcordctError(f"a contour of ROI {name} has {len(values)} numbers for {count} points: {path}")
+            if count < 3:  # a point or a line, which encloses nothing
+                continue
             index = values.reshape(-1, 3) @ back[:3, :3].T + back[:3, 3]
             z = round(float(index[:, 0].mean()))
             off = float(np.abs(index[:, 0] - z).max())
@@ -211,14 +234,45 @@ def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64]
             beyond = float(max(-index[:, 1:].min(), (index[:, 1:] - np.array(shape[1:]) + 1).max()))
             if beyond > EDGE_TOLERANCE:
                 raise ConcordctError(f"ROI {name} reaches {beyond:.1f} voxels outside the image in {path}")
-            rows, columns = polygon(index[:, 1], index[:, 2], shape[1:])
-            # Contours of one slice that lie in each other are rings: a hole is what an even number of them covers
-            mask[z, rows, columns] ^= True
+            outlines.setdefault(z, []).append((kind == "CLOSEDPLANAR_XOR", index[:, 1:]))
+        mask = np.zeros(shape, bool)
+        for z, of in outlines.items():
+            mask[z] = _combined([(exclusive, _filled(outline, shape)) for exclusive, outline in of])
         if mask.any():
             regions.append(region(number, name, mask))
     if not regions:
         raise ConcordctError(f"the structure set is empty: no closed contour covers a voxel in {path}")
     return tuple(regions)
+
+
+def _filled(outline: NDArray[np.float64], shape: Shape) -> NDArray[np.bool_]:
+    from skimage.draw import polygon
+
+    plane = np.zeros(shape[1:], bool)
+    plane[polygon(outline[:, 0], outline[:, 1], shape[1:])] = True
+    return plane
+
+
+def _combined(planes: list[tuple[bool, NDArray[np.bool_]]]) -> NDArray[np.bool_]:
+    """[y, x] of one slice from its filled contours, (whether CLOSEDPLANAR_XOR, pixels inside).
+
+    What an odd number of CLOSEDPLANAR_XOR contours covers is inside (PS3.3 C.8.8.6). The inside of a CLOSED_PLANAR
+    contour is inside; but one that lies wholly within another is the hole of a ring, as planning systems write it, and
+    one that stands twice counts once.
+    """
+    result = np.zeros_like(planes[0][1])
+    for exclusive, plane in planes:
+        if exclusive:
+            result ^= plane
+    closed = sorted((plane for exclusive, plane in planes if not exclusive), key=np.count_nonzero, reverse=True)
+    for place, plane in enumerate(closed):
+        if any(np.array_equal(plane, other) for other in closed[:place]):
+            continue
+        if np.any(plane & ~result):
+            result |= plane
+        else:
+            result &= ~plane
+    return result
 
 
 def _sequence(dataset: Dataset, keyword: str, what: str, path: Path) -> Any:

@@ -28,6 +28,8 @@ _MAPS = {
 _PLAIN = frozenset(("", "NONE", "ENERGY_PROP_WT", "STANDARD"))
 #: Perfusion and subtraction of enhanced CT (C.8.15.2.1.1.4): named in a refusal.
 _ENHANCED_MAPS = frozenset(("RCBF", "RCBV", "MTT", "TTP", "TMAX", "SUBTRACTION", "DIFFERENCE", "MIP", "MINIP", "FLOW"))
+#: Of classic CT, anywhere after the second value: projections through a slab and differences, which no kernel made.
+_PROJECTION = re.compile(r"(?<![A-Z])(MIP|MINIP|MAXIP|MIN_IP|MAX_IP|SUBTRACTION)(?![A-Z])")
 _MONO = re.compile(r"(VMI|VIRTUAL_MONOENERGETIC|MONOENERGETIC|MONOCHROMATIC|(CMT_|DE_)?MONO(E|_E|EN)?)([_ ]?\d.*)?")
 _KEV = re.compile(r"(\d{2,3}(?:\.\d)?)[_ ]?keV\b", re.IGNORECASE)
 _REMOVED = re.compile(r"MAT_REMOVED|MAT_MODIFIED|VNC|VNCA|VUE|WATER_NO_IODINE")
@@ -42,10 +44,13 @@ def refuse_maps(kinds: Sequence[str], path: Path, *, enhanced: bool) -> None:
 
     Raises
     ------
-    ConcordctError : a map of densities, fractions, numbers or perfusion.
+    ConcordctError : a map of densities, fractions, numbers or perfusion, a projection, a difference.
     """
     fourth = kinds[3] if len(kinds) > 3 else ""
     named = next((_MAPS[kind] for kind in kinds[2:] if kind in _MAPS), None)
+    projected = None if enhanced else next(filter(None, map(_PROJECTION.search, kinds[2:])), None)
+    if projected is not None:
+        named = projected.group()
     if enhanced and fourth in _ENHANCED_MAPS:
         named = fourth
     elif enhanced and named is None and not (fourth in _PLAIN or _MONO.fullmatch(fourth) or _REMOVED.fullmatch(fourth)):

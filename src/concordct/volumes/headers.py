@@ -6,12 +6,12 @@ kin (A.70). Everything else is set aside with its reason; values of broken heade
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -34,6 +34,7 @@ from concordct.volumes.dicom_file import (
 )
 from concordct.volumes.energies import energy_of, refuse_maps
 from concordct.volumes.geometry import slice_normal
+from concordct.volumes.header_values import greatest, joined, needed_numbers, one_number, positive, whole
 
 # fmt: off
 _TAGS = (
@@ -46,7 +47,8 @@ _TAGS = (
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "VolumetricProperties",
     "Manufacturer", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase", "TriggerTime", "MultienergyCTProcessingSequence",
-    "MonoenergeticEnergyEquivalent",
+    "MonoenergeticEnergyEquivalent", "PatientID", "StudyInstanceUID", "SeriesNumber", "InstanceNumber", "KVP",
+    "SeriesDate", "SeriesTime", "IrradiationEventUID", "GantryDetectorTilt",
 )
 _MODALITIES = frozenset((
     "AR", "AU", "BI", "CR", "CT", "DG", "DOC", "DX", "ECG", "ES", "FID", "GM", "HC", "IO", "IVUS", "KER", "KO", "LS",
@@ -62,6 +64,9 @@ _NEWER_SYNTAXES = {
 _ALGORITHMS = ("ITERATIVE", "FILTER_BACK_PROJ", "DEEP_LEARNING")
 # fmt: on
 
+#: Words of ImageType for projections and for pages, the standard's and vendors' own.
+_LOCALIZERS = frozenset(("LOCALIZER", "SCOUT", "SCANO", "SCANOSCOPE", "SCANOGRAM", "TOPOGRAM", "SURVIEW"))
+_CAPTURES = frozenset(("SCREEN SAVE", "SCREENSAVE", "SCREEN_SAVE", "SCREENSHOT", "DOSE_INFO", "PATIENT PROTOCOL"))
 #: Names under which vendors sell iterative and network reconstruction; a linear kernel model is less sure there.
 _NON_LINEAR = re.compile(
     r"iDose|\bIMR\b|ASIR|\bVEO\b|SAFIRE|ADMIRE|\bQIR\b|\bIRIS\b|AIDR|\bFIRST\b|AiCE|PIQE|True ?Fidelity|DLIR|"
@@ -77,6 +82,9 @@ class SliceHeader:
     Attributes
     ----------
     energy : what the voxels show where that is not the plain image of the scan ("40 keV", "material removed").
+    owner : short digest of the patient, study and series number that the object states; no name can be read from it.
+    number : InstanceNumber, where it is a whole number.
+    tilt : GantryDetectorTilt in degrees, where it is a number.
     times : values by attribute that tell acquisitions, phases and stacks of one series apart.
     undecodable : the transfer syntax, where no decoder is here for it.
     stamp : of the file before it was read.
@@ -86,6 +94,9 @@ class SliceHeader:
     frame: int
     sop_instance_uid: str
     series_uid: str
+    owner: str
+    number: int | None
+    tilt: float | None
     frame_of_reference_uid: str | None
     description: str
     kernel: str | None
@@ -111,8 +122,15 @@ _TIMES = (
     "TemporalPositionIdentifier",
     "TemporalPositionIndex",
     "StackID",
+    "IrradiationEventUID",
     "NominalPercentageOfCardiacPhase",
     "TriggerTime",
+    "KVP",
+    "SliceThickness",
+    "SeriesDescription",
+    "ImageType",
+    "SeriesDate",
+    "SeriesTime",
     "AcquisitionDateTime",
     "AcquisitionTime",
 )
@@ -161,6 +179,9 @@ def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
         if count != 1:
             raise ConcordctError(f"single-frame CT object with {count} frames, expected 1: {path}")
         return (_slice(dataset, dataset, 0, dataset.get("ImageType"), path),)
+    groups = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+    if groups != count:  # PS3.3 C.7.6.16: one item for each frame
+        raise ConcordctError(f"{count} frames with functional groups for {groups}, expected one each: {path}")
     return tuple(_enhanced(dataset, frame, path) for frame in range(count))
 
 
@@ -198,25 +219,18 @@ def _enhanced(dataset: Dataset, frame: int, path: Path) -> SliceHeader:
 
 def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path: Path) -> SliceHeader:
     kinds = [str(value).strip().upper() for value in (image_type or ())]  # type: ignore[attr-defined]
-    if "LOCALIZER" in kinds:
+    if _LOCALIZERS.intersection(kinds):
         raise ConcordctError(f"localizer: {path}")
+    if _CAPTURES.intersection(kinds):
+        raise ConcordctError(f"a picture of a screen or a protocol, expected a CT slice: {path}")
     refuse_maps(kinds, path, enhanced=flat is not dataset)
-    position, orientation = flat.get("ImagePositionPatient"), flat.get("ImageOrientationPatient")
-    spacing = flat.get("PixelSpacing")
-    for name, value, length in (
-        ("ImagePositionPatient", position, 3),
-        ("ImageOrientationPatient", orientation, 6),
-        ("PixelSpacing", spacing, 2),
-    ):
-        if value is None or isinstance(value, str) or len(value) != length:
-            raise ConcordctError(f"missing geometry, no {name} of {length} values: {path}")
-    cosines = tuple(float(v) for v in orientation)
+    x, y, z = needed_numbers(flat, "ImagePositionPatient", 3, path)
+    cosines = needed_numbers(flat, "ImageOrientationPatient", 6, path)
+    between_rows, between_columns = needed_numbers(flat, "PixelSpacing", 2, path)
     try:
         slice_normal(cosines)
     except ValueError as error:
         raise ConcordctError(f"{error}: {path}") from None
-    x, y, z = (float(v) for v in position)
-    between_rows, between_columns = (float(v) for v in spacing)
     finite = abs(x) + abs(y) + abs(z) + between_rows + between_columns < float("inf")
     if not (between_rows > 0 and between_columns > 0 and finite):
         raise ConcordctError(f"impossible position or pixel spacing {between_rows:g} x {between_columns:g} mm: {path}")
@@ -226,23 +240,47 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         frame=frame,
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_uid=str(dataset.SeriesInstanceUID),
+        owner=_owner(dataset),
+        number=whole(flat, "InstanceNumber"),
+        tilt=one_number(flat, "GantryDetectorTilt"),
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or "") or None,
         description=plain(dataset.get("SeriesDescription") or ""),
-        kernel=_joined(flat.get("ConvolutionKernel")),
+        kernel=joined(flat.get("ConvolutionKernel")),
         energy=energy_of(kinds, flat, str(dataset.get("SeriesDescription") or "")),
         orientation=cosines,
         origin=(x, y, z),
         pixel_spacing=(between_rows, between_columns),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        thickness=_positive(flat.get("SliceThickness")),
-        nominal_spacing=_positive(flat.get("SpacingBetweenSlices")),
+        thickness=positive(flat, "SliceThickness"),
+        nominal_spacing=positive(flat, "SpacingBetweenSlices"),
         lossy=str(dataset.get("LossyImageCompression") or "00") == "01",
-        lossy_ratio=_greatest(dataset.get("LossyImageCompressionRatio")),
-        times=tuple((name, str(flat[name].value)) for name in _TIMES if flat.get(name) not in (None, "")),
+        lossy_ratio=greatest(dataset, "LossyImageCompressionRatio"),
+        times=_times(flat, dataset),
         undecodable=_undecodable(dataset),
         notes=_notes(dataset, flat, frame),
     )
+
+
+def _owner(dataset: Dataset) -> str:
+    said = [str(dataset.get(name) or "").strip() for name in ("StudyInstanceUID", "PatientID", "SeriesNumber")]
+    return hashlib.sha256("\0".join(said).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _times(flat: Dataset, dataset: Dataset) -> tuple[tuple[str, str], ...]:
+    """What tells acquisitions apart; of numbers what they count, of words a digest, for they may name a patient."""
+    found = []
+    for name in _TIMES:
+        if name in ("KVP", "SliceThickness"):
+            number = positive(flat, name)
+            said = "" if number is None else f"{number:.3g}"
+        else:
+            said = joined(flat.get(name) if name in flat else dataset.get(name)) or ""
+            if name in ("SeriesDescription", "ImageType") and said:
+                said = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:16]
+        if said:
+            found.append((name, said))
+    return tuple(found)
 
 
 def _undecodable(dataset: Dataset) -> str | None:
@@ -258,7 +296,7 @@ def _undecodable(dataset: Dataset) -> str | None:
 def _notes(dataset: Dataset, flat: Dataset, frame: int) -> tuple[str, ...]:
     """Signs of iterative or network reconstruction, and what the header leaves unsaid."""
     notes = []
-    kernel = _joined(flat.get("ConvolutionKernel")) or ""
+    kernel = joined(flat.get("ConvolutionKernel")) or ""
     said = " ".join(str(dataset.get(name) or "") for name in ("SeriesDescription", "ProtocolName")) + " " + kernel
     words = sorted({found.group(0).lower() for found in _NON_LINEAR.finditer(said)})
     algorithm = str(flat.get("ReconstructionAlgorithm") or "").strip().upper()
@@ -286,22 +324,3 @@ def _kind(sop_class: UID) -> str:
         return name
     # What is no UID may be a piece of the next attribute, and that may name a patient.
     return f"unknown SOP class {name if re.fullmatch(r'[0-9.]+', name) else ''}".strip()
-
-
-def _joined(value: object) -> str | None:
-    if value is None:
-        return None
-    values = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
-    return "\\".join(plain(v) for v in values) or None
-
-
-def _greatest(value: object) -> float | None:
-    """Greatest of one or several numbers: successive compressions each add theirs."""
-    values = list(value) if isinstance(value, (list, MultiValue)) else [value]
-    numbers = [number for number in map(_positive, values) if number is not None]
-    return max(numbers, default=None)
-
-
-def _positive(value: object) -> float | None:
-    number = float(value) if value not in (None, "") else 0.0  # type: ignore[arg-type]
-    return number if 0 < number < float("inf") else None

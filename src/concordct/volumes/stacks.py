@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -37,7 +37,14 @@ MAX_STACKS = 200
 #: Radiologists' guidelines stop at 10:1 to 15:1 for CT (ESR 2011, doi:10.1007/s13244-011-0071-x); texture goes first.
 MAX_LOSSY_RATIO = 15.0
 #: Attributes that may alternate along z only when acquisitions were merged; a time may repeat by chance.
-_ALTERNATING = ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID")
+_ALTERNATING = ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID",
+                "IrradiationEventUID")  # fmt: skip
+#: Any other attribute parts a series where so few values change at every second slice or oftener.
+FEW_INTERLEAVED = 4
+#: A tilt that the header states (degrees), and the cosine of slices that stand upright within a degree.
+STATED_TILT_DEG, UPRIGHT = 2.0, 0.9998
+#: Slices this many times further apart than SpacingBetweenSlices says: some were lost before.
+LOST_FACTOR = 1.9
 
 
 def series_stacks(headers: Sequence[SliceHeader]) -> list[Series]:
@@ -74,8 +81,8 @@ def series_stacks(headers: Sequence[SliceHeader]) -> list[Series]:
 
 def _together(one: SliceHeader, other: SliceHeader, *, same_spacing: float = SAME_SPACING) -> bool:
     return (
-        (one.rows, one.columns, one.kernel, one.energy, one.frame_of_reference_uid)
-        == (other.rows, other.columns, other.kernel, other.energy, other.frame_of_reference_uid)
+        (one.rows, one.columns, one.kernel, one.energy, one.owner, one.frame_of_reference_uid)
+        == (other.rows, other.columns, other.kernel, other.energy, other.owner, other.frame_of_reference_uid)
         and all(abs(a - b) <= SAME_ORIENTATION for a, b in zip(one.orientation, other.orientation, strict=True))
         and all(abs(a - b) <= same_spacing * b for a, b in zip(one.pixel_spacing, other.pixel_spacing, strict=True))
     )
@@ -120,7 +127,9 @@ def _acquisitions(group: list[SliceHeader]) -> list[tuple[list[SliceHeader], str
             parted = few and all(_repeats(part, normal) <= 1 for part in parts)
         else:
             runs = sum(1 for _ in groupby(along))
-            parted = name in _ALTERNATING and runs > len(distinct) and 2 * len(distinct) <= len(order)
+            back = runs > len(distinct) and 2 * len(distinct) <= len(order)
+            woven = len(distinct) <= FEW_INTERLEAVED and 2 * runs >= len(order) and min(map(len, parts)) > 1
+            parted = back and (name in _ALTERNATING or woven)
         if parted:
             shown = [value for value in distinct if re.fullmatch(r"[0-9.]{1,8}", value)]
             said = f" {', '.join(shown[:6])}" if len(shown) == len(distinct) else ""
@@ -164,10 +173,16 @@ def _mixture(group: list[SliceHeader], said: str, others: list[list[SliceHeader]
         problems.append(Problem("energy", text, where))
     if said:
         problems.append(Problem("acquisition", f"one series holds {said}; each is a stack of its own", ()))
+    owners = [other for other in others if other[0].owner != first.owner]
+    if owners:
+        where = positions(owners)
+        text = f"one series UID holds slices of another patient, study or series number, at {named(where)} mm"
+        problems.append(Problem("mixed", text, where))
     mixed = [
         other
         for other in others
-        if (other[0].kernel, other[0].energy) == (first.kernel, first.energy) and not _together(first, other[0])
+        if (other[0].kernel, other[0].energy, other[0].owner) == (first.kernel, first.energy, first.owner)
+        and not _together(first, other[0])
     ]
     if mixed:
         where = positions(mixed)
@@ -198,6 +213,11 @@ def _stack(headers: list[SliceHeader], suffix: str, problems: list[Problem]) -> 
     problems += _compression(kept, normal, notes)
     if first.energy is not None:
         notes.append(f"not the plain image of the scan: {first.energy}")
+    if not suffix:  # phases of one series are numbered through
+        notes += _lost(kept, float(np.dot(vector, normal)))
+    tilt = abs(first.tilt or 0.0)
+    if tilt > STATED_TILT_DEG and np.abs(normal).max() > UPRIGHT and not any(one.code == "tilt" for one in problems):
+        notes.append(f"GantryDetectorTilt of {tilt:g} degrees, but the slices stand upright and stack at right angles")
     if len({header.thickness for header in headers}) > 1:
         notes.append("slice thickness is not the same in all slices")
     return Series(
@@ -217,6 +237,18 @@ def _stack(headers: list[SliceHeader], suffix: str, problems: list[Problem]) -> 
         problems=tuple(problems),
         notes=tuple(notes),
     )
+
+
+def _lost(kept: list[SliceHeader], step: float) -> list[str]:
+    """A note where the headers say that slices stood between those that are here: an even rest looks whole."""
+    nominal = {header.nominal_spacing for header in kept}
+    if len(kept) > 1 and len(nominal) == 1 and (stated := next(iter(nominal))) and step > LOST_FACTOR * stated:
+        return [f"slices {step:.4g} mm apart, {stated:.4g} mm by SpacingBetweenSlices: were some lost?"]
+    numbers = [header.number for header in kept]
+    steps = {abs(after - one) for one, after in pairwise(numbers) if one is not None and after is not None}
+    if len(kept) > 2 and None not in numbers and len(steps) == 1 and (every := steps.pop()) > 1:
+        return [f"instance numbers in steps of {every}: were the slices between them lost?"]
+    return []
 
 
 def _compression(kept: list[SliceHeader], normal: np.ndarray, notes: list[str]) -> list[Problem]:

@@ -127,10 +127,11 @@ def _truth(fields: dict[str, str], name: str, path: Path, *, otherwise: bool = F
 
 def _affine(fields: dict[str, str], path: Path) -> NDArray[np.float64]:
     # MetaIO: the voxel's own size stands in for the distance of voxels where that is not given.
-    spacing = numbers(needed(fields, ("ElementSpacing", "ElementSize"), path), 3, "ElementSpacing", path)
+    stated = needed(fields, ("ElementSpacing", "ElementSize"), path)
+    spacing = numbers(stated, 3, "ElementSpacing", path)
     origin = numbers(needed(fields, (_OFFSET[0],), path), 3, _OFFSET[0], path)
     if min(spacing) <= 0:
-        raise ConcordctError(f"{path}: expected a positive ElementSpacing, found {shown(fields['ElementSpacing'])}")
+        raise ConcordctError(f"{path}: expected a positive ElementSpacing, found {shown(stated)}")
     affine = np.eye(4)
     if _MATRIX[0] in fields:
         # Its rows are the directions of the axes.

@@ -124,10 +124,16 @@ def read_nifti(path: Path) -> Layout:
 def _head(file: BinaryIO, encoding: Encoding, path: Path) -> bytes:
     raw = file.read(2**14)
     if encoding == "gzip":
+        found, rest = b"", raw
         try:
-            raw = zlib.decompressobj(31).decompress(raw, 540)
+            while len(found) < 540 and rest:  # members follow each other, RFC 1952 2.2
+                inflater = zlib.decompressobj(31)
+                found += inflater.decompress(rest, 540)
+                rest = inflater.unused_data.lstrip(b"\0")
         except zlib.error:
-            raise ConcordctError(f"cannot read {path}: its name ends in .gz but it is not gzipped") from None
+            if not found:
+                raise ConcordctError(f"cannot read {path}: its name ends in .gz but it is not gzipped") from None
+        raw = found
     return raw[:540]
 
 
@@ -160,6 +166,8 @@ def _geometry(header: Any, size: tuple[int, int, int], path: Path) -> tuple[NDAr
     if qform is not None:
         return qform, ()
     spacing = header["pixdim"][1:4].astype(np.float64)
+    if not spacing.min() > 0:
+        raise ConcordctError(f"neither a coded sform nor qform, and pixdim that is not positive: {path}")
     note = "NIfTI without qform and sform: its orientation is a guess of the format"
     return _TO_LPS @ np.diag([*spacing, 1.0]), (note,)
 

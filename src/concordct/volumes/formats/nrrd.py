@@ -38,6 +38,8 @@ _TO_LPS = {
     "left-anterior-superior": (1, -1, 1),
     "las": (1, -1, 1),
 }
+#: Kinds of axes that run through space, or of which nothing is said.
+_SPATIAL = frozenset(("domain", "space", "???", "none"))
 _ENCODINGS: dict[str, Encoding] = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}
 _SYNONYMS = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
 
@@ -61,12 +63,12 @@ def read_nrrd(path: Path) -> Layout:
         data, start = beside(path, name), 0
         with open_regular(data) as (_, stamp):
             pass
-    kind = needed(fields, ("type",), path)
+    kind = needed(fields, ("type",), path).lower()
     if kind not in _TYPES:
         raise ConcordctError(f"{path}: expected an integer or float type, found {shown(kind)}")
     dtype = np.dtype(_TYPES[kind])
     if dtype.itemsize > 1:
-        order = needed(fields, ("endian",), path)
+        order = needed(fields, ("endian",), path).lower()
         if order not in ("little", "big"):
             raise ConcordctError(f"{path}: expected endian little or big, found {shown(order)}")
         dtype = dtype.newbyteorder("<" if order == "little" else ">")
@@ -127,6 +129,9 @@ def _affine(fields: dict[str, str], path: Path) -> NDArray[np.float64]:
     units = re.findall(r'"([^"]*)"', fields.get("space units", ""))
     if any(unit not in ("mm", "") for unit in units):
         raise ConcordctError(f"{path}: expected space units mm, found {shown(fields['space units'])}")
+    kinds = [kind for kind in fields.get("kinds", "").split() if kind.lower() not in _SPATIAL]
+    if kinds and "none" not in fields.get("space directions", ""):
+        raise ConcordctError(f"{path}: expected axes of kind domain or space, found {shown(kinds[0])}")
     text = needed(fields, ("space directions",), path)
     vectors = re.findall(r"\(([^()]*)\)", text)
     if len(vectors) != 3 or re.sub(r"\([^()]*\)|none|\s", "", text):

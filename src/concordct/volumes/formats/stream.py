@@ -170,6 +170,8 @@ def _inflated(
         if not fed:
             if inflater.eof:
                 return
+            if at >= end:
+                raise ConcordctError(f"truncated: the deflated voxels end before their checksum: {layout.data}")
             raise _cut(layout, max(at - layout.skip, 0), layout.voxel_bytes)
         if inflater.eof:  # after the end of a stream only another gzip member may follow, or padding with zeros
             if layout.encoding != "gzip" or not fed.strip(b"\0"):
@@ -207,6 +209,8 @@ def check_length(layout: Layout) -> Layout:
         found = max(layout.stamp[2] - layout.start, 0)
         if found < layout.voxel_bytes:
             raise _cut(layout, found, layout.voxel_bytes)
-        if found > layout.voxel_bytes + _SPARE:
+        # In a file of their own nothing says on which side of the voxels the surplus lies.
+        spare = _SPARE if layout.data == layout.path or layout.start else 0
+        if found > layout.voxel_bytes + spare:
             raise ConcordctError(f"{found} bytes of voxels, expected {layout.voxel_bytes} by the header: {layout.data}")
     return layout
