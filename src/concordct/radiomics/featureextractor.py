@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-import yaml
 
 from concordct import __version__
 from concordct.errors import ConcordctError
@@ -27,6 +26,7 @@ from concordct.radiomics.definitions.pyradiomics import CLASSES
 from concordct.radiomics.extract import extract
 from concordct.radiomics.filters.image_types import IMAGE_TYPES
 from concordct.radiomics.parameters import from_parameters
+from concordct.volumes.given import read_yaml
 from concordct.volumes.masks import read_values
 from concordct.volumes.volume import Volume
 
@@ -72,11 +72,9 @@ class RadiomicsFeatureExtractor:
         """Settings, image types and feature classes of a parameter file in place of the present ones."""
         path = Path(paramsFile)
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConcordctError(f"cannot read parameters from {path}: {error}") from error
-        except yaml.YAMLError as error:
-            raise ConcordctError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+            found = read_yaml(path)
+        except OSError as error:
+            raise ConcordctError(f"cannot read parameters from {path}: {error.strerror}") from None
         self._apply(found or {}, str(path))
 
     def loadJSONParams(self, JSON_configuration: str) -> None:

@@ -100,7 +100,8 @@ def _refuse_other_frame_of_roi(dataset: Dataset, expected: str | None, path: Pat
         frame = item.get("ReferencedFrameOfReferenceUID")
         if expected is not None and frame and frame != expected:
             name = plain(item.get("ROIName", "")) or plain(item.get("ROINumber", ""))
-            raise ConcordctError(f"ROI {name} is of another frame of reference than the image, expected the same: {path}")
+            said = f"ROI {name} is of another frame of reference than the image, expected the same"
+            raise ConcordctError(f"{said}: {path}")
 
 
 def _numbered(items: Any, number: str, name: str, path: Path) -> dict[int, str]:

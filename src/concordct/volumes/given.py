@@ -18,6 +18,8 @@ from concordct.errors import ConcordctError
 
 #: A card of a model with its spectra is 100 kB, a parameter file 5 kB; the YAML reader takes 1 s for 100 kB.
 MOST_JSON_BYTES, MOST_YAML_BYTES = 2**26, 2**18
+#: Larger integers count nothing.
+MOST_BITS = 256
 #: Nesting of real ones is below ten.
 MOST_DEPTH = 64
 
@@ -37,11 +39,12 @@ def read_json(path: Path, *, parse_constant: Callable[[str], Any] | None = None)
     Raises
     ------
     OSError : missing or unreadable.
-    ConcordctError : no JSON in UTF-8, larger than `MOST_JSON_BYTES`, or nested deeper than `MOST_DEPTH`.
+    ConcordctError : no JSON in UTF-8, larger than `MOST_JSON_BYTES`, nested deeper than `MOST_DEPTH`, or with a name
+        that stands twice in one object: one of the two values would be lost.
     """
     text = _text(path, MOST_JSON_BYTES)
     try:
-        found = json.loads(text, parse_constant=parse_constant)
+        found = json.loads(text, parse_constant=parse_constant, object_pairs_hook=lambda pairs: _once(pairs, path))
     except json.JSONDecodeError as error:
         raise ConcordctError(f"{path}: expected JSON, found a syntax error at line {error.lineno}") from None
     except (ValueError, RecursionError):  # integers of thousands of digits, thousands of brackets
@@ -56,7 +59,8 @@ def read_yaml(path: Path) -> Any:
     Raises
     ------
     OSError : missing or unreadable.
-    ConcordctError : no YAML in UTF-8, larger than `MOST_YAML_BYTES`, nested deeper than `MOST_DEPTH`, or with aliases.
+    ConcordctError : no YAML in UTF-8, larger than `MOST_YAML_BYTES`, nested deeper than `MOST_DEPTH`, with aliases,
+        with integers of more than `MOST_BITS`, or with a name that stands twice in one mapping (YAML 1.2 3.2.1.1).
     """
     import yaml  # most runs read no YAML
 
@@ -69,12 +73,61 @@ def read_yaml(path: Path) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MOST_DEPTH:
                 raise ConcordctError(f"{path}: expected nesting of at most {MOST_DEPTH}, found more")
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_nodes(node, path)
+            return _no_giants(loader.construct_document(node), path)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConcordctError(f"{path} is no YAML: syntax error in line {mark.line + 1 if mark else 1}") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
         raise ConcordctError(f"{path} is no YAML ({type(error).__name__})") from None
+
+
+def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConcordctError(f"{path}: expected each name once in an object, found {twice[:60]!a} twice")
+    return found
+
+
+def _check_nodes(node: Any, path: Path) -> None:
+    """Refuse a YAML tree in which a mapping names something twice."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    again = f"{key.value[:60]!a} again in line {key.start_mark.line + 1}"
+                    raise ConcordctError(f"{path}: expected each name once, found {again}")
+                seen.add(key.value)
+            _check_nodes(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_nodes(value, path)
+
+
+def _no_giants(found: Any, path: Path) -> Any:
+    """Refuse integers that cannot even be printed, which hexadecimal digits can spell."""
+    waiting = [found]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, int) and one.bit_length() > MOST_BITS:
+            raise ConcordctError(f"{path}: expected numbers of at most {MOST_BITS} bits, found a larger one")
+        if isinstance(one, dict):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, (list, tuple, set)):
+            waiting += one
+    return found
 
 
 def _text(path: Path, most: int) -> str:

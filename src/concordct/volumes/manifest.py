@@ -148,5 +148,8 @@ def _row(values: dict[str | None, str | None], number: int, path: Path) -> PairR
     placed = {name: folder / getattr(row, name) for name in _PATHS if getattr(row, name) is not None}
     for name, place in placed.items():
         if not place.exists():
-            raise ConcordctError(f"row {number}, column {name}: no such file or folder {str(place)[:200]}: {path}")
+            said = f"no such file or folder {str(place)[:200]}"
+            if "\\" in str(place) and os.sep == "/":
+                said += ", expected / between folders"
+            raise ConcordctError(f"row {number}, column {name}: {said}: {path}")
     return row.model_copy(update=placed)
