@@ -223,7 +223,8 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
             array = decode_codestream(data, syntax=syntax, options=options, path=path)
         else:
             # MONOCHROME has one sample (PS3.3 C.7.6.3.1.2), also where the header leaves that out.
-            array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True, samples_per_pixel=1)
+            one_sample: dict[str, Any] = {"samples_per_pixel": 1}
+            array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True, **one_sample)
     except ConcordctError:
         raise
     except Exception as error:
