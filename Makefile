@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Python compiles what it imports at its first import: most of what is installed is never imported.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 LOCK := requirements.lock
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 #: Real CT for tests and the demonstration; both do without where it is missing.
@@ -163,10 +164,10 @@ bench-followup: .venv/installed
 # What `make demo` and `make test` install: every version, with its hashes, and torch for processors alone.
 .venv/installed: pyproject.toml constraints.txt $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) --require-hashes -r $(LOCK) 2>/dev/null \
-	  || $(PIP) --extra-index-url $(TORCH_INDEX) --require-hashes -r $(LOCK) \
-	  || echo "$(LOCK) does not fit this machine; installing by the ranges of pyproject.toml"
-	$(PIP) -c constraints.txt -e '.[dev]'
+	{ $(PIP) --require-hashes -r $(LOCK) 2>/dev/null \
+	  || $(PIP) --extra-index-url $(TORCH_INDEX) --require-hashes -r $(LOCK); } && $(PIP) --no-deps -e . \
+	  || { echo "$(LOCK) does not fit this machine; installing by the ranges of pyproject.toml"; \
+	       $(PIP) -c constraints.txt -e '.[dev]'; }
 	touch $@
 
 # PyRadiomics 3.0.1, for comparison in tests and benchmarks only: an environment of its own, tried once. It is compiled

@@ -6,11 +6,15 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "concordct"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "concordct"
 
 #: From the ground up. A module imports from its own room or from rooms before it.
 ROOMS = (
@@ -165,3 +169,29 @@ def test_the_tree_in_the_readme_is_true() -> None:
     }
     assert {name for name in shown if name.endswith("/")} == folders
     assert all((SOURCE / name).exists() for name in shown)
+
+
+def test_the_lock_holds_whatever_tests_need_in_a_version_that_is_allowed():
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras, waiting, wanted = known["optional-dependencies"], ["dev"], list(known["dependencies"])
+    while waiting:
+        for text in extras[waiting.pop()]:
+            requirement = Requirement(text)
+            own = requirement.name == known["name"]
+            waiting += requirement.extras if own else []
+            wanted += [] if own else [text]
+    locked = [
+        Requirement(line.removesuffix("\\").strip())
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if re.match(r"\w", line)
+    ]
+    missing = [
+        text
+        for text in wanted
+        if not any(
+            canonicalize_name(one.name) == canonicalize_name(Requirement(text).name)
+            and Requirement(text).specifier.contains(next(iter(one.specifier)).version, prereleases=True)
+            for one in locked
+        )
+    ]
+    assert not missing, "run `make lock`"
