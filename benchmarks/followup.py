@@ -42,6 +42,7 @@ from concordct.progression.diagnosis import (
     pair_cubes,
     probabilities,
     table_vector,
+    weeks_vector,
 )
 from concordct.progression.patches3d import region_box
 from concordct.progression.simulated import simulate_cohort
@@ -189,8 +190,7 @@ def diagnose(
     def case(one: Prepared, second: NDArray[np.float32] | None, *, tests: bool = False) -> LabelledPair:
         initial = lung_cube(one.data.initial, one.data.region, SPACING_MM)
         # How much a year adds is what the label says, so whoever judges two scans knows how far they lie apart.
-        whole = table_vector(one.tests, one.weeks)
-        row = whole if tests else whole[-1:]
+        row = table_vector(one.tests, one.weeks) if tests else weeks_vector(one.weeks)
         scans = initial[None] if second is None else pair_cubes(initial, second)
         return LabelledPair(scans, row, one.label == "progressive")
 

@@ -41,7 +41,7 @@ def usable(cohort: Path, folder: Path, stop: Callable[[], bool]) -> list[Prepare
         if pair.subject in out:
             continue
         try:
-            ready.append(prepare(pair, folder, SPACING_MM))
+            ready.append(prepare(pair, folder, SPACING_MM, pictures=False))
         except ConcordctError as error:
             out[pair.subject] = str(error)
             folder.mkdir(parents=True, exist_ok=True)

@@ -25,12 +25,14 @@ from concordct.pipelines import followup as pipeline
 from concordct.pipelines import followup_verdict as judging
 from concordct.pipelines.engines import Share
 from concordct.pipelines.followup_batch import VERDICTS, predict_cohort
-from concordct.pipelines.followup_data import lungs_of, onto, prepare, to_spacing
+from concordct.pipelines.followup_data import Prepared, lungs_of, onto, prepare, to_spacing
 from concordct.progression import ciresdiff_recipes
 from concordct.progression.cohort import FollowupPair, read_cohort, write_cohort
 from concordct.progression.diagnosis import ClassifierRecipe
 from concordct.progression.lung_function import LungFunction, Visit, write_table
-from concordct.training.engine import Phase
+from concordct.progression.patches3d import Followup
+from concordct.training.bundle import Bundle
+from concordct.training.engine import Phase, Run
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.new_series import SimulatedScan, write_new_series
@@ -284,6 +286,36 @@ def test_the_verdict_says_what_it_rests_on(cohort: Path, model: Path, tmp_path: 
     assert {name: one["subjects"] for name, one in changes.items()} == {  # type: ignore[attr-defined]
         "all": 2, "stable": 1, "progressive": 1,
     }  # fmt: skip
+
+
+def test_the_classifier_knows_the_weeks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One change in every patient: what makes the disease progress is in how few weeks it came about."""
+    scan, later = chest(0), chest(0).hu + 60
+    lungs = lungs_of(scan)
+    ready = [
+        Prepared(f"s{n}", Followup(f"s{n}", scan.hu, later, lungs, lungs, ""), label, weeks, LungFunction(), {}, False)
+        for n, (label, weeks) in enumerate([("progressive", 13.0), ("stable", 130.0)] * 2)
+    ]
+    phase = Phase(steps=25, batch=2, learning_rate=3e-2, warmup=2, ema=0.5, every=25)
+    monkeypatch.setattr(judging, "CLASSIFIER", ClassifierRecipe(widths=(4, 4, 8, 8), phase=phase))
+    plain = Bundle({}, {"info": {}})
+    made = judging.with_classifier(plain, ready, Run(tmp_path), spacing_mm=SPACING, seed=1)
+    _, classifier = judging.parted(made)
+    extent = pipeline.fibrosis(scan, lungs, later)
+    says = [
+        judging.verdict(
+            scan.hu, later, lungs, spacing_mm=SPACING, fibrosis=extent, weeks=weeks, classifier=classifier,
+            subjects={"stable": 2, "progressive": 2},
+        )["verdict"]
+        for weeks in (13.0, 130.0)
+    ]  # fmt: skip
+    assert says == ["progressive", "stable"]
+    # A model made before the weeks were told still judges, by the scans alone.
+    entry = {name: value for name, value in made.metadata[judging.ENTRY].items() if name != "table"}
+    head = f"{judging.PREFIX}head.weight"
+    _, older = judging.parted(Bundle({**made.tensors, head: made.tensors[head][:, :-1]}, {judging.ENTRY: entry}))
+    assert older is not None
+    assert older.table == 0
 
 
 def test_without_labels_there_is_no_classifier(

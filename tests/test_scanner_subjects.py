@@ -134,3 +134,8 @@ def test_noise_field_is_the_same_in_every_frame() -> None:
     cut = lattice_noise(3.3, part.y_mm, part.x_mm, cell_mm=4.0, seed=1)
     np.testing.assert_allclose(cut, whole[10:30, 25:45], atol=1e-5)
     assert 0.7 < whole.std() < 1.3
+    # Grains finer than the pixels, of which only those beside a pixel are made.
+    coarse = lattice_noise(3.3, wide.y_mm[::8], wide.x_mm[::8], cell_mm=0.9, seed=1)
+    np.testing.assert_array_equal(coarse, lattice_noise(3.3, wide.y_mm, wide.x_mm, cell_mm=0.9, seed=1)[::8, ::8])
+    # Patients are drawn anew from their numbers: the field stays what it has been.
+    np.testing.assert_allclose(coarse[:2, 3], [-0.2570428, -0.7497757], rtol=0, atol=1e-6)

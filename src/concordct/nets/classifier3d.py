@@ -50,11 +50,15 @@ class PairClassifier(nn.Module):
             feed_forward=False,
         )
         _group_norms(self.trunk)
+        self.table = table
         self.head = nn.Linear(widths[-1] + table, 1)
 
     def forward(self, scans: Tensor, table: Tensor | None = None) -> Tensor:
         """[b, scans, z, y, x] and [b, table] to the logit of "progressive", [b]."""
         found = self.trunk(scans)
+        given = 0 if table is None else table.shape[1]
+        if given != self.table:
+            raise ConcordctError(f"the classifier's table: expected {self.table} numbers, found {given}")
         if table is not None:
             found = torch.cat([found, table], dim=1)
         return self.head(found)[:, 0]

@@ -1,8 +1,9 @@
 """Stable or progressive: what a first scan and a predicted follow-up say together.
 
 Where enough training subjects are labelled, `train ciresdiff` also fits the paper's classifier (Jiang et al. 2024,
-Sec. 3.4, `progression/diagnosis.py`) on their real pairs, and the model carries it. Without it the rise of the fibrosis
-share is held against a published one. Either way: research, not for diagnosis.
+Sec. 3.4, `progression/diagnosis.py`) on their real pairs and the weeks between the scans, and the model carries it: the
+label says how fast the disease grows, and the same change in a quarter of the time is another answer. Without it the
+rise of the fibrosis share is held against a published one. Either way: research, not for diagnosis.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from concordct.progression.diagnosis import (
     lung_cube,
     pair_cubes,
     probabilities,
+    weeks_vector,
 )
 from concordct.training.bundle import Bundle
 from concordct.training.engine import Run
@@ -38,6 +40,8 @@ PREFIX, ENTRY = "classifier.", "classifier"
 #: A visual score of fibrosis that rose by more, per cent of the lungs, went with shorter survival without a transplant
 #: (Taha et al. 2020, doi:10.1186/s12931-020-01371-7). A share of dense voxels is no visual score: a landmark, no more.
 RISE = 0.07
+#: Numbers of the table that a classifier sees beside the scans: the weeks alone. Models made before it see none.
+WEEKS = 1
 _PROGRESSIVE = LABELS[1]
 
 
@@ -71,13 +75,22 @@ def with_classifier(
     steps = CLASSIFIER.phase.steps if most_steps is None else min(CLASSIFIER.phase.steps, most_steps)
     recipe = dataclasses.replace(CLASSIFIER, seed=seed, phase=dataclasses.replace(CLASSIFIER.phase, steps=steps))
     cases = [
-        _case(one.data.initial, one.data.followup, one.data.region, spacing_mm, progressive=one.label == _PROGRESSIVE)
+        _case(
+            one.data.initial, one.data.followup, one.data.region, spacing_mm, table=weeks_vector(one.weeks),
+            progressive=one.label == _PROGRESSIVE,
+        )
         for one in ready
         if one.label is not None
-    ]
+    ]  # fmt: skip
     net = fit_classifier(cases, recipe, run)
     tensors = {f"{PREFIX}{name}": value.detach().cpu().numpy() for name, value in net.state_dict().items()}
-    entry = {"widths": list(recipe.widths), "blocks": list(recipe.blocks), "subjects": counts, "steps": steps}
+    entry = {
+        "widths": list(recipe.widths),
+        "blocks": list(recipe.blocks),
+        "table": WEEKS,
+        "subjects": counts,
+        "steps": steps,
+    }
     return Bundle({**bundle.tensors, **tensors}, {**bundle.metadata, ENTRY: entry})
 
 
@@ -86,7 +99,8 @@ def parted(bundle: Bundle) -> tuple[Bundle, PairClassifier | None]:
     entry = bundle.metadata.get(ENTRY)
     if entry is None:
         return bundle, None
-    net = seeded(lambda: PairClassifier(2, widths=entry["widths"], blocks=entry["blocks"]), 0)
+    table = entry.get("table", 0)
+    net = seeded(lambda: PairClassifier(2, table=table, widths=entry["widths"], blocks=entry["blocks"]), 0)
     assert isinstance(net, PairClassifier)
     own = {name.removeprefix(PREFIX): one for name, one in bundle.tensors.items() if name.startswith(PREFIX)}
     net.load_state_dict({name: torch.from_numpy(np.array(one)) for name, one in own.items()})
@@ -122,7 +136,8 @@ def verdict(
     change = f"fibrosis share {100 * rise:+.1f} points in {weeks:g} weeks"
     found: dict[str, Any] = {"rise": rise, "threshold": RISE, "probability": None, "basis": "threshold"}
     if classifier is not None and subjects is not None:
-        case = _case(initial, predicted, region, spacing_mm, progressive=False)
+        table = weeks_vector(weeks) if classifier.table else None
+        case = _case(initial, predicted, region, spacing_mm, table=table, progressive=False)
         probability = float(probabilities(classifier, [case])[0])
         found |= {"probability": probability, "basis": "classifier", "subjects": dict(subjects)}
         progressive = probability >= 0.5
@@ -137,7 +152,13 @@ def verdict(
 
 
 def _case(
-    initial: NDArray[Any], followup: NDArray[Any], region: NDArray[np.bool_], spacing_mm: float, *, progressive: bool
+    initial: NDArray[Any],
+    followup: NDArray[Any],
+    region: NDArray[np.bool_],
+    spacing_mm: float,
+    *,
+    table: NDArray[np.float32] | None,
+    progressive: bool,
 ) -> LabelledPair:
     scans = [lung_cube(np.asarray(hu), np.asarray(region), spacing_mm) for hu in (initial, followup)]
-    return LabelledPair(pair_cubes(*scans), None, progressive)
+    return LabelledPair(pair_cubes(*scans), table, progressive)

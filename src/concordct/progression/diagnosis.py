@@ -94,7 +94,12 @@ def table_vector(tests: LungFunction, weeks: float) -> NDArray[np.float32]:
             middle, spread = _TYPICAL[field.name]
             number = 0.0 if missing else (value - middle) / spread
         values += [number, float(missing)]
-    return np.array([*values, (weeks - 52.0) / 26.0], np.float32)
+    return np.array([*values, *weeks_vector(weeks)], np.float32)
+
+
+def weeks_vector(weeks: float) -> NDArray[np.float32]:
+    """[1] the interval between two scans as a number about 1: what a change is held against."""
+    return np.array([(weeks - 52.0) / 26.0], np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -184,28 +184,38 @@ def smooth_union(distances: Sequence[Floats], softness_mm: float) -> Floats:
     return least - softness_mm * np.log(np.exp(-(stacked - least) / softness_mm).sum(axis=0))
 
 
-def _hash(z: int, y: NDArray[np.int64], x: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
-    """Values in [-1, 1) that depend on the lattice point and the seed alone (splitmix64's finalizer)."""
-    with np.errstate(over="ignore"):
-        h = (
-            y.astype(np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
-            ^ x.astype(np.uint64)[None] * np.uint64(0xC2B2AE3D27D4EB4F)
-            ^ np.uint64((z * 0x165667B19E3779F9 + seed * 0x27D4EB2F165667C5) & 0xFFFFFFFFFFFFFFFF)
-        )
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        h ^= h >> np.uint64(31)
-    return ((h >> np.uint64(40)).astype(np.float32) / np.float32(2**23)) - np.float32(1.0)
+@compiled
+def _mixed(h):  # type: ignore[no-untyped-def]
+    """A value in [-1, 1) from a lattice point's number (splitmix64's finalizer)."""
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    h ^= h >> np.uint64(31)
+    return np.float32(h >> np.uint64(40)) / np.float32(8388608.0) - np.float32(1.0)
 
 
-def _between(nodes: NDArray[np.float32], position: Floats, first: int, axis: int) -> NDArray[np.float32]:
-    """Nodes read at positions along one axis, smoothly (Hermite's smoothstep)."""
-    low = np.floor(position).astype(np.int64)
+@compiled
+def _layer(ys, xs, below, above, rest, part, layer):  # type: ignore[no-untyped-def]
+    """Lattice values of the planes below and above, as far as each counts, at the rows and columns given."""
+    for i in range(ys.size):
+        row = np.uint64(ys[i]) * np.uint64(0x9E3779B97F4A7C15)
+        for j in range(xs.size):
+            h = row ^ np.uint64(xs[j]) * np.uint64(0xC2B2AE3D27D4EB4F)
+            layer[i, j] = rest * _mixed(h ^ below) + part * _mixed(h ^ above)
+
+
+def _key(z: int, seed: int) -> np.uint64:
+    return np.uint64((z * 0x165667B19E3779F9 + seed * 0x27D4EB2F165667C5) & 0xFFFFFFFFFFFFFFFF)
+
+
+def _between(
+    nodes: NDArray[np.float32], known: NDArray[np.int64], low: NDArray[np.int64], position: Floats, axis: int
+) -> NDArray[np.float32]:
+    """Nodes, of which those named are known, read at positions along one axis, smoothly (Hermite's smoothstep)."""
     u = position - low
     u = (u * u * (3.0 - 2.0 * u)).astype(np.float32)
     u = u[:, None] if axis == 0 else u[None]
-    near, far = np.take(nodes, low - first, axis), np.take(nodes, low - first + 1, axis)
-    return near + u * (far - near)
+    near, far = (np.take(nodes, np.searchsorted(known, at), axis) for at in (low, low + 1))
+    return np.asarray(near + u * (far - near), dtype=np.float32)
 
 
 def lattice_noise(z_mm: float, y_mm: Floats, x_mm: Floats, *, cell_mm: float, seed: int) -> NDArray[np.float32]:
@@ -214,9 +224,10 @@ def lattice_noise(z_mm: float, y_mm: Floats, x_mm: Floats, *, cell_mm: float, se
     z0 = int(np.floor(cz))
     u = cz - z0
     u = u * u * (3.0 - 2.0 * u)
-    y0, x0 = int(np.floor(cy[0])), int(np.floor(cx[0]))
-    ys = np.arange(y0, int(np.floor(cy[-1])) + 2)
-    xs = np.arange(x0, int(np.floor(cx[-1])) + 2)
-    layer = (1.0 - u) * _hash(z0, ys, xs, seed) + u * _hash(z0 + 1, ys, xs, seed)
+    lows = [np.floor(c).astype(np.int64) for c in (cy, cx)]
+    # Only the nodes beside a pixel: where the grains are finer than the pixels most of the lattice lies between them.
+    ys, xs = (np.unique(np.concatenate([low, low + 1])) for low in lows)
+    layer = np.empty((ys.size, xs.size), dtype=np.float32)
+    _layer(ys, xs, _key(z0, seed), _key(z0 + 1, seed), np.float32(1.0 - u), np.float32(u), layer)
     # A uniform value has variance 1/3; each of the three interpolations leaves 0.74 of it.
-    return _between(_between(layer.astype(np.float32), cy, y0, 0), cx, x0, 1) * np.float32(2.7)
+    return _between(_between(layer, ys, lows[0], cy, 0), xs, lows[1], cx, 1) * np.float32(2.7)
