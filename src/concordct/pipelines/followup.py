@@ -266,10 +266,8 @@ def _card_of_classifier(bundle: Bundle) -> list[str]:
     if entry is None:
         return []
     trained = counted(entry["subjects"])
-    return [
-        "",
-        f"A classifier of initial and follow-up scan, fitted on the real pairs of {trained} subjects, comes along.",
-    ]
+    seen = "initial scan, follow-up scan and the weeks between" if entry.get("table") else "initial and follow-up scan"
+    return ["", f"A classifier of {seen}, fitted on the real pairs of {trained} subjects, comes along."]
 
 
 def open_predictor(path: str, mode: Mode = "sample") -> FollowupPredictor:

@@ -141,8 +141,8 @@ def verdict(
         probability = float(probabilities(classifier, [case])[0])
         found |= {"probability": probability, "basis": "classifier", "subjects": dict(subjects)}
         progressive = probability >= 0.5
-        trained = counted(subjects)
-        why = f"by the model's classifier (probability {probability:.2f}, fitted on {trained} subjects); {change}"
+        trained = counted(subjects) + " subjects" + ("" if classifier.table else ", without the weeks")
+        why = f"by the model's classifier (probability {probability:.2f}, fitted on {trained}); {change}"
     else:
         progressive = rise > RISE
         why = f"by the change alone: {change}, threshold +{100 * RISE:g} (this model carries no classifier)"
