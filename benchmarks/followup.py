@@ -3,11 +3,11 @@
 python -m benchmarks.followup                     # cohort, registration, every fold and method; writes docs/results
 python -m benchmarks.followup --minutes 9         # one piece; run it again to go on
 python -m benchmarks.followup --folds 0 2 4       # a second process takes the others; whoever ends last writes
-python -m benchmarks.followup --subjects 40 --folds 0 --most-steps 150 --brief    # half an hour of one core
-python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal     # tables to the screen only
+python -m benchmarks.followup --subjects 140 --folds 0 --most-steps 400 --brief   # two hours of one core, half to draw
+python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal    # tables to the screen only
 
 Everything goes to `runs/followup` (not kept in the repository). PSNR and SSIM are taken inside the initial scan's lungs
-against the registered follow-up, over the HU map's 1,600 HU. The table names folds that are not done.
+against the registered follow-up, over the HU map's 1,600 HU. The page names folds and rows that are not done.
 """
 
 from __future__ import annotations
@@ -24,10 +24,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.followup_page import Study, command_of, page_of
 from benchmarks.followup_rivals import RIVALS, SLICES, SPACING_MM, by_rival, place_of_model, train_rival
+from benchmarks.followup_rows import (
+    ASIDE,
+    ASIDE_FOLDS,
+    BRIEF,
+    EVERY,
+    FIRST,
+    MODELS,
+    OPPOSITE,
+    SHUFFLED,
+    WHOLE,
+    of_model,
+)
 from benchmarks.followup_subjects import FOLDS, Trend, folds, refused, usable
-from benchmarks.followup_tables import RULE, cost_row, gain_rows, judged_rows, quality_rows, rule, step_rows
-from benchmarks.results import ROOT, table, write_section
+from benchmarks.followup_tables import RULE, cost_row, rule
+from benchmarks.results import ROOT, write_section
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup import FIBROSIS_HU, recipe_of
 from concordct.pipelines.followup_data import Prepared
@@ -58,40 +71,10 @@ SEED, SUBJECTS = 7, 190
 #: Any interval between the scans, not one year alone.
 WEEKS_BETWEEN = (13.0, 156.0)
 RANGE_HU = HIGH_HU - LOW_HU
-#: Models of every fold: the ablation, all with the same parametrization of the output.
-MODELS = tuple(ciresdiff_recipes.ABLATIONS)
-#: Models of the first folds: the other parametrization and what else stands beside the ablation, and the rivals.
-ASIDE_FOLDS = (0, 1)
-WHOLE = "DM-R-CIP"
-SHUFFLED, OPPOSITE = "DM-R-CIP, text of another subject", "DM-R-CIP, text of the other label"
-PLAIN = ("no change", "linear trend")
-#: Every method's estimate (`mean`: one evaluation, nothing drawn), and below it what the models draw.
-METHODS = (*PLAIN, *MODELS, SHUFFLED, OPPOSITE)
-DRAWN = {name: f"{name}, drawn" for name in ciresdiff_recipes.ABLATIONS}
-#: Steps of the ablation and of the text.
-LADDER = (
-    ("DM", "DM-CIP"), ("DM", "DM-R"), ("DM-CIP", WHOLE), ("DM-R", WHOLE), (SHUFFLED, WHOLE), (OPPOSITE, WHOLE),
-)  # fmt: skip
-EVERY = (*METHODS, *DRAWN.values())
-#: Rows of a brief study.
-BRIEF = (*PLAIN, *MODELS, SHUFFLED, DRAWN[WHOLE])
-FIRST = (*ciresdiff_recipes.VARIANTS, *RIVALS, "cDiff, drawn", f"{SLICES}, drawn")
-#: Models of theirs, those that matter most first.
-ASIDE = (
-    f"{WHOLE}, x_0 itself",
-    *RIVALS,
-    *(one for one in ciresdiff_recipes.VARIANTS if one != f"{WHOLE}, x_0 itself"),
-    SLICES,
-)
 #: Sampling steps against quality, on the first fold; so many of its subjects for this, the seams and the ceiling.
 STEPS, FEW = (1, 2, 4), 2
 #: Noise of a voxel of the simulated scans, HU.
 NOISE_HU = 12.0
-#: What the page says of a study that was cut short.
-SHORT = (
-    " **Cut short:** every phase of every model has at most {steps} steps, where recipe `small` has 800; rows compare "
-    "what so little training gives, not the methods."
-)
 #: Names of simulated patients, who can be drawn again.
 SIMULATED = re.compile(r"ipf-\d+")
 
@@ -151,8 +134,8 @@ def predicted(
         place.parent.mkdir(parents=True, exist_ok=True)
         drawn = name.endswith(", drawn")
         mode: Mode = "sample" if drawn else "mean"
-        model = models.get(WHOLE if name in (SHUFFLED, OPPOSITE) else name.removesuffix(", drawn"))
-        rival = name.removesuffix(", drawn") if name.removesuffix(", drawn") in (*RIVALS, SLICES) else None
+        model = models.get(of_model(name))
+        rival = of_model(name) if of_model(name) in (*RIVALS, SLICES) else None
         predictor = None if model is None or rival else load(load_bundle(model), mode)
         trend = Trend(train) if name == "linear trend" else None
         rows, cubes = [], []
@@ -184,8 +167,9 @@ def diagnose(
 ) -> dict[str, list[float]]:
     """The probability of "progressive" for each test subject by what the classifier sees as its second scan."""
     path = folder / "diagnosis.json"
-    if path.exists():
-        return dict(json.loads(path.read_text()))
+    found: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+    if found and set(made) <= set(found):
+        return found
 
     def case(one: Prepared, second: NDArray[np.float32] | None, *, tests: bool = False) -> LabelledPair:
         initial = lung_cube(one.data.initial, one.data.region, SPACING_MM)
@@ -201,13 +185,15 @@ def diagnose(
     if steps is not None:
         recipe = dataclasses.replace(recipe, phase=dataclasses.replace(recipe.phase, steps=steps))
     net = fit_classifier([case(one, real(one)) for one in train], recipe, Run(folder / "classifier", stop=stop))
-    found = {"real follow-up": probabilities(net, [case(one, real(one)) for one in test]).tolist()}
+    found["real follow-up"] = probabilities(net, [case(one, real(one)) for one in test]).tolist()
     for name, results in made.items():
+        if name in found:
+            continue
         pairs = [case(one, second) for one, second in zip(test, results["cubes"], strict=True)]
         found[name] = probabilities(net, pairs).tolist()
     alone = fit_classifier([case(one, None, tests=True) for one in train], recipe, Run(folder / "alone", stop=stop))
     found["first scan and table alone"] = probabilities(alone, [case(one, None, tests=True) for one in test]).tolist()
-    with atomic_file(path) as aside:
+    with atomic_file(path, overwrite=True) as aside:
         aside.write_text(json.dumps(found))
     return found
 
@@ -256,95 +242,10 @@ def on_few(folder: Path, test: Sequence[Prepared], model: Path) -> dict[str, Any
         still = dataclasses.replace(patient, poses=(patient.poses[0],) * 2)
         true = still.draw_volume("followup", (SPACING_MM,) * 3, one.data.initial.shape, noise_hu=0.0)
         ceiling.append(measure(one, true.hu))
-    result: dict[str, Any] = {"curve": curve, "seams": seams, "ceiling": ceiling}
+    result: dict[str, Any] = {"subjects": len(few), "curve": curve, "seams": seams, "ceiling": ceiling}
     with atomic_file(path) as aside:
         aside.write_text(json.dumps(result))
     return result
-
-
-def report(
-    done: dict[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]],
-    names: Sequence[str],
-    few: dict[str, Any] | None,
-    costs: list[list[str]],
-    left_out: int,
-    steps: int | None,
-) -> str:
-    """The page of docs/results."""
-    every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in names}
-    truth = np.array([label for _, _, labels in done.values() for label in labels])
-    heads = ["PSNR, dB", "SSIM, %"]
-    stuck = [row[0] for row in costs if float(row[5]) >= float(row[4])]
-    missing = [str(fold) for fold in range(FOLDS) if fold not in done]
-    header = ["method", "PSNR, dB", "SSIM, %", "RMSE, HU", "error of fibrosis share, %"]
-    header += [f"{WHOLE} above it, dB", "and SSIM, %"]
-    beside = []
-    aside = [done[index][0] for index in ASIDE_FOLDS if index in done]
-    shown = [name for name in (*PLAIN, *MODELS, DRAWN[WHOLE], *FIRST) if aside and all(name in made for made in aside)]
-    if any(name in shown for name in FIRST):
-        first = {name: [row for made in aside for row in made[name]["rows"]] for name in shown}
-        absent = [name for name in FIRST if name not in shown]
-        beside = [
-            f"{len(aside)} of the folds {' and '.join(map(str, ASIDE_FOLDS))}, {len(first[PLAIN[0]])} subjects: the "
-            "ablation with x_0 itself as the network's output, a text tower that was never trained, a reading of the "
-            "text that starts anywhere, the usual cross-attention; and the rivals, which read no lung function."
-            + (f" Not trained: {', '.join(absent)}." if absent else ""),
-            table(header, quality_rows(first, WHOLE)),
-        ]
-    parts = [
-        "## Follow-up scans of pulmonary fibrosis",
-        f"{len(truth)} simulated test subjects of {len(done)} folds, {int(truth.sum())} progressive, "
-        f"{WEEKS_BETWEEN[0]:g} to {WEEKS_BETWEEN[1]:g} weeks between the scans; recipe `small` at {SPACING_MM:g} mm, "
-        f"inside the lungs, range {RANGE_HU:g} HU; mean ± SD over subjects, difference with a 95 % bootstrap "
-        "interval over subjects. A row is a method's estimate of the follow-up (one evaluation, `mean`); `drawn` rows "
-        "are samples in the recipe's number of steps, which hold the texture that an estimate leaves out and therefore "
-        "lie further from the one follow-up that there is."
-        + (f" {left_out} patients whose scans registration took for two patients' are left out." if left_out else "")
-        + ("" if steps is None else SHORT.format(steps=steps))
-        + (f" Folds that are not done: {', '.join(missing)}." if missing else ""),
-        table(header, quality_rows(every, WHOLE)),
-        *beside,
-        "What each model cost to train, and its loss (the mean over the first and over the last tenth of its steps; "
-        "different losses, not to be compared): a row whose loss still falls is undertrained."
-        + (f" It has not fallen at all in {', '.join(stuck)}: little more than the initial scan." if stuck else ""),
-        table(["model", "subjects", "steps", "processor min", "loss at first", "at last", "seconds a scan"], costs),
-        "Each step of the ablation, and the lung-function text against another patient's.",
-        table(["from, to", *heads], step_rows(every, [step for step in LADDER if set(step) <= set(every)])),
-        "PSNR above no change, dB, in patients who stay stable and in those who progress.",
-        table(["method", "stable", "progressive"], gain_rows(every, truth)),
-    ]
-    if all(found for _, found, _ in done.values()):
-        parts += [
-            "The classifier (ResNet) was trained on real pairs; it sees the initial scan beside each method's "
-            "follow-up and the weeks between them. The rule reads the table and the first scan alone.",
-            table(
-                ["second scan", "accuracy, %", "AUC", "Brier", "above the rule's"],
-                judged_rows([found for _, found, _ in done.values()], names, truth),
-            ),
-        ]
-    return "\n\n".join([*parts, *of_few(few)])
-
-
-def of_few(few: dict[str, Any] | None) -> list[str]:
-    """What `on_few` found, in words; nothing of a brief study."""
-    if few is None:
-        return []
-    seams = few["seams"]
-    parts = [
-        f"Sampling steps of {WHOLE}, first fold, {FEW} subjects.",
-        table(["steps", "PSNR, dB", "SSIM, %", "seconds a scan"], few["curve"]),
-        f"Seams: the estimate in patches of {seams['patch']} with an overlap of {seams['overlap']} voxels differs from "
-        f"the one made in one piece by {seams['rms']:.2f} HU (rms in the lungs; 99.9 % of the voxels by less than "
-        f"{seams['p999']:.1f} HU); the noise of the scans is {NOISE_HU:g} HU.",
-    ]
-    if few["ceiling"]:
-        psnr, ssim = (np.mean([row[key] for row in few["ceiling"]]) for key in ("psnr", "ssim"))
-        parts.append(
-            f"What nobody can predict: the true follow-up of these {FEW} subjects, drawn without noise where the "
-            f"initial scan lies, has a PSNR of {psnr:.2f} dB and an SSIM of {100 * ssim:.2f} % against the registered "
-            "one, from which it differs by the noise and by what an affine registration leaves."
-        )
-    return parts
 
 
 def main() -> None:
@@ -387,7 +288,7 @@ def main() -> None:
             run_fold(place, ready, parts[index], rows, given.most_steps, stop, check)
             if index in ASIDE_FOLDS:
                 run_aside(place, ready, parts[index], given.aside, given.most_steps, stop)
-            judge_fold(place, ready, parts[index], rows, given.most_steps, stop)
+            judge_fold(place, ready, parts[index], made_in(place, rows, index), given.most_steps, stop)
             if index == 0 and not given.brief:
                 on_few(models_of, [ready[i] for i in parts[index]], place / WHOLE)
     except Paused:
@@ -400,8 +301,7 @@ def main() -> None:
         if not all(stored(place, name).exists() for name in rows):
             continue
         test = [ready[i] for i in parts[index]]
-        names = (*rows, *(name for name in FIRST if index in ASIDE_FOLDS and stored(place, name).exists()))
-        made = {name: predicted(place, name, [], test, {}) for name in names}
+        made = {name: predicted(place, name, [], test, {}) for name in made_in(place, rows, index)}
         train = [one for i, one in enumerate(ready) if i not in parts[index]]
         judged = place / "diagnosis.json"
         done[index] = (
@@ -419,16 +319,32 @@ def main() -> None:
     ]
     left_out = {name for name in refused(folder / "subjects") if name not in {one.subject for one in ready}}
     few = models_of / "few.json"
-    beside = json.loads(few.read_text()) if few.exists() else None
-    text = report(done, rows, beside, costs, len(left_out), given.most_steps)
+    study = Study(
+        done=done,
+        rows=rows,
+        trained=[len(ready) - len(parts[index]) for index in done],
+        few=json.loads(few.read_text()) if few.exists() else None,
+        costs=costs,
+        left_out=len(left_out & {f"ipf-{number:04d}" for number in range(given.subjects)}),
+        steps=given.most_steps,
+        weeks=WEEKS_BETWEEN,
+        range_hu=RANGE_HU,
+        noise_hu=NOISE_HU,
+    )
+    text = page_of(study)
     print(text)
     if not given.rehearsal:
-        words = [f"--subjects {given.subjects}", *(["--brief"] if given.brief else [])]
-        words += [] if given.most_steps is None else [f"--most-steps {given.most_steps}"]
-        words += [] if len(done) == FOLDS else [f"--folds {' '.join(map(str, done))}"]
-        write_section("followup", f"python -m benchmarks.followup {' '.join(words)}", text, seed=str(SEED))
+        asked = [name for name in ASIDE if (models_of / f"fold-{min(done)}" / place_of_model(Path(), name)).exists()]
+        words = command_of(given.subjects, brief=given.brief, steps=given.most_steps, folds=list(done), aside=asked)
+        write_section("followup", words, text, seed=str(SEED))
     if paused:
         raise SystemExit("paused; run it again to go on")
+
+
+def made_in(place: Path, rows: Sequence[str], index: int) -> list[str]:
+    """Rows that a fold has predictions of."""
+    beside = [name for name in FIRST if index in ASIDE_FOLDS and stored(place, name).exists()]
+    return [*rows, *beside]
 
 
 def run_fold(
@@ -460,8 +376,6 @@ def judge_fold(
     stop: Callable[[], bool],
 ) -> None:
     """What the classifier says of a fold's predictions."""
-    if (place / "diagnosis.json").exists():
-        return
     test = [ready[i] for i in tested]
     train = [one for i, one in enumerate(ready) if i not in tested]
     diagnose(place, train, test, {name: predicted(place, name, train, test, {}) for name in rows}, steps, stop)
@@ -482,7 +396,7 @@ def run_aside(
         fit = train_fold if name in ciresdiff_recipes.VARIANTS else train_rival
         models = {name: fit(place, train, name, steps, stop)}
         for row in FIRST:
-            if row.removesuffix(", drawn") == name:
+            if of_model(row) == name:
                 predicted(place, row, train, test, models)
         if stop():
             raise Paused

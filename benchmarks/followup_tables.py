@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.followup_rivals import place_of_model
+from benchmarks.followup_rows import drawn, is_drawn
 from benchmarks.results import lines_in, spent_in
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression.ciresdiff_known import dense_share
@@ -36,20 +37,32 @@ def against(one: Sequence[float], other: Sequence[float], digits: int) -> str:
 
 
 def quality_rows(every: Mapping[str, Sequence[Mapping[str, float]]], whole: str) -> list[list[str]]:
-    """One row for each method: its figures, and what the whole method is above it."""
+    """One row for each method: its estimate's figures, what it draws, and what the whole method is above it."""
     rows = []
     for name, found in every.items():
+        if is_drawn(name):
+            continue
         psnr, ssim, error = ([row[key] for row in found] for key in ("psnr", "ssim", "rmse"))
-        grown = np.mean([abs(row["share"] - row["true"]) for row in found])
-        # What is drawn is compared with what is drawn.
-        best = every[f"{whole}, drawn" if name.endswith(", drawn") else whole]
+        best = every[whole]
         beyond = [
             "" if best is found else against([scale * row[key] for row in best], [scale * v for v in values], 2)
             for key, scale, values in (("psnr", 1, psnr), ("ssim", 100, ssim))
         ]
-        figures = [spread(psnr, 2), spread([100 * s for s in ssim], 2), spread(error, 1), f"{100 * grown:.2f}"]
-        rows.append([name, *figures, *beyond])
+        figures = [spread(psnr, 2), spread([100 * s for s in ssim], 2), spread(error, 1), _share(found)]
+        samples = every.get(drawn(name))
+        beside = ["", "", ""]
+        if samples is not None:
+            beside = [
+                spread([row["psnr"] for row in samples], 2),
+                spread([100 * row["ssim"] for row in samples], 2),
+                _share(samples),
+            ]
+        rows.append([name, *figures, *beside, *beyond])
     return rows
+
+
+def _share(found: Sequence[Mapping[str, float]]) -> str:
+    return f"{100 * np.mean([abs(row['share'] - row['true']) for row in found]):.2f}"
 
 
 def step_rows(every: Mapping[str, Sequence[Mapping[str, float]]], steps: Sequence[tuple[str, str]]) -> list[list[str]]:

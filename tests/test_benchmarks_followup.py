@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from test_progression_rivals import recipe_of
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import followup as benchmark
-from benchmarks import followup_rivals, followup_tables
+from benchmarks import followup_page, followup_rivals, followup_tables
 
 
 def prepared(count: int) -> list[Prepared]:
@@ -51,6 +52,23 @@ def test_the_linear_trend_finds_a_trend() -> None:
 
 def test_a_difference_comes_with_its_interval() -> None:
     assert followup_tables.against([2.0, 3.0, 4.0], [1.0, 2.0, 3.0], 1) == "+1.0 (+1.0 to +1.0)"
+
+
+def test_what_is_drawn_stands_beside_the_estimate() -> None:
+    row = {"psnr": 20.0, "ssim": 0.5, "rmse": 9.0, "share": 0.2, "true": 0.1}
+    every = {"DM": [row] * 2, "DM-R": [row | {"psnr": 21.0}] * 2, "DM, drawn": [row | {"psnr": 15.0, "share": 0.4}] * 2}
+    first, second = followup_tables.quality_rows(every, "DM-R")
+    assert (first[0], first[1], first[5], first[7]) == ("DM", "20.00 ± 0.00", "15.00 ± 0.00", "30.00")
+    assert first[8].startswith("+1.00")
+    assert second[5:] == ["", "", "", "", ""]
+
+
+def test_the_page_names_a_command_that_can_be_typed() -> None:
+    aside = ["DM-R-CIP, x_0 itself", "SAGAN"]
+    typed = followup_page.command_of(150, brief=True, steps=400, folds=[0], aside=aside)
+    assert shlex.split(typed)[3:] == [
+        "--subjects", "150", "--brief", "--most-steps", "400", "--folds", "0", "--aside", *aside,
+    ]  # fmt: skip
 
 
 def test_pieces_come_to_one_table(

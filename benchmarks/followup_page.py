@@ -1,0 +1,157 @@
+"""The page of `benchmarks.followup`, in words and tables."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.followup_rivals import SPACING_MM
+from benchmarks.followup_rows import ASIDE, ASIDE_FOLDS, FIRST, LADDER, WHOLE
+from benchmarks.followup_subjects import FOLDS
+from benchmarks.followup_tables import gain_rows, judged_rows, quality_rows, step_rows
+from benchmarks.results import table
+
+#: Of recipe `small`.
+FULL_STEPS = 800
+SHORT = (
+    " **Cut short:** every phase of every model has the same number of optimizer steps, {steps}, where recipe `small` "
+    "has {full}; rows compare what so much training gives, not what the methods can do."
+)
+UNTRAINED = (
+    "Recipes `paper` (1 mm, 96³, 400 epochs) and `gpu` (1 mm, 96³, 4,000 steps) are untrained: they need a graphics "
+    "processor. What they would give is not known, and no row stands for a published system at its published size."
+)
+HEAD = ["method", "PSNR, dB", "SSIM, %", "RMSE, HU", "error of fibrosis share, %"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a run of the benchmark has: by fold (results of each row, verdicts, labels), and the rest of its figures.
+
+    Attributes
+    ----------
+    rows : of every fold; further ones stand in the first folds.
+    trained : training subjects of each fold. left_out : whom registration refused. steps : None for the recipe's own.
+    """
+
+    done: Mapping[int, tuple[dict[str, dict[str, Any]], dict[str, list[float]], list[bool]]]
+    rows: Sequence[str]
+    trained: Sequence[int]
+    few: dict[str, Any] | None
+    costs: list[list[str]]
+    left_out: int
+    steps: int | None
+    weeks: tuple[float, float]
+    range_hu: float
+    noise_hu: float
+
+
+def command_of(subjects: int, *, brief: bool, steps: int | None, folds: Sequence[int], aside: Sequence[str]) -> str:
+    """The command that makes the page, as it is typed."""
+    words = ["python", "-m", "benchmarks.followup", "--subjects", str(subjects)]
+    words += ["--brief"] if brief else []
+    words += [] if steps is None else ["--most-steps", str(steps)]
+    words += [] if len(folds) == FOLDS else ["--folds", *map(str, folds)]
+    words += [] if list(aside) == list(ASIDE) else ["--aside", *aside]
+    return shlex.join(words)
+
+
+def page_of(study: Study) -> str:
+    """The page of docs/results."""
+    done, first_rows = study.done, [name for name in study.rows if name not in FIRST]
+    every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in first_rows}
+    truth = np.array([label for _, _, labels in done.values() for label in labels])
+    stuck = [row[0] for row in study.costs if float(row[5]) >= float(row[4])]
+    missing = [str(fold) for fold in range(FOLDS) if fold not in done]
+    aside = [done[index][0] for index in ASIDE_FOLDS if index in done]
+    beside = [name for name in FIRST if aside and all(name in made for made in aside)]
+    absent = [name for name in ASIDE if name not in beside]
+    shown = [name for name in (*first_rows, *beside) if all(name in made for made in aside)] if beside else []
+    first = {name: [row for made in aside for row in made[name]["rows"]] for name in shown}
+    of_first = np.array([label for index in ASIDE_FOLDS if index in done for label in done[index][2]])
+    header = [*HEAD, "drawn: PSNR, dB", "SSIM, %", "error of share, %", f"{WHOLE} above it, dB", "and SSIM, %"]
+    parts = [
+        "## Follow-up scans of pulmonary fibrosis",
+        f"{len(truth)} simulated test subjects of {len(done)} folds, {int(truth.sum())} progressive, "
+        f"{' and '.join(map(str, study.trained))} training subjects, "
+        f"{study.weeks[0]:g} to {study.weeks[1]:g} weeks between the scans; recipe `small` at {SPACING_MM:g} mm, "
+        f"inside the lungs, range {study.range_hu:g} HU; mean ± SD over subjects, difference with a 95 % bootstrap "
+        "interval over subjects. A row is a method's estimate of the follow-up (one evaluation, `mean`); beside it, "
+        "`drawn`, samples in the recipe's number of steps, which hold the texture that an estimate leaves out and "
+        "therefore lie further from the one follow-up that there is."
+        + (
+            f" {study.left_out} patients whose scans registration took for two patients' are left out."
+            * bool(study.left_out)
+        )
+        + ("" if study.steps is None else SHORT.format(steps=study.steps, full=FULL_STEPS))
+        + (
+            f" Folds that are not done: {', '.join(missing)}; one fold of many patients says more than many of few."
+            if missing
+            else ""
+        ),
+        table(header, quality_rows(first or every, WHOLE)),
+    ]
+    if beside:
+        parts.append(
+            "`x_0 itself`: the network's output is not added to the initial scan; beside it a text tower that was "
+            "never trained, a reading of the text that does not start along the ridge's direction, a query from the "
+            "image (the usual cross-attention); and the rivals, which read no lung function."
+            + (f" Not trained: {'; '.join(absent)}." if absent else "")
+        )
+        if len(done) > len(aside):
+            parts += [f"The rows of all {len(done)} folds.", table(header, quality_rows(every, WHOLE))]
+    parts += [
+        UNTRAINED,
+        "What each model cost to train, and its loss (the mean over the first and over the last tenth of its steps; "
+        "different losses, not to be compared): a row whose loss still falls is undertrained."
+        + (f" It has not fallen at all in {', '.join(stuck)}: little more than the initial scan." if stuck else ""),
+        table(
+            ["model", "subjects", "steps", "processor min", "loss at first", "at last", "seconds a scan"], study.costs
+        ),
+        "From one row to another, on the same subjects: the ablation, the output's parametrization, the text.",
+        table(
+            ["from, to", "PSNR, dB", "SSIM, %"],
+            step_rows(first or every, [step for step in LADDER if set(step) <= set(first or every)]),
+        ),
+        "PSNR above no change, dB, in patients who stay stable and in those who progress.",
+        table(["method", "stable", "progressive"], gain_rows(first or every, of_first if first else truth)),
+    ]
+    verdicts = [done[index][1] for index in done if not first or index in ASIDE_FOLDS]
+    if verdicts and all(verdicts):
+        names = [name for name in (first or every) if all(name in found for found in verdicts)]
+        parts += [
+            "The verdict, stable or progressive. The classifier (ResNet) was trained on real pairs; it sees the first "
+            "scan beside each method's follow-up and the weeks between them. The rule reads the table and the first "
+            "scan alone, and is fitted by least squares on the training subjects. Brier: 0 is best, 0.25 a coin.",
+            table(
+                ["second scan", "accuracy, %", "AUC", "Brier", "Brier above the rule's"],
+                judged_rows(verdicts, names, of_first if first else truth),
+            ),
+        ]
+    return "\n\n".join([*parts, *of_few(study.few, study.noise_hu)])
+
+
+def of_few(few: dict[str, Any] | None, noise_hu: float) -> list[str]:
+    """Steps, seams and ceiling on some subjects, in words; nothing of a brief study."""
+    if few is None:
+        return []
+    seams = few["seams"]
+    parts = [
+        f"Sampling steps of {WHOLE}, first fold, {few['subjects']} subjects.",
+        table(["steps", "PSNR, dB", "SSIM, %", "seconds a scan"], few["curve"]),
+        f"Seams: the estimate in patches of {seams['patch']} with an overlap of {seams['overlap']} voxels differs from "
+        f"the one made in one piece by {seams['rms']:.2f} HU (rms in the lungs; 99.9 % of the voxels by less than "
+        f"{seams['p999']:.1f} HU); the noise of the scans is {noise_hu:g} HU.",
+    ]
+    if few["ceiling"]:
+        psnr, ssim = (np.mean([row[key] for row in few["ceiling"]]) for key in ("psnr", "ssim"))
+        parts.append(
+            "What nobody can predict: the true follow-up of these subjects, drawn without noise where the initial scan "
+            f"lies, has a PSNR of {psnr:.2f} dB and an SSIM of {100 * ssim:.2f} % against the registered one, from "
+            "which it differs by the noise and by what an affine registration leaves."
+        )
+    return parts
