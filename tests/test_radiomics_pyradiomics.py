@@ -10,6 +10,7 @@ from concordct.errors import ConcordctError
 from concordct.radiomics.definitions import first_order
 from concordct.radiomics.definitions.pyradiomics import CLASSES, PyRadiomics
 from concordct.radiomics.extract import extract
+from concordct.radiomics.filters import image_types
 from concordct.radiomics.parameters import from_parameters, read_parameters
 from concordct.radiomics.presets import preset
 from concordct.volumes.volume import Volume
@@ -156,3 +157,41 @@ def test_a_large_roi_measured_in_parts_has_the_same_features_to_the_bit(monkeypa
     energy = np.array([name.endswith(("Energy", "RootMeanSquared")) for name in whole.names])
     assert np.array_equal(parts.values[:, ~energy], whole.values[:, ~energy], equal_nan=True)
     np.testing.assert_allclose(parts.values[:, energy], whole.values[:, energy], rtol=1e-12)
+
+
+def test_a_large_image_is_filtered_in_slabs_to_the_same_in_float32(monkeypatch):
+    image = np.random.default_rng(3).normal(0, 60, (9, 24, 20)).cumsum(axis=2).astype(np.float32)
+    box = (slice(1, 9), slice(0, 24), slice(2, 19))
+    settings = image_types.FilterSettings(sigma=(1.0, 2.5), level=2)
+    for kind in ("LoG", "Wavelet", "Gradient", "Square", "Logarithm"):
+        monkeypatch.undo()
+        whole = list(image_types.filtered(image, (1.5, 0.8, 0.7), box, kind, settings))
+        monkeypatch.setattr(image_types, "LARGE", 100)
+        monkeypatch.setattr(image_types, "SLAB", 900)
+        slabs = list(image_types.filtered(image, (1.5, 0.8, 0.7), box, kind, settings))
+        assert [name for name, _ in slabs] == [name for name, _ in whole]
+        for (_, found), (_, wanted) in zip(slabs, whole, strict=True):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-7 * np.abs(wanted).max())
+
+
+def test_a_whole_image_is_sorted_where_it_stands_and_only_where_it_was_filtered(monkeypatch):
+    hu = np.random.default_rng(4).normal(0, 60, (4, 12, 12)).astype(np.float32)
+    kept, settings = hu.copy(), PyRadiomics(
+        {"firstorder": (), "glrlm": ()}, bin_width=25.0, image_types={"Original": {}, "Square": {}}
+    )  # fmt: skip
+    labels = np.ones(hu.shape, np.uint8)
+    wanted = extract(Volume(hu=hu, affine=np.eye(4)), labels, settings)
+    monkeypatch.setattr(image_types, "LARGE", 100)
+    found = extract(Volume(hu=hu, affine=np.eye(4)), labels, settings)
+    assert np.array_equal(hu, kept)
+    np.testing.assert_allclose(found.values, wanted.values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_voxels_between_bounds_that_their_type_cannot_hold(kind):
+    ordered = np.array([0.1, 0.1, 0.2, 0.3, 0.3, 0.4], kind)
+    for low in (0.1, float(ordered[0]), float(ordered[0]) + 1e-12, 0.15):
+        for high in (0.3, float(ordered[3]), float(ordered[3]) - 1e-12, 0.35):
+            inside = ordered[(ordered.astype(float) >= low) & (ordered.astype(float) <= high)]
+            assert np.array_equal(first_order.between(ordered, low, high), inside)

@@ -99,14 +99,19 @@ class HeldPair:
     labels: NDArray[np.integer[Any]] | None
 
 
-def hold_pair(case: Case, *, allow: Collection[str] = frozenset()) -> HeldPair:
+def hold_pair(case: Case, *, allow: Collection[str] = frozenset(), source: Held | None = None) -> HeldPair:
     """Read source, target and mask one after the other; the same place is enough.
+
+    Parameters
+    ----------
+    allow : as for `open_pair`.
+    source : where it was read before.
 
     Raises
     ------
     ConcordctError : scans of another place, slices that cannot be read, a mask that does not fit.
     """
-    source = Held.of(case.source.read(allow=allow))
+    source = Held.of(case.source.read(allow=allow)) if source is None else source
     target = Held.of(case.target.read(allow=allow))
     same_place(target, source, "target")
     return HeldPair(source, target, _labels(case, source))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +127,24 @@ def _part(job: JudgeJob, question: Question, parts: Path) -> Path:
 
 
 def _judged(case: Case, question: Question) -> tuple[Judged, dict[str, Held]]:
-    pair = hold_pair(case, allow=question.allow)
+    source = case.source.read(allow=question.allow)
+    # While no other scan is held: looking for the lungs takes more memory than all the rest.
+    masks = masks_for(replace(source, padding=None)) if question.endpoints else None
+    held = Held.of(source)
+    del source
+    pair = hold_pair(case, allow=question.allow, source=held)
     stages = {"source": pair.source, "standardized": _standardized(case, pair, question), TARGET: pair.target}
+    measured: Endpoints | None = None
+    if masks is not None:
+        measured = {name: endpoints_of(stage.volume(), masks) for name, stage in stages.items()}
+        del masks
     region, rois, notes = body_grid(pair)
     edge = roi_edge(rois) if rois is not None and pair.labels is None else None
     gathered, warnings = gather(
         stages, subject=case.subject, region=region, rois=rois, settings=question.settings, rings=question.rings
     )
     warnings = [*notes, *warnings]
-    measured: Endpoints | None = None
-    if question.endpoints:
-        masks = masks_for(pair.source.volume())
-        measured = {name: endpoints_of(held.volume(), masks) for name, held in stages.items()}
+    if measured is not None:
         changes = class_warnings(measured["source"], measured["standardized"], case.name or case.subject)
         warnings += [f"clinical class changed: {line}" for line in changes]
     return Judged(gathered, tuple(warnings), edge, measured), stages

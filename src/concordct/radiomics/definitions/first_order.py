@@ -99,7 +99,7 @@ def pyradiomics_first_order(
     values.sort()
     ordered = values
     p10, p25, p50, p75, p90 = _linear_percentiles(ordered, (10, 25, 50, 75, 90))
-    middle = _between(ordered, p10, p90)
+    middle = between(ordered, p10, p90)
     robust = np.nan
     if middle.size:
         centre = _total(middle, lambda v: v) / middle.size
@@ -167,7 +167,7 @@ def ibsi_statistics(values: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = values - mean
     squares = centred * centred
     m2 = squares.mean()
-    middle = _between(ordered, p10, p90)
+    middle = between(ordered, p10, p90)
     energy = float(np.dot(values, values))
     return np.array(
         [
@@ -193,8 +193,12 @@ def ibsi_statistics(values: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def _between(ordered: NDArray[Floating], low: float, high: float) -> NDArray[Floating]:
-    return ordered[np.searchsorted(ordered, low, "left") : np.searchsorted(ordered, high, "right")]
+def between(ordered: NDArray[Floating], low: float, high: float) -> NDArray[Floating]:
+    """Voxels from `low` to `high`, both included."""
+    # In the type of the voxels: a bound of another would have numpy copy them all.
+    first, last = ordered.dtype.type(low), ordered.dtype.type(high)
+    start = np.searchsorted(ordered, first, "right" if float(first) < low else "left")
+    return ordered[start : np.searchsorted(ordered, last, "left" if float(last) > high else "right")]
 
 
 def _ranked(count: int, percent: int) -> int:

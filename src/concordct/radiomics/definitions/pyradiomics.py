@@ -189,7 +189,8 @@ def _frame_features(frame: GridFrame, settings: PyRadiomics) -> tuple[dict[int, 
                 names += [(f"{image_name}_{name}_{member}", name) for member in members or CLASSES[name]]
             for label, (mask, place) in used.items():
                 inside = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(place, box, strict=True))
-                parts[label].append(_texture(image[inside], mask, frame.spacing_mm, own, texture))
+                only = kind != "Original" and len(used) == 1
+                parts[label].append(_texture(image[inside], mask, frame.spacing_mm, own, texture, may_sort=only))
     return {label: np.concatenate(found) for label, found in parts.items()}, names
 
 
@@ -248,8 +249,13 @@ def _texture(
     spacing_mm: tuple[float, float, float],
     settings: PyRadiomics,
     classes: Mapping[str, tuple[str, ...]],
+    *,
+    may_sort: bool = False,
 ) -> Array:
-    """[feature] all but shape of one ROI in one image; NaN throughout for an empty mask."""
+    """[feature] all but shape of one ROI in one image; NaN throughout for an empty mask.
+
+    `may_sort`: the intensities are nobody else's, so that a whole image need not be copied to be sorted.
+    """
     if not mask.any():
         return np.full(sum(len(members or CLASSES[name]) for name, members in classes.items()), np.nan)
     levels, counts = _levels(intensities, mask, settings)
@@ -262,8 +268,9 @@ def _texture(
         places = CLASSES[name]
         wanted = members or tuple(places)
         if name == "firstorder":
+            whole = may_sort and intensities.flags.c_contiguous and mask.all()
             found = first_order.pyradiomics_first_order(
-                intensities[mask],
+                intensities.reshape(-1) if whole else intensities[mask],
                 counts,
                 voxel_volume_mm3=float(spacing.prod()),
                 shift=settings.voxel_array_shift,

@@ -1,12 +1,14 @@
 """Filtered images under PyRadiomics' names: LoG, wavelet, square, square root, logarithm, exponential, gradient, LBP.
 
-Each is computed from the whole image but only where ROIs lie, and handed on before the next is begun, so that no more
-than a few volumes are in memory. Source: PyRadiomics 3.0.1, `imageoperations.py`.
+Each is computed from the whole image but only where ROIs lie, and handed on before the next is begun. A box of more
+than `LARGE` voxels is filtered slab by slab and held in float32, ITK's own precision, so that a whole scan takes little
+more than its filtered image. Source: PyRadiomics 3.0.1, `imageoperations.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,9 @@ Box = tuple[slice, slice, slice]
 #: exp(-1.37 x / sigma), and at 24 sigmas is under float64's last digit, so that an ROI has the values that it would
 #: have had in the whole image.
 LOG_REACH = 24.0
+
+#: Voxels of a box from which on filters work in slabs, and of one slab.
+LARGE, SLAB = 1 << 24, 1 << 22
 
 #: Names as they stand in a parameter file.
 IMAGE_TYPES = (
@@ -90,9 +95,10 @@ def filtered(
     elif name == "Wavelet":
         yield from _wavelet(image, box, settings)
     elif name == "Gradient":
-        yield "gradient", _gradient(image, spacing_mm, box, use_spacing=settings.gradient_use_spacing)
+        own = settings.gradient_use_spacing
+        yield "gradient", _in_slabs(box, lambda part: _gradient(image, spacing_mm, part, use_spacing=own))
     elif name == "LBP2D":
-        yield "lbp-2D", _lbp_2d(image, box, settings)
+        yield "lbp-2D", _in_slabs(box, lambda part: _lbp_2d(image, part, settings))
     elif name == "LBP3D":
         from concordct.radiomics.filters.lbp import lbp_3d
 
@@ -104,9 +110,32 @@ def filtered(
             subdivision=settings.lbp_3d_subdivision,
         )
     elif name in ("Square", "SquareRoot", "Logarithm", "Exponential"):
-        yield name.lower(), _pointwise(image, box, name)
+        yield name.lower(), _in_slabs(box, lambda part: _pointwise(image, part, name))
     else:
         raise ConcordctError(f"no image type {name}; known: {', '.join(IMAGE_TYPES)}")
+
+
+def _voxels(box: Box) -> int:
+    return int(np.prod([side.stop - side.start for side in box]))
+
+
+def _slabs(box: Box) -> Iterator[tuple[slice, Box]]:
+    """Parts of a box along z, of at most `SLAB` voxels or one slice: their slices in the box, and in the image."""
+    depth = box[0].stop - box[0].start
+    step = max(1, SLAB // max(_voxels(box) // depth, 1))
+    for start in range(0, depth, step):
+        stop = min(start + step, depth)
+        yield slice(start, stop), (slice(box[0].start + start, box[0].start + stop), box[1], box[2])
+
+
+def _in_slabs(box: Box, work: Callable[[Box], Image]) -> Image:
+    """What `work` gives for a box; of a large one in float32, slab by slab."""
+    if _voxels(box) <= LARGE:
+        return work(box)
+    found = np.empty([side.stop - side.start for side in box], np.float32)
+    for place, part in _slabs(box):
+        found[place] = work(part)
+    return found
 
 
 def _pointwise(image: Image, box: Box, name: str) -> Array:
@@ -131,7 +160,7 @@ def _pointwise(image: Image, box: Box, name: str) -> Array:
 
 def _log(
     image: Image, spacing_mm: tuple[float, float, float], box: Box, sigma: tuple[float, ...]
-) -> Iterator[tuple[str, Array]]:
+) -> Iterator[tuple[str, Image]]:
     import SimpleITK as sitk
 
     if not sigma:
@@ -140,13 +169,51 @@ def _log(
         short = [n for n, mm in zip(image.shape, spacing_mm, strict=True) if n < max(4, np.ceil(width / mm) + 1)]
         if short:
             raise ConcordctError(f"LoG of sigma {width:g} mm needs a longer image than {image.shape} voxels (z, y, x)")
+        name = f"log-sigma-{width}-mm-3D".replace(".", "-")
+        if _voxels(box) > LARGE:
+            yield name, _log_in_slabs(image, spacing_mm, width)[box]
+            continue
         run = sitk.LaplacianRecursiveGaussianImageFilter()
         run.SetNormalizeAcrossScale(True)
         run.SetSigma(width)
-        name = f"log-sigma-{width}-mm-3D".replace(".", "-")
         wider, inside = _widen(image.shape, box, [int(np.ceil(LOG_REACH * width / mm)) for mm in spacing_mm])
         found = run.Execute(_to_sitk(image[wider], spacing_mm))  # named: a view does not keep its image alive
         yield name, sitk.GetArrayViewFromImage(found)[inside].astype(np.float64)
+
+
+def _log_in_slabs(image: Image, spacing_mm: tuple[float, float, float], width: float) -> NDArray[np.float32]:
+    """ITK's filter of the whole image, its one-dimensional passes taken apart so that each works in slabs.
+
+    As in ITK: second derivative along one axis, smoothing along the others, divided by the spacing squared and summed
+    over the axes, all in float32.
+    """
+    import SimpleITK as sitk
+
+    def along(values: Image, axis: int, order: int) -> NDArray[np.float32]:
+        """One pass; slabs lie across another axis than that of the pass."""
+        run = sitk.RecursiveGaussianImageFilter()
+        run.SetNormalizeAcrossScale(True)
+        run.SetSigma(width)
+        run.SetOrder(order)
+        run.SetDirection(2 - axis)
+        across = 0 if axis else 1
+        found = values if values.dtype == np.float32 and values is not image else np.empty(values.shape, np.float32)
+        step = max(1, SLAB * values.shape[across] // values.size)
+        for start in range(0, values.shape[across], step):
+            part = tuple(slice(start, start + step) if k == across else slice(None) for k in range(3))
+            done = run.Execute(_to_sitk(values[part], spacing_mm))
+            found[part] = sitk.GetArrayViewFromImage(done)
+        return found
+
+    total = np.zeros(image.shape, np.float32)
+    for axis in (2, 1, 0):
+        part = along(image, axis, 2)
+        for other in (2, 1, 0):
+            if other != axis:
+                part = along(part, other, 0)
+        part /= np.float32(spacing_mm[axis] ** 2)
+        total += part
+    return total
 
 
 def _gradient(image: Image, spacing_mm: tuple[float, float, float], box: Box, *, use_spacing: bool) -> Array:
@@ -179,7 +246,7 @@ def _lbp_2d(image: Image, box: Box, settings: FilterSettings) -> Array:
     return np.moveaxis(np.stack(slices), 0, axis)[inside].astype(np.float64)
 
 
-def _wavelet(image: Image, box: Box, settings: FilterSettings) -> Iterator[tuple[str, Array]]:
+def _wavelet(image: Image, box: Box, settings: FilterSettings) -> Iterator[tuple[str, Image]]:
     """Undecimated wavelet bands (PyWavelets' stationary transform), one level after the other on the approximation.
 
     Bands come in PyRadiomics' order, details first. An axis of odd length is continued by its first voxel, as there.
@@ -188,6 +255,9 @@ def _wavelet(image: Image, box: Box, settings: FilterSettings) -> Iterator[tuple
 
     wavelet = pywt.Wavelet(settings.wavelet)
     axes = [axis for axis in (2, 1, 0) if axis != settings.planar_axis]
+    if _voxels(box) > LARGE:
+        yield from _wavelet_in_slabs(image, box, settings, wavelet, axes)
+        return
     levels = settings.start_level + settings.level
     part, inside = _wrapped(image, box, axes, reach=levels * wavelet.dec_len)
     for _ in range(settings.start_level):
@@ -201,6 +271,38 @@ def _wavelet(image: Image, box: Box, settings: FilterSettings) -> Iterator[tuple
                 approximation = values
         part = approximation
     yield f"{prefix}-{'L' * len(axes)}", np.ascontiguousarray(part[inside])
+
+
+def _wavelet_in_slabs(
+    image: Image, box: Box, settings: FilterSettings, wavelet: Any, axes: list[int]
+) -> Iterator[tuple[str, Image]]:
+    """`_wavelet` of a large box: each band by itself, from slabs with what lies around them."""
+    names = ["".join(letters) for letters in itertools.product("LH", repeat=len(axes))]
+    smooth, levels = names[0], settings.start_level + settings.level
+    for level in range(1, settings.level + 1):
+        prefix = "wavelet" if level == 1 else f"wavelet{level}"
+        last = level == settings.level
+        for name in [*names[1:], *(names[:1] if last else [])]:
+            path = [*[smooth] * (settings.start_level + level - 1), name]
+
+            def band(place: Box, path: list[str] = path) -> Image:
+                part, inside = _wrapped(image, place, axes, reach=levels * wavelet.dec_len)
+                for step in path:
+                    part = _band(part, axes, wavelet, step)
+                return part[inside]
+
+            yield f"{prefix}-{name}", _in_slabs(box, band)
+
+
+def _band(part: Array, axes: list[int], wavelet: Any, name: str) -> Array:
+    """One of the bands of one level."""
+    import pywt
+
+    for axis, letter in zip(axes, name, strict=True):
+        ((low, high),) = pywt.swt(part, wavelet, level=1, start_level=0, axis=axis)
+        part = low if letter == "L" else high
+        del low, high
+    return part
 
 
 def _bands(part: Array, axes: list[int], wavelet: object, band: str = "") -> Iterator[tuple[str, Array]]:
