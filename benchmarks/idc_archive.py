@@ -43,6 +43,29 @@ def series_of_patients(place: Path) -> list[Path]:
     return folders
 
 
+def first_header(folder: Path) -> pydicom.FileDataset:
+    """Of a series' first file."""
+    return pydicom.dcmread(sorted(folder.glob("*.dcm"))[0], stop_before_pixels=True)
+
+
+def index_row(folder: Path, collection: str, prefix: str, *, description: str) -> dict[str, object]:
+    """A series as `idc_index` has it."""
+    header, files = first_header(folder), list(folder.glob("*.dcm"))
+    return {
+        "collection_id": collection,
+        "PatientID": str(header.PatientID),
+        "StudyInstanceUID": str(header.StudyInstanceUID),
+        "SeriesInstanceUID": str(header.SeriesInstanceUID),
+        "Modality": str(header.Modality),
+        "SeriesDescription": description,
+        "Manufacturer": "simulated",
+        "instanceCount": len(files),
+        "series_size_MB": sum(path.stat().st_size for path in files) / 1e6,
+        "license_short_name": "simulated",
+        "series_aws_url": f"s3://{BUCKET}/{prefix}/*",
+    }
+
+
 @contextmanager
 def local_archive(place: Path) -> Iterator[tuple[Path, Path, str]]:
     """(idc_index, ct_index, endpoint) of the local archive while it runs."""
@@ -51,26 +74,11 @@ def local_archive(place: Path) -> Iterator[tuple[Path, Path, str]]:
     with s3_server() as (endpoint, client):
         client.create_bucket(Bucket=BUCKET)
         for folder in folders:
-            files = sorted(folder.glob("*.dcm"))
-            header = pydicom.dcmread(files[0], stop_before_pixels=True)
             prefix = f"{folder.parent.name}-{folder.name}"
             put_series(client, prefix, folder)
+            header = first_header(folder)
             uid = str(header.SeriesInstanceUID)
-            rows.append(
-                {
-                    "collection_id": "nlst",
-                    "PatientID": folder.parent.name,
-                    "StudyInstanceUID": str(header.StudyInstanceUID),
-                    "SeriesInstanceUID": uid,
-                    "Modality": "CT",
-                    "SeriesDescription": str(header.SeriesDescription),
-                    "Manufacturer": "simulated",
-                    "instanceCount": len(files),
-                    "series_size_MB": sum(path.stat().st_size for path in files) / 1e6,
-                    "license_short_name": "simulated",
-                    "series_aws_url": f"s3://{BUCKET}/{prefix}/*",
-                }
-            )
+            rows.append(index_row(folder, "nlst", prefix, description=str(header.SeriesDescription)))
             ct.append(
                 {
                     "SeriesInstanceUID": uid,
