@@ -29,6 +29,7 @@ def series_of_patients(place: Path) -> list[Path]:
     """The patients' series as DICOM, made where they are not there."""
     folders = []
     manifest = simulate(jobs(), runs() / "cohort", file_format="nifti").manifest
+    assert manifest is not None
     for row in read_manifest(manifest)[:PATIENTS]:
         assert row.target is not None
         for number, (path, kernel) in enumerate(

@@ -69,6 +69,7 @@ def scans_of_phantom(place: Path) -> list[tuple[Path, str, Path]]:
         for repeat in range(REPEATS)
     ]  # fmt: skip
     manifest = simulate(jobs, runs() / "scanners", file_format="nifti").manifest
+    assert manifest is not None
     rois = place / "rois.nii.gz"
     found = []
     for row, job in zip(read_manifest(manifest), jobs, strict=True):
