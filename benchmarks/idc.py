@@ -157,7 +157,9 @@ def page(results: dict[str, Any], said: str, kernels: tuple[str, str], scanners:
         "nothing to tables is whole, not how NLST's scans agree. The archive itself was not reached."
     )  # fmt: skip
     what = "The liver phantom of ct4harmonization." if real else (
-        "A simulated phantom, stored and fetched as ct4harmonization's scans and masks are."
+        "A simulated phantom, stored and fetched as ct4harmonization's scans and masks are. Its kernels are Br40,\n"
+        "Bl64, STANDARD and LUNG; the references are the condition of the first two on the same virtual scanner, so "
+        "that real\nscanners will agree less well."
     )  # fmt: skip
     text = f"""# Public pairs, from nothing to tables
 
