@@ -41,13 +41,18 @@ codestreams.guarded = direct
 """
 
 
-def long_series(chest: Path, to: Path, *, syntax: UID | None = None) -> Path:
-    """The slices of a real series, repeated along z to `SERIES`, in another transfer syntax if one is given."""
+def long_series(chest: Path, to: Path, *, syntax: UID | None = None, apart_mm: float | None = None) -> Path:
+    """The slices of a real series, repeated along z to `SERIES`, in another transfer syntax if one is given.
+
+    Parameters
+    ----------
+    apart_mm : distance and thickness of the slices; None keeps the series' own 3 mm, three times a chest's height.
+    """
     to.mkdir(parents=True)
     read = sorted(
         (pydicom.dcmread(path) for path in chest.iterdir()), key=lambda one: float(one.ImagePositionPatient[2])
     )
-    step = float(read[1].ImagePositionPatient[2]) - float(read[0].ImagePositionPatient[2])
+    step = apart_mm or float(read[1].ImagePositionPatient[2]) - float(read[0].ImagePositionPatient[2])
     first = [float(value) for value in read[0].ImagePositionPatient]
     if syntax is not None:
         for dataset in read:
@@ -59,6 +64,8 @@ def long_series(chest: Path, to: Path, *, syntax: UID | None = None) -> Path:
         dataset.ImagePositionPatient = [first[0], first[1], round(first[2] + index * step, 4)]
         if "SliceLocation" in dataset:
             dataset.SliceLocation = dataset.ImagePositionPatient[2]
+        if apart_mm is not None:
+            dataset.SliceThickness = apart_mm
         dataset.save_as(to / f"{index:04d}.dcm")
     return to
 
@@ -152,6 +159,10 @@ def _evaluate(place: Path, model: Path) -> Iterator[list[str]]:
 def _measure(place: Path, model: Path) -> Iterator[list[str]]:
     words = ("--overwrite", "-o", place / "endpoints.csv")
     yield _row("`measure`, every endpoint, lungs and heart's region found", "measure", _native(place), *words)
+    data = data_folder()
+    assert data is not None
+    chest = long_series(data / "chest_B40f", place / "thin", apart_mm=1.0)
+    yield _row("`measure`, slices 1 mm apart: as high as a chest", "measure", chest, *words)
 
 
 PARTS: dict[str, Part] = {
