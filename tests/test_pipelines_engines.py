@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from concordct.judging.case import cases_of_manifest
 from concordct.methods.models import Model, load_model
 from concordct.methods.slabs import SLAB_SLICES
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
-from concordct.pipelines.engines import HERE, Engine, Local, Ray, Share, each, share_of
+from concordct.pipelines.engines import HERE, Engine, Local, Ray, Share, each, ready, share_of
 from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.features import FeatureJob, extract_features
 from concordct.pipelines.pyradiomics_batch import run_batch
@@ -197,11 +198,36 @@ def _square_or_die(item: tuple[int, str]) -> str:
     return str(number**2)
 
 
-def test_a_killed_process_costs_its_items_and_not_the_run(tmp_path: Path) -> None:
-    items = [(number, str(tmp_path / "died")) for number in range(4)]
+def _square_or_die_always(number: int) -> str:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return str(number**2)
+
+
+def test_a_killed_process_is_replaced_and_what_it_did_is_done_again(tmp_path: Path) -> None:
+    items = [(number, str(tmp_path / "died")) for number in range(6)]
     found = dict(each(_square_or_die, items, lambda item, reason: reason, engine=Local(2)))
-    assert len(found) == 4
-    assert "was killed" in found[2]
+    assert (tmp_path / "died").exists()
+    assert found == {number: str(number**2) for number in range(6)}
+    # What kills again is told; the others are done.
+    found = dict(each(_square_or_die_always, range(6), lambda item, reason: reason, engine=Local(2)))
+    assert "was killed 2 times" in found.pop(2)
+    assert found == {number: str(number**2) for number in (0, 1, 3, 4, 5)}
+
+
+def test_processes_that_stand_ready_read_the_headers_too(tree: Path, tmp_path: Path) -> None:
+    soft = dataclasses.replace(pair(7, depth=30, size=24)[0], kernel="soft")
+    soft = dataclasses.replace(soft, hu=np.clip(soft.hu, -1024, 3071))
+    for name in ("a", "b"):
+        write_new_series(soft, tmp_path / "in" / name, SimulatedScan("ready", name, "soft", 1, 120.0, 100.0))
+    (tmp_path / "in" / "b" / "notes.txt").write_text("no scan")
+    model = load_model(tree / "model")
+    alone = plan(tmp_path / "in", tmp_path / "out", model, SETTINGS)
+    with ready(Local(2)):
+        shared = plan(tmp_path / "in", tmp_path / "out", model, SETTINGS, engine=Local(2))
+        assert repr(shared) == repr(alone)
+        assert len(run(shared, model, tmp_path / "out", SETTINGS, engine=Local(2))) == 2
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ from concordct.cli.common import (
 )
 from concordct.errors import ConcordctError
 from concordct.methods.catalogue import names
+from concordct.pipelines.engines import ready
 
 CALIBRATED = names("calibrate")
 #: Where a diffusion may start, as `methods.paired.conditional.Start` names them.
@@ -196,28 +197,32 @@ def standardize(
 
     Scans of many kernels to one condition: `concordct standardize /data/mixed --to soft -o /data/soft`
     """
-    from concordct.methods.models import load_model, open_reference
-    from concordct.pipelines import standardize as pipeline
-    from concordct.signal.spectra import transforms_on
-    from concordct.volumes.zipped import as_output, as_tree
-
     if (model is None) == (reference is None):
         raise ConcordctError("expected either --model or --to, found " + ("neither" if model is None else "both"))
     if reference is not None and (steps, start, depth) != (None, None, None):
         raise ConcordctError("expected --steps, --start and --depth with a trained model, found them with --to")
-    chosen = {"steps": steps, "start": start, "depth": depth}
-    sampling = {name: value for name, value in chosen.items() if value is not None}
-    settings = pipeline.Settings(
-        mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling, device
-    )
-    with transforms_on(device):
-        pass  # says at once where there is no card
     where = engine_of(workers, engine, address, shard)
-    with as_tree(input_path) as tree, as_output(output, source=input_path) as place, bar(quiet=as_json) as report:
+    # Workers load what they need while this process does.
+    with ready(where, "concordct.pipelines.standardize"), ExitStack() as opened:
+        from concordct.methods.models import load_model, open_reference
+        from concordct.pipelines import standardize as pipeline
+        from concordct.signal.spectra import transforms_on
+        from concordct.volumes.zipped import as_output, as_tree
+
+        chosen = {"steps": steps, "start": start, "depth": depth}
+        sampling = {name: value for name, value in chosen.items() if value is not None}
+        settings = pipeline.Settings(
+            mode.value, seed, frozenset(allow or ()), any_kernel, overwrite, check.value, samples, sampling, device
+        )
+        with transforms_on(device):
+            pass  # says at once where there is no card
+        tree = opened.enter_context(as_tree(input_path))
+        place = opened.enter_context(as_output(output, source=input_path))
+        report = opened.enter_context(bar(quiet=as_json))
         loaded = load_model(model) if model is not None else open_reference(reference or "")
         if sampling:
             loaded.standardizer(mode=mode.value, sampling=sampling)
-        planned = pipeline.plan(tree, place, loaded, settings)
+        planned = pipeline.plan(tree, place, loaded, settings, engine=where)
         count = len(planned.jobs)
         depths = [job.scan.shape[0] for job in planned.jobs]
 

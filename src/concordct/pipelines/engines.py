@@ -9,8 +9,10 @@ name scans by their paths: voxels never travel between processes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 #: An item whose process died is tried so many times in all.
-TRIES = 3
+TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ Engine = Local | Ray | Share
 HERE = Local(1)
 
 
+def within_of(engine: Engine) -> Local | Ray:
+    """The engine that does the work of a share."""
+    return engine.within if isinstance(engine, Share) else engine
+
+
 def share_of(engine: Engine, items: Sequence[Item]) -> list[int]:
     """Indices of the items that this run does."""
     if isinstance(engine, Share):
@@ -95,16 +102,25 @@ def each(
     ConcordctError : no Ray, or no cluster at the address.
     """
     indices = share_of(engine, items)
-    within = engine.within if isinstance(engine, Share) else engine
+    within = within_of(engine)
     chosen = [items[index] for index in indices]
-    if isinstance(within, Ray):
-        found = _on_ray(work, chosen, lost, within)
-    elif within.workers <= 1 or len(chosen) <= 1:
-        found = ((place, work(item)) for place, item in enumerate(chosen))
-    else:
-        found = _in_processes(work, chosen, lost, within.workers)
-    for place, result in found:
-        yield indices[place], result
+    if isinstance(within, Local) and (within.workers <= 1 or len(chosen) <= 1):
+        for index, item in zip(indices, chosen, strict=True):
+            yield index, work(item)
+        return
+    fewer = replace(within, workers=min(within.workers or len(chosen), len(chosen)))
+    with ready(within if within in _standing else fewer):
+        crew = _standing.get(within) or _standing[fewer]
+        for place, result in crew.run(work, chosen, lost):
+            yield indices[place], result
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result], *, engine: Engine
+) -> list[Result]:
+    """`work` of every item, by the workers of an engine; a share does not part these."""
+    found = dict(each(work, items, lost, engine=within_of(engine)))
+    return [found[index] for index in range(len(items))]
 
 
 def counted(progress: Callable[[int, int], None] | None) -> Callable[[Any, int, int], None] | None:
@@ -172,74 +188,119 @@ def results_of(
     return tuple(result for _, result in sorted(results.items()))
 
 
-def _in_processes(
-    work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result], workers: int
-) -> Iterator[tuple[int, Result]]:
-    from concurrent.futures import BrokenExecutor, Future, as_completed
+class _LocalCrew:
+    """Processes of this machine."""
 
-    from concordct.volumes.workers import worker_pool
+    def __init__(self, engine: Local, load: Sequence[str] = ()) -> None:
+        from concordct.volumes.workers import Crew
 
-    with worker_pool(min(workers, len(items))) as pool:
-        waiting: dict[Future[Result], int] = {pool.submit(work, item): place for place, item in enumerate(items)}
-        for future in as_completed(waiting):
-            place = waiting[future]
-            try:
-                yield place, future.result()
-            except BrokenExecutor:
-                yield place, lost(items[place], "a worker process was killed (out of memory?); run again to resume")
+        self.crew = Crew(engine.workers, load)
+
+    def run(
+        self, work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result]
+    ) -> Iterator[tuple[int, Result]]:
+        reason = f"its process was killed {TRIES} times (out of memory?); run again to resume"
+        return self.crew.run(work, items, lambda item: lost(item, reason), tries=TRIES)
+
+    def end(self) -> None:
+        self.crew.end()
 
 
-def _on_ray(
-    work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result], engine: Ray
-) -> Iterator[tuple[int, Result]]:
-    """One item an actor at a time; a dead actor is replaced, and its item tried again elsewhere."""
-    try:
-        import ray
-    except ImportError:
-        raise ConcordctError("expected Ray for its engine, found none: pip install 'concordct[ray]'") from None
-    started = not ray.is_initialized()
-    if started:
+class _RayCrew:
+    """Actors of a Ray cluster, one item each at a time; a dead one is replaced, and its item tried again elsewhere."""
+
+    def __init__(self, engine: Ray, load: Sequence[str] = ()) -> None:
         try:
-            ray.init(address=engine.address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConcordctError(f"{engine.address}: expected a Ray cluster, found none ({error})") from None
+            import ray
+        except ImportError:
+            raise ConcordctError("expected Ray for its engine, found none: pip install 'concordct[ray]'") from None
+        self.ray = ray
+        self.started = not ray.is_initialized()
+        if self.started:
+            try:
+                ray.init(address=engine.address, log_to_driver=False, configure_logging=False)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise ConcordctError(f"{engine.address}: expected a Ray cluster, found none ({error})") from None
 
-    class Worker:
-        def __init__(self, given: Callable[[Any], Any]) -> None:
-            self.work = given
+        class Worker:
+            def __init__(self, load: Sequence[str]) -> None:
+                from importlib import import_module
 
-        def run(self, item: Any) -> Any:
-            return self.work(item)
+                for module in load:
+                    import_module(module)
 
-    memory = int(engine.memory_gb * 2**30)
-    actor = ray.remote(num_cpus=1, memory=memory, max_restarts=0)(Worker)
-    shared = ray.put(work)  # once, whatever the number of actors; it names files and holds no voxels
-    count = engine.workers or int(ray.cluster_resources().get("CPU", 1))
-    idle: list[Any] = [actor.remote(shared) for _ in range(min(count, len(items)))]
-    todo = [(place, 1) for place in reversed(range(len(items)))]
-    busy: dict[Any, tuple[Any, int, int]] = {}
-    try:
-        while todo or busy:
-            while todo and idle:
-                place, attempt = todo.pop()
-                worker = idle.pop()
-                busy[worker.run.remote(items[place])] = (worker, place, attempt)
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
-            worker, place, attempt = busy.pop(ready)
+            def take(self, given: Callable[[Any], Any]) -> None:
+                self.work = given
+
+            def run(self, item: Any) -> Any:
+                return self.work(item)
+
+        memory = int(engine.memory_gb * 2**30)
+        self.actor: Any = ray.remote(num_cpus=1, memory=memory, max_restarts=0)(Worker)
+        count = engine.workers or int(ray.cluster_resources().get("CPU", 1))
+        self.load = load
+        self.idle: list[Any] = [self.actor.remote(self.load) for _ in range(count)]
+        self.busy: dict[Any, tuple[Any, int]] = {}
+
+    def run(
+        self, work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item, str], Result]
+    ) -> Iterator[tuple[int, Result]]:
+        ray = self.ray
+        shared = ray.put(work)  # once, whatever the number of actors; it names files and holds no voxels
+        for worker in self.idle:
+            worker.take.remote(shared)
+        todo = deque(range(len(items)))
+        deaths = dict.fromkeys(todo, 0)
+        while todo or self.busy:
+            while todo and self.idle:
+                place, worker = todo.popleft(), self.idle.pop()
+                self.busy[worker.run.remote(items[place])] = worker, place
+            (ready,), _ = ray.wait(list(self.busy), num_returns=1)
+            worker, place = self.busy.pop(ready)
             try:
                 result = ray.get(ready)
             except ray.exceptions.RayError as error:
-                idle.append(actor.remote(shared))
-                if attempt < TRIES:
-                    todo.append((place, attempt + 1))
+                worker = self.actor.remote(self.load)
+                worker.take.remote(shared)
+                self.idle.append(worker)
+                deaths[place] += 1
+                if deaths[place] < TRIES:
+                    todo.append(place)
                 else:
                     reason = f"its worker died {TRIES} times ({type(error).__name__}); run again to resume"
                     yield place, lost(items[place], reason)
                 continue
-            idle.append(worker)
+            self.idle.append(worker)
             yield place, result
+
+    def end(self) -> None:
+        for worker in [*self.idle, *(busy for busy, _ in self.busy.values())]:
+            self.ray.kill(worker)
+        if self.started:
+            self.ray.shutdown()
+
+
+_Crew = _LocalCrew | _RayCrew
+#: Workers that stand ready, by the engine that was asked for.
+_standing: dict[Local | Ray, _Crew] = {}
+
+
+@contextmanager
+def ready(engine: Engine, *load: str) -> Iterator[None]:
+    """The workers of an engine, started now for all that is done on it inside.
+
+    Parameters
+    ----------
+    load : modules that the workers load meanwhile.
+    """
+    within = within_of(engine)
+    if within in _standing or (isinstance(within, Local) and within.workers <= 1):
+        yield
+        return
+    crew = _RayCrew(within, load) if isinstance(within, Ray) else _LocalCrew(within, load)
+    _standing[within] = crew
+    try:
+        yield
     finally:
-        for worker in [*idle, *(each_busy[0] for each_busy in busy.values())]:
-            ray.kill(worker)
-        if started:
-            ray.shutdown()
+        del _standing[within]
+        crew.end()

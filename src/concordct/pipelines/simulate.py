@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from concordct.errors import ConcordctError
-from concordct.pipelines.engines import HERE, Engine, Share, each, share_of
+from concordct.pipelines.engines import HERE, Engine, each, share_of, within_of
 from concordct.progression.simulated import simulate_cohort
 from concordct.scanner.acquisition import Acquisition
 from concordct.scanner.cohorts import FORMATS, SIMULATOR, SimulationJob, digest, job_rows, run_job, warnings_of
@@ -250,7 +250,7 @@ def simulate(
 
     report(0)
     # What a slice reports is heard in this process alone.
-    within = engine.within if isinstance(engine, Share) else engine
+    within = within_of(engine)
     slice_by_slice = within == HERE
     work = partial(_simulated, output=output, file_format=file_format, progress=report if slice_by_slice else None)
     for index, reason in each(work, waiting, lambda job, reason: reason, engine=within):

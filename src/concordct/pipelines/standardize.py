@@ -24,7 +24,8 @@ from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
-from concordct.pipelines.engines import HERE, Engine, Local, Share, results_of
+from concordct.pipelines.engines import HERE, Engine, Local, Share, results_of, within_of
+from concordct.pipelines.headers import headers_on
 from concordct.pipelines.records import SELF_CHECK, Record, ScanJob, done, made_from, record_path, standing
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
@@ -98,8 +99,12 @@ class Plan:
 Progress = Callable[[int, int, int], None]
 
 
-def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Plan:
+def plan(input_path: Path, output: Path, model: Model, settings: Settings, *, engine: Engine = HERE) -> Plan:
     """Find what is there and decide where each result goes.
+
+    Parameters
+    ----------
+    engine : whose workers read the headers.
 
     Raises
     ------
@@ -108,7 +113,7 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings) -> Pl
     inside, outside = output.resolve(), input_path.resolve()
     if inside == outside or outside in inside.parents or (inside in outside.parents and inside.exists()):
         raise ConcordctError(f"{output}: expected an output apart from the input {input_path}")
-    found = find_scans(input_path)
+    found = find_scans(input_path, reader=headers_on(engine))
     if not found.scans:
         reasons = sorted({item.reason for item in found.set_aside})
         raise ConcordctError(
@@ -171,11 +176,11 @@ def _beside(scan: Scan, set_aside: Sequence[SetAside]) -> tuple[str, ...]:
 
 def _output_names(root: Path, scans: Sequence[Scan]) -> list[str]:
     """A tree of the input's shape; series that share a folder, or lie in the root, get a folder of their own."""
-    folders = [scan.folder for scan in scans if isinstance(scan, Series)]
+    folders = Counter(scan.folder for scan in scans if isinstance(scan, Series))
     names = []
     for scan in scans:
         relative = scan_path(scan).relative_to(root)
-        if isinstance(scan, Series) and (folders.count(scan.folder) > 1 or scan.folder == root):
+        if isinstance(scan, Series) and (folders[scan.folder] > 1 or scan.folder == root):
             relative = relative / f"series-{hashlib.sha256(scan.key.encode()).hexdigest()[:8]}"
         names.append(relative.as_posix())
     return names
@@ -244,7 +249,7 @@ def run(
 
 def _spare(engine: Engine, scans: int) -> int:
     """Processes that share the slabs of each scan: what this machine has more than scans."""
-    within = engine.within if isinstance(engine, Share) else engine
+    within = within_of(engine)
     return max(1, within.workers // max(scans, 1)) if isinstance(within, Local) else 1
 
 

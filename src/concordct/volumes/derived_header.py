@@ -6,8 +6,8 @@ true of the source's bytes or its creation only. Nothing here reads the clock: o
 
 from __future__ import annotations
 
-import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import pydicom
@@ -234,6 +234,7 @@ def _ascii(text: str, length: int) -> str:
     return plain(text, length).encode("ascii", "replace").decode()
 
 
+@lru_cache(maxsize=64)
 def _code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
@@ -265,7 +266,9 @@ def reference_to(ref: SliceRef, source_class: str) -> Dataset:
 
 def source_image(reference: Dataset, *, same_places: bool = True) -> Dataset:
     """An item of SourceImageSequence."""
-    item = copy.deepcopy(reference)
+    item = Dataset()
+    for element in reference:
+        item[element.tag] = element
     item.SpatialLocationsPreserved = "YES" if same_places else "NO"
     # CID 7202
     purpose = _code("121322", "DCM", "Source image for image processing operation")

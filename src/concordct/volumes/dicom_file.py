@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import stat
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -65,15 +66,24 @@ _KINDS = (
 @contextmanager
 def quiet_dicom() -> Iterator[None]:
     """Hold back pydicom's warnings: they quote header values, and a header value may name a patient."""
+    if getattr(_QUIET, "holds", False):  # outside already: to set a level takes as long as to read an element
+        yield
+        return
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
+    _QUIET.holds = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        _QUIET.holds = False
         logger.setLevel(level)
+
+
+#: Of each thread: whether it is quiet.
+_QUIET = threading.local()
 
 
 def plain(value: object, length: int = 64) -> str:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from concordct.volumes.stacks import series_stacks
 
 #: Called with (files done, files in all).
 Progress = Callable[[int, int], None]
+#: Files whose headers are read in one go.
+CHUNK = 50
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,18 @@ class SetAside:
 
 
 @dataclass(frozen=True)
+class HeadersRead:
+    """What the headers of some files say, in their order."""
+
+    headers: tuple[SliceHeader, ...]
+    set_aside: tuple[SetAside, ...]
+
+
+#: Reads the headers of each of several lists of files, in any process; as many answers in the same order.
+Reader = Callable[[Sequence[Sequence[Path]]], Iterable[HeadersRead]]
+
+
+@dataclass(frozen=True)
 class Found:
     """What lies under a path: series ordered by their first file, and the files set aside."""
 
@@ -36,13 +50,14 @@ class Found:
     set_aside: tuple[SetAside, ...]
 
 
-def find_series(path: str | Path, *, progress: Progress | None = None) -> Found:
+def find_series(path: str | Path, *, progress: Progress | None = None, reader: Reader | None = None) -> Found:
     """Find every CT series under a file or folder.
 
     Parameters
     ----------
     path : a file, or a folder that is searched to its depths. Names that start with a dot are ignored.
-    progress : called after each header with (files done, files in all).
+    progress : called with (files done, files in all).
+    reader : who reads the headers; None for this process.
 
     Returns
     -------
@@ -57,13 +72,12 @@ def find_series(path: str | Path, *, progress: Progress | None = None) -> Found:
     set_aside = [one for one in everything if isinstance(one, SetAside)]
     files = [one for one in everything if isinstance(one, Path)]
     headers: list[SliceHeader] = []
-    for index, file in enumerate(files):
-        try:
-            headers.extend(slice_headers(file))
-        except ConcordctError as error:
-            set_aside.append(SetAside(file, str(error).removesuffix(f": {file}")))
+    lists = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    for index, read in enumerate(map(read_headers, lists) if reader is None else reader(lists)):
+        headers.extend(read.headers)
+        set_aside.extend(read.set_aside)
         if progress is not None:
-            progress(index + 1, len(files))
+            progress(min((index + 1) * CHUNK, len(files)), len(files))
     by_uid: dict[str, list[SliceHeader]] = {}
     for header in headers:
         by_uid.setdefault(header.series_uid, []).append(header)
@@ -74,6 +88,18 @@ def find_series(path: str | Path, *, progress: Progress | None = None) -> Found:
         except ConcordctError as error:
             set_aside += [SetAside(file, str(error)) for file in dict.fromkeys(header.path for header in group)]
     return Found(tuple(series), tuple(set_aside))
+
+
+def read_headers(files: Sequence[Path]) -> HeadersRead:
+    """The slices that files hold, and those that hold none with the reason."""
+    headers: list[SliceHeader] = []
+    set_aside = []
+    for file in files:
+        try:
+            headers.extend(slice_headers(file))
+        except ConcordctError as error:
+            set_aside.append(SetAside(file, str(error).removesuffix(f": {file}")))
+    return HeadersRead(tuple(headers), tuple(set_aside))
 
 
 def walk(path: Path) -> Iterator[Path | SetAside]:

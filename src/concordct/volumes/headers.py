@@ -144,8 +144,8 @@ def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
     ConcordctError : the file holds none; the message is the reason why it is set aside.
     """
     stamp = file_stamp(path)
-    dataset = open_dataset(path, tags=_TAGS)
     with quiet_dicom():
+        dataset = open_dataset(path, tags=_TAGS)
         try:
             return tuple(replace(header, stamp=stamp) for header in _headers(dataset, path))
         except ConcordctError:

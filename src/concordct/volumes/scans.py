@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from concordct.errors import ConcordctError
 from concordct.volumes.files import VolumeFile, is_volume_file, open_volume_file
-from concordct.volumes.find import Progress, SetAside, find_series
+from concordct.volumes.find import Progress, Reader, SetAside, find_series
 from concordct.volumes.geometry import Problem, units_problem
 from concordct.volumes.series import Series
 
@@ -44,12 +44,13 @@ class Scans:
     set_aside: tuple[SetAside, ...]
 
 
-def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
+def find_scans(path: Path, *, progress: Progress | None = None, reader: Reader | None = None) -> Scans:
     """Find DICOM series and volume files under a file or folder; label maps are set aside by their names.
 
     Parameters
     ----------
-    progress : called after each file with (files done, files in all).
+    progress : called with (files done, files in all).
+    reader : who reads the headers; None for this process.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def find_scans(path: Path, *, progress: Progress | None = None) -> Scans:
         return Scans((open_volume_file(path).axial(),), ())
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ConcordctError(f"{path}: expected a file or folder, found a pipe or a device")
-    found = find_series(path, progress=progress)
+    found = find_series(path, progress=progress, reader=reader)
     volumes: list[VolumeFile] = []
     set_aside: list[SetAside] = []
     for item in found.set_aside:

@@ -6,6 +6,7 @@ whose geometry is wrong refuses to be read unless the caller names what may pass
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from concordct.volumes.geometry import Problem
 from concordct.volumes.volume import Volume
 
 __all__ = ["Problem", "Series", "SliceRef"]
+
+#: A slab of 16 slices of 512 x 512 with its neighbours.
+RECENT_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -153,15 +157,51 @@ class Series:
         """The stored slices [start, stop), one at a time; each file is opened once for neighbouring frames."""
         opened: tuple[Path, object] | None = None
         for ref in self.slices[start:stop]:
-            if opened is None or opened[0] != ref.path:
-                dataset = open_dataset(ref.path, pixels=True)
-                opened = (ref.path, dataset)
-            with quiet_dicom():
-                found = str(dataset.get("SOPInstanceUID"))
-            # Asked after reading: whoever rewrites the file under the same UID meanwhile changes its stamp first.
-            if found != ref.sop_instance_uid or ref.stamp not in (None, file_stamp(ref.path)):
-                raise ConcordctError(f"the file changed since the series was found: {ref.path}")
-            stored = stored_slice(dataset, ref.frame, ref.path)
+            stored = _RECENT.get(ref)
+            if stored is None:
+                if opened is None or opened[0] != ref.path:
+                    dataset = open_dataset(ref.path, pixels=True)
+                    opened = (ref.path, dataset)
+                with quiet_dicom():
+                    found = str(dataset.get("SOPInstanceUID"))
+                    stored = stored_slice(dataset, ref.frame, ref.path)
+                # Asked after reading: whoever rewrites the file under the same UID meanwhile changes its stamp first.
+                if found != ref.sop_instance_uid or ref.stamp not in (None, file_stamp(ref.path)):
+                    raise ConcordctError(f"the file changed since the series was found: {ref.path}")
+                _RECENT.keep(ref, stored)
             if stored.values.shape != self.shape[1:]:
                 raise ConcordctError(f"slice of {stored.values.shape}, expected {self.shape[1:]}: {ref.path}")
             yield stored
+
+
+class _Recent:
+    """The slices read last, up to `RECENT_BYTES`: a result is stored in the range and padding of its source."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slices: dict[SliceRef, StoredSlice] = {}
+        self._bytes = 0
+
+    def get(self, ref: SliceRef) -> StoredSlice | None:
+        """The slice, where it was read lately from a file that has not changed since."""
+        with self._lock:
+            found = self._slices.get(ref)
+        return found if found is not None and ref.stamp == file_stamp(ref.path) else None
+
+    def keep(self, ref: SliceRef, stored: StoredSlice) -> None:
+        if ref.stamp is None:
+            return
+        for array in (stored.values, stored.padding):
+            array.flags.writeable = False
+        with self._lock:
+            before = self._slices.pop(ref, None)
+            if before is not None:
+                self._bytes -= before.values.nbytes + before.padding.nbytes
+            self._slices[ref] = stored
+            self._bytes += stored.values.nbytes + stored.padding.nbytes
+            while self._bytes > RECENT_BYTES:
+                oldest = self._slices.pop(next(iter(self._slices)))
+                self._bytes -= oldest.values.nbytes + oldest.padding.nbytes
+
+
+_RECENT = _Recent()

@@ -1,4 +1,8 @@
-"""Processes that share work: they start afresh, leave Ctrl-C to the run that started them, and end with it."""
+"""Processes that share work: they start afresh, leave Ctrl-C to the run that started them, and end with it.
+
+Where the system can, they are forks of one process that has loaded what they need and has no threads: a fork of the
+caller would inherit the locks of numba's and ITK's threads, and starting Python for each takes a second a process.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
 
 @contextmanager
@@ -18,13 +32,9 @@ def worker_pool(count: int, *, begin: Callable[[], None] | None = None) -> Itera
     Parameters
     ----------
     begin : called in each process before its work; picklable.
-
-    They are spawned, for a forked child would inherit the locks of numba's and ITK's threads.
     """
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(begin,)
-    )
+    pool = ProcessPoolExecutor(count, mp_context=_CONTEXT, initializer=_begin, initargs=(begin,))
     try:
         yield pool
     except BaseException:
@@ -34,6 +44,111 @@ def worker_pool(count: int, *, begin: Callable[[], None] | None = None) -> Itera
                 child.terminate()
         raise
     pool.shutdown()
+
+
+class Crew:
+    """Processes that stand ready and do one item each at a time; one that is killed is replaced, alone.
+
+    Unlike a pool's, each has a connection of its own: which item a death interrupted is known, and the others go on.
+
+    Parameters
+    ----------
+    count : of processes.
+    load : modules that they load while the caller does something else.
+    """
+
+    def __init__(self, count: int, load: Sequence[str] = ()) -> None:
+        if _FORKS:
+            # Of no effect where the process that they fork from stands already.
+            _CONTEXT.set_forkserver_preload(["__main__", *load])
+        self._idle = [_Worker() for _ in range(count)]
+        self._busy: dict[Connection, tuple[_Worker, int]] = {}
+
+    def run(
+        self, work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item], Result], *, tries: int
+    ) -> Iterator[tuple[int, Result]]:
+        """`work` of every item, with its place, as they come.
+
+        Parameters
+        ----------
+        work : picklable, and sent once to each process; it must not raise.
+        lost : the result of an item whose process was killed `tries` times.
+        """
+        todo = deque(range(len(items)))
+        deaths = dict.fromkeys(todo, 0)
+        while todo or self._busy:
+            while todo and self._idle:
+                worker, place = self._idle.pop(), todo.popleft()
+                with suppress(BrokenPipeError, ConnectionResetError):  # killed while idle: heard of below
+                    worker.hand(work, items[place])
+                self._busy[worker.connection] = worker, place
+            for connection in wait(list(self._busy)):
+                assert isinstance(connection, Connection)
+                worker, place = self._busy.pop(connection)
+                try:
+                    result = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    worker.end()
+                    self._idle.append(_Worker())
+                    deaths[place] += 1
+                    if deaths[place] < tries:
+                        todo.append(place)
+                    else:
+                        yield place, lost(items[place])
+                    continue
+                self._idle.append(worker)
+                yield place, result
+
+    def end(self) -> None:
+        """End them: those that wait when they hear of it, those that work at once."""
+        for worker, _ in self._busy.values():
+            worker.process.terminate()
+        for worker in (*self._idle, *(worker for worker, _ in self._busy.values())):
+            worker.end()
+
+
+class _Worker:
+    """One process of a crew, with the connection to it."""
+
+    def __init__(self) -> None:
+        self.connection, other = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=_serve, args=(other,))
+        self.process.start()
+        other.close()
+        self._has: object = None
+
+    def hand(self, work: Callable[[Any], Any], item: object) -> None:
+        if self._has is not work:
+            self.connection.send(_Work(work))
+            self._has = work
+        self.connection.send(item)
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with the items that follow."""
+
+    function: Callable[[Any], Any]
+
+
+def _serve(connection: Connection) -> None:
+    """Of a process of a crew: do what comes until the connection ends."""
+    _begin(None)
+    work: Callable[[Any], Any] | None = None
+    while True:
+        try:
+            found = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        if isinstance(found, _Work):
+            work = found.function
+        else:
+            assert work is not None
+            connection.send(work(found))
 
 
 def _begin(begin: Callable[[], None] | None) -> None:
