@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +16,7 @@ from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD
 from concordct.volumes.files import is_volume_file
 from concordct.volumes.given import read_json
-from concordct.volumes.scans import Scan
+from concordct.volumes.scans import Scan, scan_path
 from concordct.volumes.series import Series
 
 Status = Literal["done", "skipped", "failed"]
@@ -128,3 +131,15 @@ def recorded_check(scan: Scan) -> dict[str, Any] | None:
         return {"failed": bool(found["failed"]), "lines": [str(line) for line in found["lines"]]}
     except (OSError, ConcordctError, ValueError, KeyError, TypeError):
         return None
+
+
+def output_names(root: Path, scans: Sequence[Scan]) -> list[str]:
+    """A tree of the input's shape; series that share a folder, or lie in the root, get a folder of their own."""
+    folders = Counter(scan.folder for scan in scans if isinstance(scan, Series))
+    names = []
+    for scan in scans:
+        relative = scan_path(scan).relative_to(root)
+        if isinstance(scan, Series) and (folders[scan.folder] > 1 or scan.folder == root):
+            relative = relative / f"series-{hashlib.sha256(scan.key.encode()).hexdigest()[:8]}"
+        names.append(relative.as_posix())
+    return names

@@ -26,7 +26,16 @@ from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
 from concordct.pipelines.engines import HERE, Engine, Local, Share, results_of, within_of
 from concordct.pipelines.headers import headers_on
-from concordct.pipelines.records import SELF_CHECK, Record, ScanJob, done, made_from, record_path, standing
+from concordct.pipelines.records import (
+    SELF_CHECK,
+    Record,
+    ScanJob,
+    done,
+    made_from,
+    output_names,
+    record_path,
+    standing,
+)
 from concordct.pipelines.samples import STATISTICS, UNCERTAINTY_WINDOW, Statistics, beside, sampled_slabs
 from concordct.volumes.derivation import Derivation
 from concordct.volumes.derived import RECORD, write_derived_series
@@ -140,7 +149,7 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings, *, en
         count = len(found.scans) + len(broken)
         raise ConcordctError(f"{output}: expected a folder, since {input_path} holds {count} scans")
     jobs, skipped = [], []
-    names = _output_names(input_path, found.scans)
+    names = output_names(input_path, found.scans)
     for scan, name in zip(found.scans, names, strict=True):
         shown = str(scan_path(scan).relative_to(input_path))
         mismatch = None if settings.any_kernel else kernel_mismatch(model, scan.kernel)
@@ -172,18 +181,6 @@ def _beside(scan: Scan, set_aside: Sequence[SetAside]) -> tuple[str, ...]:
     reasons = [item.reason for item in set_aside if item.path.parent in folders and item.path.name != RECORD]
     counted = ", ".join(f"{count} x {reason}" for reason, count in sorted(Counter(reasons).items()))
     return (f"not used in its folder: {counted}",) if counted else ()
-
-
-def _output_names(root: Path, scans: Sequence[Scan]) -> list[str]:
-    """A tree of the input's shape; series that share a folder, or lie in the root, get a folder of their own."""
-    folders = Counter(scan.folder for scan in scans if isinstance(scan, Series))
-    names = []
-    for scan in scans:
-        relative = scan_path(scan).relative_to(root)
-        if isinstance(scan, Series) and (folders[scan.folder] > 1 or scan.folder == root):
-            relative = relative / f"series-{hashlib.sha256(scan.key.encode()).hexdigest()[:8]}"
-        names.append(relative.as_posix())
-    return names
 
 
 def run(
