@@ -72,12 +72,13 @@ def find_series(path: str | Path, *, progress: Progress | None = None, reader: R
     set_aside = [one for one in everything if isinstance(one, SetAside)]
     files = [one for one in everything if isinstance(one, Path)]
     headers: list[SliceHeader] = []
-    lists = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    size = 1 if reader is None else CHUNK
+    lists = [files[start : start + size] for start in range(0, len(files), size)]
     for index, read in enumerate(map(read_headers, lists) if reader is None else reader(lists)):
         headers.extend(read.headers)
         set_aside.extend(read.set_aside)
         if progress is not None:
-            progress(min((index + 1) * CHUNK, len(files)), len(files))
+            progress(min((index + 1) * size, len(files)), len(files))
     by_uid: dict[str, list[SliceHeader]] = {}
     for header in headers:
         by_uid.setdefault(header.series_uid, []).append(header)
