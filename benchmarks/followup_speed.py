@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.child import measured as measured_child
 from benchmarks.results import ROOT, table, write_section
 from concordct.progression import ciresdiff, ciresdiff_recipes
 from concordct.progression.ciresdiff import CohortData
@@ -41,7 +41,7 @@ THREADS = 2
 MOST_SECONDS, MOST_MIB = 300, 6144
 #: Runs the command as it is, but writes down when each stage of its progress bar begins, and what it used.
 SCRIPT = """
-import contextlib, json, pathlib, re, resource, sys, time
+import contextlib, json, resource, sys, time
 import concordct.cli.followup as verb
 
 stages = []
@@ -64,9 +64,7 @@ try:
     main()
 finally:
     mark("end")
-    # Not ru_maxrss: a child inherits its parent's.
-    peak = int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text()).group(1)) / 1024
-    print("MEASURED", json.dumps({"stages": stages, "peak_mib": peak}), file=sys.stderr)
+    print("MEASURED", json.dumps(stages), file=sys.stderr)
 """
 
 
@@ -111,21 +109,17 @@ def measured(work: Path) -> dict[str, Any]:
         "predict-followup", scan_of(work), "--lung-function", work / "tests.csv", "--subject", subject.name,
         "--weeks", "52", "-m", model_of(work), "-o", work / "out", "--overwrite",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OPENBLAS_NUM_THREADS": "1"}
     began = time.time()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(str, words)], env=environment, capture_output=True, text=True, check=False
-    )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("MEASURED ")]
-    if done.returncode or not lines:
-        raise SystemExit(f"predict-followup ended with {done.returncode}: {done.stderr[-800:]}")
-    found = json.loads(lines[-1].removeprefix("MEASURED "))
-    stages = [["starting", began, 0.0], *found["stages"]]
+    done = measured_child([sys.executable, "-c", SCRIPT, *words], threads=THREADS)
+    lines = [line for line in done.said.splitlines() if line.startswith("MEASURED ")]
+    if done.code or not lines:
+        raise SystemExit(f"predict-followup ended with {done.code}: {done.said[-800:]}")
+    stages = [["starting", began, 0.0], *json.loads(lines[-1].removeprefix("MEASURED "))]
     rows = [
         {"stage": name, "clock": after[1] - clock, "cpu": after[2] - cpu}
         for (name, clock, cpu), after in pairwise(stages)
     ]
-    return {"rows": rows, "peak_mib": found["peak_mib"], "load": os.getloadavg()[0], "nice": os.nice(0)}
+    return {"rows": rows, "peak_mib": done.peak_mib, "load": os.getloadavg()[0], "nice": os.nice(0)}
 
 
 def text(found: dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.child import concordct
 from benchmarks.results import table, write_section
-from benchmarks.scale import command
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.volume import Volume
 
@@ -58,9 +58,16 @@ def main() -> None:
             place = Path(folder)
             tree(place / "tree", files)
             for look in ("first", "second"):
-                code, wall, cpu, peak = command("inspect", place / "tree", "--index", place / "index", "--json")
+                took = concordct("inspect", place / "tree", "--index", place / "index", "--json")
                 size = (place / "index").stat().st_size / 2**20
-                rows.append([f"{files:,}", look, f"{wall:.1f}", f"{cpu:.1f}", f"{peak:.0f}", f"{size:.1f}", str(code)])
+                cells = (
+                    f"{took.wall_s:.1f}",
+                    f"{took.cpu_s:.1f}",
+                    f"{took.peak_mib:.0f}",
+                    f"{size:.1f}",
+                    str(took.code),
+                )
+                rows.append([f"{files:,}", look, *cells])
                 print(rows[-1], flush=True)
     heads = ["files", "look", "clock, s", "CPU, s", "peak, MiB", "index, MiB", "exit code"]
     text = f"Slices of 8 x 8 in series of {SLICES}, on a local disk; `inspect --index`.\n\n" + table(heads, rows)

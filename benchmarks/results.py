@@ -29,6 +29,7 @@ TITLES = {
     "flagship-safety": "Safety: structures lost and invented",
     "flagship-speed": "Speed of concord",
     "speed": "Speed and memory of the filter",
+    "speed-beside": "Speed beside what else does it",
     "scale": "From one machine to a cluster",
     "inspect": "inspect on a tree of many files",
     "gpu-speed": "Speed of concord on a card",

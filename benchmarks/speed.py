@@ -6,9 +6,7 @@ python -m benchmarks.speed      # writes its page of docs/results
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.child import Measured, succeeded
 from benchmarks.results import data_folder, table, write_section
 from concordct.methods.models import load_model
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
@@ -40,16 +39,9 @@ def method_seconds(model: SpectralModel, mode: str, chest: Path) -> list[float]:
     return found
 
 
-def command(*words: str | Path) -> tuple[float, float]:
-    """Wall seconds and peak memory (MiB) of one concordct command pinned to one core."""
-    line = [sys.executable, "-c", "from concordct.cli import main; main()", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    start = time.perf_counter()
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, env=environment, preexec_fn=_one_core)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(line)} ended with {status}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+def cells(took: Measured) -> list[str]:
+    """Seconds by the clock and of a processor, MiB."""
+    return [f"{took.wall_s:.1f}", f"{took.cpu_s:.1f}", f"{took.peak_mib:.0f}"]
 
 
 def _one_core() -> None:
@@ -70,19 +62,18 @@ def main() -> None:
         for kernel in ("smooth", "sharp"):
             slice_ = open_volume_file(data / f"mayo_L067_kernel_pairs/{kernel}_000039.mha").read()
             pair.append(write_volume_file(place / f"{kernel}.nii", slice_))
-        calibration, memory = command("calibrate", *pair, "-o", place / "model")
+        calibrated = succeeded("calibrate", *pair, "-o", place / "model", "--method", "spectral", one_core=True)
         model = SpectralModel.from_bundle(load_model(place / "model").bundle)
-        rows = [["calibrate, one pair of slices", "", f"{calibration:.1f}", f"{memory:.0f}"]]
+        rows = [["calibrate, one pair of slices", "", *cells(calibrated)]]
         for mode in ("mean", "sample"):
             each = method_seconds(model, mode, chest)
             words = ("standardize", chest, "-m", place / "model", "-o", place / f"out-{mode}", "--mode", mode)
-            wall, memory = command(*words)
+            took = succeeded(*words, one_core=True)
             rows.append(
                 [
                     f"standardize 28 slices of 512 x 512, `{mode}`",
                     f"{np.median(each):.3f} ({min(each):.3f} to {max(each):.3f})",
-                    f"{wall:.1f}",
-                    f"{memory:.0f}",
+                    *cells(took),
                 ]
             )
         tree = []
@@ -90,16 +81,15 @@ def main() -> None:
             root = place / f"tree-{copies}"
             for index in range(copies):
                 _copy(chest, root / str(index), index)
-            wall, memory = command("standardize", root, "-m", place / "model", "-o", place / f"done-{copies}")
-            tree.append([str(copies), f"{wall:.1f}", f"{memory:.0f}"])
+            took = succeeded("standardize", root, "-m", place / "model", "-o", place / f"done-{copies}", one_core=True)
+            tree.append([str(copies), *cells(took)])
     body = (
         "## Speed and memory, one core\n\n"
-        + table(["", "method alone, s a slice (median, range)", "whole command, s", "peak, MiB"], rows)
+        + table(["", "method alone, s a slice (median, range)", "whole command, s", "CPU, s", "peak, MiB"], rows)
         + "\n\nThe whole command starts Python, reads DICOM, standardizes, writes and checks a derived series.\n\n"
-        + table(["series of 28 slices in the tree", "s", "peak, MiB"], tree)
+        + table(["series of 28 slices in the tree", "s", "CPU, s", "peak, MiB"], tree)
     )
     write_section("speed", "make bench-speed", body, seed="0")
-    print(f"peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
 def _copy(chest: Path, to: Path, index: int) -> None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,10 +110,17 @@ def each(
             yield index, work(item)
         return
     fewer = replace(within, workers=min(within.workers or len(chosen), len(chosen)))
-    with ready(within if within in _standing else fewer):
+    with ready(within) if within in _standing else ready(fewer, _module_of(work)):
         crew = _standing.get(within) or _standing[fewer]
         for place, result in crew.run(work, chosen, lost):
             yield indices[place], result
+
+
+def _module_of(work: Callable[..., Any]) -> str:
+    """The module that a process needs for a work."""
+    while isinstance(work, partial):
+        work = work.func
+    return work.__module__
 
 
 def in_order(

@@ -23,8 +23,8 @@ from concordct.volumes.volume import Volume
 
 __all__ = ["Problem", "Series", "SliceRef"]
 
-#: A slab of 16 slices of 512 x 512 with its neighbours.
-RECENT_BYTES = 32 * 2**20
+#: A slab of 16 slices with its neighbours, of 512 x 512 at most.
+RECENT_SLICES, RECENT_BYTES = 20, 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Series:
         """The stored slices [start, stop), one at a time; each file is opened once for neighbouring frames."""
         opened: tuple[Path, object] | None = None
         for ref in self.slices[start:stop]:
-            stored = _RECENT.get(ref)
+            stored = _RECENT.take(ref)
             if stored is None:
                 if opened is None or opened[0] != ref.path:
                     dataset = open_dataset(ref.path, pixels=True)
@@ -175,17 +175,16 @@ class Series:
 
 
 class _Recent:
-    """The slices read last, up to `RECENT_BYTES`: a result is stored in the range and padding of its source."""
+    """The slices read last, each until it is read again: a result is stored in the range and padding of its source."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._slices: dict[SliceRef, StoredSlice] = {}
-        self._bytes = 0
 
-    def get(self, ref: SliceRef) -> StoredSlice | None:
+    def take(self, ref: SliceRef) -> StoredSlice | None:
         """The slice, where it was read lately from a file that has not changed since."""
         with self._lock:
-            found = self._slices.get(ref)
+            found = self._slices.pop(ref, None)
         return found if found is not None and ref.stamp == file_stamp(ref.path) else None
 
     def keep(self, ref: SliceRef, stored: StoredSlice) -> None:
@@ -194,14 +193,10 @@ class _Recent:
         for array in (stored.values, stored.padding):
             array.flags.writeable = False
         with self._lock:
-            before = self._slices.pop(ref, None)
-            if before is not None:
-                self._bytes -= before.values.nbytes + before.padding.nbytes
             self._slices[ref] = stored
-            self._bytes += stored.values.nbytes + stored.padding.nbytes
-            while self._bytes > RECENT_BYTES:
-                oldest = self._slices.pop(next(iter(self._slices)))
-                self._bytes -= oldest.values.nbytes + oldest.padding.nbytes
+            size = stored.values.nbytes + stored.padding.nbytes
+            while len(self._slices) > min(RECENT_SLICES, RECENT_BYTES // size):
+                del self._slices[next(iter(self._slices))]
 
 
 _RECENT = _Recent()
