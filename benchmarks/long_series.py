@@ -9,18 +9,16 @@ The series is a real one of 28 slices, repeated along z; so only time and memory
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 
+from benchmarks.child import Measured, succeeded
 from benchmarks.results import RESULTS, data_folder, table, write_section
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series
@@ -70,43 +68,16 @@ def long_series(chest: Path, to: Path, *, syntax: UID | None = None, apart_mm: f
     return to
 
 
-def command(*words: str | Path, before: str = "", threads: int = 2) -> tuple[float, float, float]:
-    """Seconds of the clock and of CPU (workers included), and peak memory (MiB) of one concordct command.
-
-    Parameters
-    ----------
-    before : Python that runs first in its process.
-    threads : of its arithmetic.
-    """
-    # Not ru_maxrss: a child inherits its parent's.
-    script = (
-        "import atexit, pathlib, re, resource, sys\n"
-        "def last():\n"
-        "    peak = re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text()).group(1)\n"
-        "    used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
-        "    print('PEAK', int(peak) / 1024, sum(one.ru_utime + one.ru_stime for one in used), file=sys.stderr)\n"
-        f"atexit.register(last)\n{before}\n"
-        "from concordct.cli import main\n"
-        "main()\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-    began = time.perf_counter()
-    line = [sys.executable, "-c", script, *map(str, words)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True)
-    clock = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}: {done.stderr[-500:]}")
-    peak, cpu = next(text for text in reversed(done.stderr.splitlines()) if text.startswith("PEAK")).split()[1:]
-    return clock, float(cpu), float(peak)
-
-
 #: Measures one part: rows of the table, without their first cell where a sentence takes its place.
 Part = Callable[[Path, Path], Iterator[list[str]]]
 
 
 def _row(name: str, *words: str | Path, before: str = "") -> list[str]:
-    clock, cpu, peak = command(*words, before=before, threads=1)
-    return [name, f"{clock:.0f}", f"{cpu:.1f}", f"{peak:.0f}"]
+    return _cells(name, succeeded(*words, before=before))
+
+
+def _cells(name: str, took: Measured) -> list[str]:
+    return [name, f"{took.wall_s:.0f}", f"{took.cpu_s:.1f}", f"{took.peak_mib:.0f}"]
 
 
 def _standardize(place: Path, model: Path) -> Iterator[list[str]]:
@@ -121,15 +92,14 @@ def _guard(place: Path, model: Path) -> Iterator[list[str]]:
     for name, syntax in (("JPEG-LS", JPEGLSLossless), ("JPEG 2000", JPEG2000Lossless)):
         series = long_series(data / "chest_B40f", place / name, syntax=syntax)
         words = ("standardize", series, "-m", model, *FILTER, "-o", place / "out")
-        found: dict[str, list[tuple[float, float, float]]] = {"": [], UNGUARDED: []}
+        found: dict[str, list[Measured]] = {"": [], UNGUARDED: []}
         for _ in range(2):
             for before, runs in found.items():
-                runs.append(command(*words, before=before, threads=1))
-        best = {before: min(runs, key=lambda run: run[1]) for before, runs in found.items()}
+                runs.append(succeeded(*words, before=before))
+        best = {before: min(runs, key=lambda run: run.cpu_s) for before, runs in found.items()}
         for said, before in (("decoded in the worker", ""), ("decoded in place", UNGUARDED)):
-            clock, cpu, peak = best[before]
-            yield [f"the same from {name}, {said}", f"{clock:.0f}", f"{cpu:.1f}", f"{peak:.0f}"]
-        ratio = best[""][1] / best[UNGUARDED][1]
+            yield _cells(f"the same from {name}, {said}", best[before])
+        ratio = best[""].cpu_s / best[UNGUARDED].cpu_s
         yield [f"ratio of CPU, {name}, worker to in place", "", f"{ratio:.3f}", ""]
 
 
@@ -151,7 +121,7 @@ def _features(place: Path, model: Path) -> Iterator[list[str]]:
 def _evaluate(place: Path, model: Path) -> Iterator[list[str]]:
     native = _native(place)
     made = place / "made"
-    command("standardize", native, "-m", model, *FILTER, "-o", made)
+    succeeded("standardize", native, "-m", model, *FILTER, "-o", made)
     words = ("--source", native, "--standardized", made, "--target", native, "--overwrite", "-o", place / "judged")
     yield _row("`evaluate`, three such series", "evaluate", *words)
 
@@ -200,14 +170,14 @@ def main() -> None:
         for kernel in ("smooth", "sharp"):
             slice_ = open_volume_file(data / f"mayo_L067_kernel_pairs/{kernel}_000039.mha").read()
             pair.append(write_volume_file(place / f"{kernel}.nii", slice_))
-        command("calibrate", *pair, "-o", place / "model", "--method", "spectral")
+        succeeded("calibrate", *pair, "-o", place / "model", "--method", "spectral")
         for name in chosen:
             for row in PARTS[name](place, place / "model"):
                 rows[row[0]] = row
                 print(row, flush=True)
             body = (
                 "A real series of 28 slices repeated to 300 (only time and memory are measured on it), one thread.\n"
-                "Peak is that of the main process. The clock is of a machine with other work; CPU includes workers.\n\n"
+                "Peak is of the largest process. The clock is of a machine with other work; CPU includes workers.\n\n"
                 + table(HEADER, list(rows.values()))
             )
             write_section(NAME, "python -m benchmarks.long_series", body, seed="0")
