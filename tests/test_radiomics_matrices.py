@@ -67,14 +67,14 @@ def test_zones_are_the_connected_components(levels, planar):
         parts, count = ndimage.label(levels == level, structure)
         expected.update((level, int(size)) for size in np.bincount(parts.ravel())[1:])
         assert count == sum(number for (of, _), number in expected.items() if of == level)
-    zone_levels, sizes, _ = zones.find_zones(levels, zones.NO_DISTANCES, planar)
+    zone_levels, sizes, _ = zones.find_zones(levels, zones.NO_DISTANCES, planar, zones.NO_COUNTS)
     assert Counter(zip(zone_levels.tolist(), sizes.tolist(), strict=True)) == expected
 
 
 def test_a_zone_whose_rim_outgrows_its_first_room_is_counted_whole():
     levels = np.ones((20, 30, 30), np.int32)
     levels[10, 15] = 2  # a bar through the middle
-    zone_levels, sizes, _ = zones.find_zones(levels, zones.NO_DISTANCES, False)
+    zone_levels, sizes, _ = zones.find_zones(levels, zones.NO_DISTANCES, False, zones.NO_COUNTS)
     assert (zone_levels.tolist(), sizes.tolist()) == ([1, 2], [levels.size - 30, 30])
 
 
@@ -234,3 +234,11 @@ def test_filters_that_cannot_run_say_so():
     ):
         with pytest.raises(ConcordctError, match=message):
             list(filtered(image, (1.0, 1.0, 1.0), box, kind, settings))
+
+
+def test_zones_of_a_large_roi_are_counted_to_the_same_features(monkeypatch):
+    levels = np.random.default_rng(5).integers(0, 3, (6, 20, 20)).astype(np.int32)
+    listed = zones.glszm_features(levels, planar=False)
+    monkeypatch.setattr(zones, "LARGE", 0)
+    monkeypatch.setattr(zones, "SMALL_ZONE", 3)
+    np.testing.assert_allclose(zones.glszm_features(levels, planar=False), listed, rtol=1e-12)

@@ -2,8 +2,8 @@
 
 Libraries in C that decode codestreams abort, run away or print a warning and hand out what they have. Here they run in
 one worker process that is started when it is first needed, serves every call of this process and ends with it. It forks
-itself afresh when a call kills it, which costs a few milliseconds. Arrays come back as plain bytes: nothing that the
-worker says is unpickled.
+itself afresh when a call kills it, which costs a few milliseconds. Data and arrays go through memory that both
+share, as plain bytes: nothing that the worker says is unpickled.
 
 >>> decoded = guarded(decode_frame, codestream, path=path, syntax="1.2.840.10008.1.2.4.80")   # doctest: +SKIP
 """
@@ -14,6 +14,7 @@ import atexit
 import importlib
 import json
 import math
+import mmap
 import os
 import select
 import signal
@@ -44,8 +45,11 @@ WALL_SECONDS = 8 * PROCESSOR_SECONDS
 #: So much of what a library prints is kept.
 SAID_BYTES = 2000
 
-_HEAD = struct.Struct("<QQ")  # bytes of JSON, bytes of payload
-_PIPE_BYTES = 2**20
+#: Room for the data of a call, then for its array: the largest slice in four bytes takes a quarter. Pages that nobody
+#: has written to take no memory.
+SHARED_BYTES = 2**28
+
+_HEAD = struct.Struct("<QQ")  # bytes of JSON, bytes in the shared memory
 _PRINTED_BYTES = 2**22
 
 
@@ -89,9 +93,9 @@ class _Worker:
         self.owner = os.getpid()
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
-        _widen(ours_in)
-        _widen(ours_out)
-        code = f"from concordct.volumes.guard import serve; serve({theirs_in}, {theirs_out})"
+        shared = _shared_file()
+        self.shared = mmap.mmap(shared, SHARED_BYTES)
+        code = f"from concordct.volumes.guard import serve; serve({theirs_in}, {theirs_out}, {shared})"
         # BLAS without threads of its own: the worker forks, and a slice is too small to share.
         quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         package = str(Path(__file__).resolve().parents[2])
@@ -101,22 +105,24 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(theirs_in, theirs_out),
+            pass_fds=(theirs_in, theirs_out, shared),
             env=environment,
             start_new_session=True,  # Ctrl-C is the parent's; the worker ends when its pipe does
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        for handle in (theirs_in, theirs_out, shared):
+            os.close(handle)
         self.replies, self.requests = ours_in, ours_out
         self.send({"module": module}, b"")
 
     def call(self, function: Callable[..., Any], data: bytes, path: Path, options: dict[str, Any]) -> Decoded:
         """One request and its answer; whatever goes wrong beyond an exception ends the process."""
+        if len(data) > SHARED_BYTES:
+            raise ConcordctError(f"{len(data)} bytes to decode, expected at most {SHARED_BYTES}: {path}")
         deadline = time.monotonic() + WALL_SECONDS
         try:
             called = {"module": function.__module__, "name": function.__qualname__, "options": options}
             self.send({**called, "seconds": PROCESSOR_SECONDS}, data)
-            answer, payload = self.receive(deadline)
+            answer, size = self.receive(deadline)
         except TimeoutError:
             self.end()
             raise ConcordctError(f"decoding took longer than {WALL_SECONDS} s: {path}") from None
@@ -131,20 +137,21 @@ class _Worker:
             memory = answer["raised"] == "MemoryError"
             reason = f"needs more than {MEMORY_BYTES >> 20} MB" if memory else f"failed ({answer['raised']})"
             raise ConcordctError(f"decoding {reason}: {path}")
-        array = np.frombuffer(payload, np.dtype(answer["dtype"])).reshape(answer["shape"])
+        dtype = np.dtype(answer["dtype"])
+        array = np.frombuffer(self.shared, dtype, size // dtype.itemsize).reshape(answer["shape"]).copy()
         return Decoded(array, str(answer["said"]))
 
     def send(self, head: dict[str, Any], payload: bytes) -> None:
         text = json.dumps(head).encode()
+        self.shared[: len(payload)] = payload
         _write(self.requests, _HEAD.pack(len(text), len(payload)) + text)
-        _write(self.requests, payload)
 
-    def receive(self, deadline: float) -> tuple[dict[str, Any], bytearray]:
-        text, payload = _HEAD.unpack(self._read(_HEAD.size, deadline))
-        if text > 2**16 or payload > MEMORY_BYTES:
+    def receive(self, deadline: float) -> tuple[dict[str, Any], int]:
+        """The answer, and how many bytes of the shared memory belong to it."""
+        text, size = _HEAD.unpack(self._read(_HEAD.size, deadline))
+        if text > 2**16 or size > SHARED_BYTES:
             raise ValueError("an answer of that size is none of ours")
-        found = json.loads(self._read(text, deadline))
-        return found, self._read(payload, deadline)
+        return json.loads(self._read(text, deadline)), size
 
     def _read(self, size: int, deadline: float) -> bytearray:
         buffer = bytearray(size)
@@ -199,13 +206,15 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _widen(pipe: int) -> None:
-    """A slice in few pieces; where the system has no such call the pipe stays narrow."""
-    import fcntl
-
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+def _shared_file() -> int:
+    """A file of `SHARED_BYTES` in memory; where the system has none, one without a name."""
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("concordct")
+    else:
+        with tempfile.TemporaryFile() as file:
+            handle = os.dup(file.fileno())
+    os.ftruncate(handle, SHARED_BYTES)
+    return handle
 
 
 def _write(pipe: int, data: bytes | memoryview) -> None:
@@ -229,8 +238,9 @@ def _death(status: int) -> str:
 # What follows runs in the worker process alone.
 
 
-def serve(requests: int, replies: int) -> None:
+def serve(requests: int, replies: int, shared: int) -> None:
     """Answer requests until the pipe ends. A child does the work; one that is killed is replaced and reported."""
+    memory = mmap.mmap(shared, SHARED_BYTES)
     with open(requests, "rb", buffering=0, closefd=False) as source:
         first, _ = _receive(source)
         if first is None:
@@ -241,7 +251,7 @@ def serve(requests: int, replies: int) -> None:
             child = os.fork()
             if child == 0:
                 try:
-                    _answer_all(source, replies)
+                    _answer_all(source, replies, memory)
                 except BrokenPipeError:
                     os._exit(0)
                 except BaseException:
@@ -257,28 +267,29 @@ def serve(requests: int, replies: int) -> None:
                 return
 
 
-def _answer_all(source: BinaryIO, replies: int) -> None:
+def _answer_all(source: BinaryIO, replies: int, memory: mmap.mmap) -> None:
     with tempfile.TemporaryFile() as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
         _limit_memory()
         while True:
-            request, data = _receive(source)
+            request, size = _receive(source)
             if request is None:
                 return
-            printed.seek(0)
-            printed.truncate()
+            if os.fstat(printed.fileno()).st_size:
+                printed.seek(0)
+                printed.truncate()
             _limit_time(int(request["seconds"]))
-            head, array = _answer(request, data)
+            head, array = _answer(request, memory[:size])
             sys.stdout.flush()
             sys.stderr.flush()
             if array is not None:
                 printed.seek(0)
                 head["said"] = (head["said"] + printed.read(SAID_BYTES).decode("utf-8", "replace"))[:SAID_BYTES]
-            payload = b"" if array is None else array.data.cast("B")
+            if array is not None:
+                np.frombuffer(memory, array.dtype, array.size)[:] = array
             text = json.dumps(head).encode()
-            _write(replies, _HEAD.pack(len(text), len(payload)) + text)
-            _write(replies, payload)
+            _write(replies, _HEAD.pack(len(text), 0 if array is None else array.nbytes) + text)
 
 
 def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], NDArray[Any] | None]:
@@ -291,16 +302,19 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], NDArr
         return {"error": str(error)}, None
     except Exception as error:
         return {"raised": type(error).__name__}, None
+    if array.nbytes > SHARED_BYTES:
+        return {"raised": "MemoryError"}, None
     said = "".join(f"{warning.message}\n" for warning in caught)
     return {"dtype": array.dtype.str, "shape": array.shape, "said": said}, array.reshape(-1)
 
 
-def _receive(source: BinaryIO) -> tuple[dict[str, Any] | None, bytes]:
+def _receive(source: BinaryIO) -> tuple[dict[str, Any] | None, int]:
+    """A request, and how many bytes of the shared memory belong to it."""
     head = _exactly(source, _HEAD.size)
     if len(head) < _HEAD.size:
-        return None, b""
-    text, payload = _HEAD.unpack(head)
-    return json.loads(_exactly(source, text)), _exactly(source, payload)
+        return None, 0
+    text, size = _HEAD.unpack(head)
+    return json.loads(_exactly(source, text)), size
 
 
 def _exactly(source: BinaryIO, size: int) -> bytes:

@@ -96,59 +96,70 @@ def _margins(by_level, sizes, by_size, total, out):  # type: ignore[no-untyped-d
 
 
 @compiled
-def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
-    """`size_features` from a list of zones (level, size), for sizes that would make a dense matrix of gigabytes."""
-    n_zones = levels.size
+def kind_features(levels, sizes, counts, voxels, out):  # type: ignore[no-untyped-def]
+    """`size_features` from the pairs of level and size that occur, each once, and how often each does."""
     out[:] = 0.0
-    if n_zones == 0:
+    kinds = levels.size
+    if kinds == 0:
         out[:] = np.nan
         return
     by_level = np.zeros(levels.max())
-    for k in range(n_zones):
+    total = 0.0
+    for k in range(kinds):
         i2 = float(levels[k]) ** 2
         j2 = float(sizes[k]) ** 2
-        by_level[levels[k] - 1] += 1.0
-        out[4] += 1.0 / (i2 * j2)
-        out[5] += i2 / j2
-        out[6] += j2 / i2
-        out[7] += i2 * j2
-    total = float(n_zones)
-    keys = np.empty(n_zones, np.int64)
-    wide = np.int64(sizes.max()) + 1
-    for k in range(n_zones):
-        keys[k] = np.int64(levels[k]) * wide + sizes[k]
-    keys.sort()
-    kinds = 1
-    for k in range(1, n_zones):
-        if keys[k] != keys[k - 1]:
-            kinds += 1
-    # Few pairs of level and size occur among millions of zones.
-    own_sizes = np.empty(kinds, np.int64)
-    own_counts = np.empty(kinds)
+        total += counts[k]
+        by_level[levels[k] - 1] += counts[k]
+        out[4] += counts[k] / (i2 * j2)
+        out[5] += counts[k] * i2 / j2
+        out[6] += counts[k] * j2 / i2
+        out[7] += counts[k] * i2 * j2
     entropy = 0.0
     energy = 0.0
-    start = 0
-    kind = 0
-    for k in range(1, n_zones + 1):
-        if k == n_zones or keys[k] != keys[start]:
-            p = (k - start) / total
-            entropy -= p * np.log2(p)
-            energy += p * p
-            own_sizes[kind] = keys[start] % wide
-            own_counts[kind] = k - start
-            kind += 1
-            start = k
-    order = np.argsort(own_sizes)
+    for k in range(kinds):
+        p = counts[k] / total
+        entropy -= p * np.log2(p)
+        energy += p * p
+    order = np.argsort(sizes)
     found = np.empty(kinds, np.int64)
     by_size = np.zeros(kinds)
     last = 0
     for k in range(kinds):
-        size = own_sizes[order[k]]
+        size = sizes[order[k]]
         if k > 0 and size != found[last]:
             last += 1
         found[last] = size
-        by_size[last] += own_counts[order[k]]
+        by_size[last] += counts[order[k]]
     _margins(by_level, found[: last + 1], by_size[: last + 1], total, out)
     out[12] = total / voxels
     out[15] = entropy
     out[16] = energy
+
+
+@compiled
+def listed_features(levels, sizes, voxels, out):  # type: ignore[no-untyped-def]
+    """`size_features` from a list of zones (level, size), for sizes that would make a dense matrix of gigabytes."""
+    n_zones = levels.size
+    keys = np.empty(n_zones, np.int64)
+    wide = np.int64(sizes.max()) + 1 if n_zones else np.int64(1)
+    for k in range(n_zones):
+        keys[k] = np.int64(levels[k]) * wide + sizes[k]
+    keys.sort()
+    # Few pairs of level and size occur among millions of zones.
+    kinds = min(n_zones, 1)
+    for k in range(1, n_zones):
+        if keys[k] != keys[k - 1]:
+            kinds += 1
+    own_levels = np.empty(kinds, np.int64)
+    own_sizes = np.empty(kinds, np.int64)
+    own_counts = np.empty(kinds)
+    start = 0
+    kind = 0
+    for k in range(1, n_zones + 1):
+        if k == n_zones or keys[k] != keys[start]:
+            own_levels[kind] = keys[start] // wide
+            own_sizes[kind] = keys[start] % wide
+            own_counts[kind] = k - start
+            kind += 1
+            start = k
+    kind_features(own_levels, own_sizes, own_counts, voxels, out)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from concordct.radiomics.definitions.definition import definitions
-from concordct.radiomics.matrices.sizes import COUNT, listed_features
+from concordct.radiomics.matrices.sizes import COUNT, kind_features, listed_features
 from concordct.signal.compiled import compiled
 
 #: The size-zone features in the order of IBSI's tables.
@@ -56,8 +56,10 @@ dzm_zd_entr GBDU -
 
 
 @compiled
-def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
+def find_zones(levels, distances, planar, counts):  # type: ignore[no-untyped-def]
     """Connected voxels of one level: their levels, sizes and least distances, [zone] each.
+
+    Zones smaller than the second side of `counts` ([level, size]) are counted there and are not in the lists.
 
     Neighbours are the 26 around a voxel, or the 8 in its slice when `planar`. `distances` has the shape of `levels`,
     or no element when nobody asks for distances.
@@ -106,6 +108,9 @@ def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
                                     seen[nz, ny, nx] = 1
                                     rim[(first + waiting) & (rim.size - 1)] = (nz * height + ny) * width + nx
                                     waiting += 1
+                if size < counts.shape[1]:
+                    counts[level - 1, size] += 1
+                    continue
                 if zones == zone_sizes.size:
                     zone_levels = np.concatenate((zone_levels, np.empty_like(zone_levels)))
                     zone_sizes = np.concatenate((zone_sizes, np.empty_like(zone_sizes)))
@@ -120,7 +125,9 @@ def find_zones(levels, distances, planar):  # type: ignore[no-untyped-def]
     return zone_levels[:zones].copy(), zone_sizes[:zones].copy(), zone_distances[:asked].copy()
 
 
-NO_DISTANCES = np.empty((0, 0, 0), np.int32)
+NO_DISTANCES, NO_COUNTS = np.empty((0, 0, 0), np.int32), np.empty((0, 0), np.int64)
+#: Of an ROI of more voxels the zones below that size, which are nearly all, are counted instead of listed.
+LARGE, SMALL_ZONE = 1 << 22, 64
 
 
 def glszm_features(levels: NDArray[np.int32], *, planar: bool) -> NDArray[np.float64]:
@@ -135,8 +142,18 @@ def glszm_features(levels: NDArray[np.int32], *, planar: bool) -> NDArray[np.flo
     -------
     [16] in the order of `GLSZM`; NaN throughout for an empty ROI.
     """
-    zone_levels, zone_sizes, _ = find_zones(np.ascontiguousarray(levels), NO_DISTANCES, planar)
     found = np.empty(COUNT)
+    if levels.size > LARGE:
+        counts = np.zeros((int(levels.max()), SMALL_ZONE), np.int64)
+        zone_levels, zone_sizes, _ = find_zones(np.ascontiguousarray(levels), NO_DISTANCES, planar, counts)
+        larger, of = np.unique(np.stack([zone_levels, zone_sizes]), axis=1, return_counts=True)
+        small_levels, small_sizes = np.nonzero(counts)
+        own_levels = np.concatenate([small_levels + 1, larger[0].astype(np.int64)])
+        own_sizes = np.concatenate([small_sizes, larger[1].astype(np.int64)])
+        own_counts = np.concatenate([counts[small_levels, small_sizes], of]).astype(np.float64)
+        kind_features(own_levels, own_sizes, own_counts, max(float(own_sizes @ own_counts), 1.0), found)
+        return found[: len(GLSZM)]
+    zone_levels, zone_sizes, _ = find_zones(np.ascontiguousarray(levels), NO_DISTANCES, planar, NO_COUNTS)
     listed_features(zone_levels, zone_sizes, float(max(zone_sizes.sum(), 1)), found)
     return found[: len(GLSZM)]
 
@@ -155,7 +172,7 @@ def gldzm_features(levels: NDArray[np.int32], mask: NDArray[np.bool_], *, planar
     [16] in the order of `GLDZM`; NaN throughout for an empty ROI.
     """
     zone_levels, zone_sizes, zone_distances = find_zones(
-        np.ascontiguousarray(levels), border_distances(mask, planar=planar), planar
+        np.ascontiguousarray(levels), border_distances(mask, planar=planar), planar, NO_COUNTS
     )
     found = np.empty(COUNT)
     listed_features(zone_levels, zone_distances, float(max(zone_sizes.sum(), 1)), found)
