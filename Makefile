@@ -58,6 +58,7 @@ bench-real-pairs: .venv/installed
 
 bench-speed: .venv/installed
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed_beside
 
 bench-features: .venv/installed reference
 	$(BIN)/python -m benchmarks.features

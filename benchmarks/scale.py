@@ -43,7 +43,7 @@ SERIES, MATRIX = 20, 128
 #: Slices a series; fewer where the environment says so, and the page says how many.
 SLICES = int(os.environ.get("CONCORDCT_SCALE_SLICES", "100"))
 #: Of what asks for many slices or runs, not for large ones.
-SMALL, KILLED_SERIES = 64, 8
+SMALL, KILLED_SERIES, KILLED_SLICES = 64, 8, 40
 RAY = "Ray, two nodes"
 #: Twice the work: what this machine's cores give beside each other.
 CEILING = "one process, twice"
@@ -297,7 +297,7 @@ def _full_disk(source: Path, output: Path, wanted: str) -> dict[str, Any]:
 
 def kills(found: Found) -> None:
     """A worker, the disk, the head: what the first run says, and whether the second ends with the same bytes."""
-    source = tree("small", KILLED_SERIES, 6, SMALL)
+    source = tree("killed", KILLED_SERIES, KILLED_SLICES, SMALL)
     measured(source, (PLACE / "out",), ("1",))
     wanted = digest(PLACE / "out")
     ways = {"a worker killed": _killed_workers, "disk full": _full_disk, "Ray's head killed": _killed_head}
@@ -455,7 +455,7 @@ def page(command_line: str) -> None:
     if "kills" in kept:
         rows = [[name, one["first"], "yes" if one["same"] else "NO"] for name, one in kept["kills"].items()]
         text = table(["what happened", "the disturbed run", "the run after it: same bytes as undisturbed"], rows)
-        body.append(f"## Killed\n\n{KILLED_SERIES} series of 6 slices of {SMALL} x {SMALL}.\n\n{text}")
+        body.append(f"## Killed\n\n{KILLED_SERIES} series of {KILLED_SLICES} slices of {SMALL} x {SMALL}.\n\n{text}")
     if len(kept.get("cost", ())) == 3:
         body.append("## What a cohort costs\n\n" + _cost_text(kept["cost"]))
     write_section("scale", command_line, "\n\n".join(body), seed="0")

@@ -9,6 +9,7 @@ hundred times a second.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -16,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from pydicom.uid import JPEGLSLossless
 
-from benchmarks.child import Measured, concordct, measured, succeeded
+from benchmarks.child import PROGRAM, Measured, measured, succeeded
 from benchmarks.long_series import FILTER, SERIES, long_series
 from benchmarks.results import data_folder, table, write_section
 from benchmarks.scale import PLACE
@@ -122,54 +124,78 @@ def profile(line: list[str | Path], place: Path) -> str:
     return table(["what", "share of samples"], [[kind, f"{n / total:.0%}"] for kind, n in counts.most_common()])
 
 
+def read_by_all(place: Path, chest: Path) -> str:
+    """Who reads a compressed series how fast."""
+    said = f"The least CPU of {REPEATS} runs each.\n\n"
+    return f"## Reading {SERIES} slices of 512 x 512, JPEG-LS\n\n{said}" + reading(
+        long_series(chest, place / "jpeg-ls", syntax=JPEGLSLossless), place
+    )
+
+
+def standardized(place: Path, chest: Path) -> str:
+    """The whole command, and where its time goes."""
+    native = long_series(chest, place / "series")
+    pair = []
+    for kernel in ("smooth", "sharp"):
+        slice_ = open_volume_file(chest.parent / f"mayo_L067_kernel_pairs/{kernel}_000039.mha").read()
+        pair.append(write_volume_file(place / f"{kernel}.nii", slice_))
+    succeeded("calibrate", *pair, "-o", place / "filter", "--method", "spectral")
+    PLACE.mkdir(parents=True, exist_ok=True)
+    scale_tree("one-512", 1, 1, 512)
+    flagship = ("-m", PLACE / "model", "--any-kernel", "--check", "off", "--overwrite")
+    rows = []
+    for name, words in (("filter, `mean`", ("-m", place / "filter", *FILTER)), ("concord, `sample`", flagship)):
+        took = succeeded("standardize", native, *words, "-o", place / "out")
+        rows.append([name, f"{took.wall_s:.1f}", f"{took.cpu_s:.1f}", f"{took.cpu_s / SERIES:.3f}",
+                     f"{took.peak_mib:.0f}"])  # fmt: skip
+    line = [sys.executable, "-c", PROGRAM, "standardize", native, *flagship, "-o", place / "out"]
+    return (
+        f"## The whole `standardize` of {SERIES} slices, DICOM to DICOM\n\n"
+        + table(["method", "clock, s", "CPU, s", "CPU a slice, s", "peak, MiB"], rows)
+        + f"\n\nWhere the time of {rows[-1][0]} goes, by py-spy:\n\n"
+        + profile(line, place)
+    )
+
+
+def lungs(place: Path, chest: Path) -> str:
+    """Time of a lung mask."""
+    found = measured([sys.executable, "-c", LUNGS, long_series(chest, place / "lungs")])
+    said = re.search(r"LUNGS ([\d.]+)", found.said)
+    if said is None:
+        raise SystemExit(found.said[-500:])
+    return (
+        f"## Lung mask\n\n{float(said[1]):.1f} CPU s for {SERIES} slices, {found.peak_mib:.0f} MiB with the voxels; "
+        "lungmask is not installed with concordct and was not run."
+    )
+
+
+PARTS: dict[str, Callable[[Path, Path], str]] = {"reading": read_by_all, "standardize": standardized, "lungs": lungs}
+
+
 def main() -> None:
-    """Measure and write the page."""
+    """Measure the parts that do not stand, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--anew", action="store_true", help="measure again what stands")
+    anew = parser.parse_args().anew
     data = data_folder()
     if data is None:
         sys.exit("real CT data not found: set CONCORDCT_DATA or place ../shared/data beside the checkout")
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        chest = data / "chest_B40f"
-        compressed = long_series(chest, place / "jpeg-ls", syntax=JPEGLSLossless)
-        body = [
-            f"Load when it began {load:.1f} on {os.cpu_count()} cores, one thread each; the least CPU of {REPEATS}.",
-            f"## Reading {SERIES} slices of 512 x 512, JPEG-LS\n\n" + reading(compressed, place),
-        ]
-        shutil.rmtree(compressed)
-        native = long_series(chest, place / "series")
-        pair = []
-        for kernel in ("smooth", "sharp"):
-            slice_ = open_volume_file(data / f"mayo_L067_kernel_pairs/{kernel}_000039.mha").read()
-            pair.append(write_volume_file(place / f"{kernel}.nii", slice_))
-        succeeded("calibrate", *pair, "-o", place / "filter", "--method", "spectral")
-        PLACE.mkdir(parents=True, exist_ok=True)
-        scale_tree("one-512", 1, 1, 512)
-        flagship = ("-m", PLACE / "model", "--any-kernel", "--check", "off", "--overwrite")
-        program = "from concordct.cli import main; main()"
-        rows = []
-        for name, words in (("filter, `mean`", ("-m", place / "filter", *FILTER)), ("concord, `sample`", flagship)):
-            took = concordct("standardize", native, *words, "-o", place / "out")
-            rows.append([name, f"{took.wall_s:.1f}", f"{took.cpu_s:.1f}", f"{took.cpu_s / SERIES:.3f}",
-                         f"{took.peak_mib:.0f}"])  # fmt: skip
+    kept = PLACE.parent / "speed-beside"
+    kept.mkdir(parents=True, exist_ok=True)
+    for name, part in PARTS.items():
+        if anew or not (kept / f"{name}.md").exists():
+            load = os.getloadavg()[0]
+            with tempfile.TemporaryDirectory() as folder:
+                text = part(Path(folder), data / "chest_B40f")
+            said = f"\n\nLoad when it began {load:.1f} on {os.cpu_count()} cores, one thread each."
+            (kept / f"{name}.md").write_text(text + said)
+            print(text + said, flush=True)
+        body = [(kept / f"{one}.md").read_text() for one in PARTS if (kept / f"{one}.md").exists()]
         body.append(
-            f"## The whole `standardize` of {SERIES} slices, DICOM to DICOM\n\n"
-            + table(["method", "clock, s", "CPU, s", "CPU a slice, s", "peak, MiB"], rows)
+            "Features beside PyRadiomics: `features.md`; registration beside SimpleITK and ANTs on whole images: "
+            "`registration.md`, each a ratio within one run."
         )
-        line = [sys.executable, "-c", program, "standardize", native, *flagship, "-o", place / "out"]
-        body.append(f"Where the time of {rows[-1][0]} goes, by py-spy:\n\n" + profile(line, place))
-        found = measured([sys.executable, "-c", LUNGS, native])
-        said = re.search(r"LUNGS ([\d.]+)", found.said)
-        if said is not None:
-            body.append(
-                f"## Lung mask\n\n{float(said[1]):.1f} CPU s for the {SERIES} slices, {found.peak_mib:.0f} MiB with "
-                "the volume; lungmask is not installed with concordct and was not run."
-            )
-    body.append(
-        "Features beside PyRadiomics: `features.md`; registration beside SimpleITK and ANTs on whole images: "
-        "`registration.md`, each a ratio within one run."
-    )
-    write_section("speed-beside", "python -m benchmarks.speed_beside", "\n\n".join(body), seed="0")
+        write_section("speed-beside", "python -m benchmarks.speed_beside", "\n\n".join(body), seed="0")
 
 
 if __name__ == "__main__":
