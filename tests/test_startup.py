@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from concordct.cli import main
 from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.volumes.files import write_volume_file
 from learning import pair
@@ -49,3 +52,14 @@ def test_help_imports_nothing_slow_and_a_plain_run_no_extra(tmp_path: Path) -> N
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (tmp_path / "out.nii.gz").exists()
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_one_line_leaves_the_next_its_verbs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("standardize", "measure"):
+        monkeypatch.setattr(sys, "argv", ["concordct", verb, "--help"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        assert f"concordct {verb}" in capsys.readouterr().out

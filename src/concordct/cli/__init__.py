@@ -60,9 +60,9 @@ def main() -> None:
         # Names of files need not be UTF-8, and a terminal need not be either.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    common.keep_named(sys.argv[1:])
     try:
-        common.app()
+        with common.only_named(sys.argv[1:]):
+            common.app()
     except _Interrupted:
         common.warn("interrupted", "what was finished stands; the same command goes on where it stopped")
         raise

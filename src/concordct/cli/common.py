@@ -77,11 +77,15 @@ app = typer.Typer(
 )
 
 
-def keep_named(words: Sequence[str]) -> None:
-    """Leave the application with the verbs that a line names, where it names any: making all takes longer than one."""
-    named = [verb for verb in app.registered_commands if verb_name(verb) in words]
-    if named:
-        app.registered_commands = named
+@contextmanager
+def only_named(words: Sequence[str]) -> Iterator[None]:
+    """The application with the verbs that a line names alone, where it names any: making all takes longer than one."""
+    every = app.registered_commands
+    app.registered_commands = [verb for verb in every if verb_name(verb) in words] or every
+    try:
+        yield
+    finally:
+        app.registered_commands = every
 
 
 def verb_name(verb: Any) -> str:
