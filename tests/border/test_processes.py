@@ -15,6 +15,7 @@ import pytest
 
 from concordct.cli import common, main
 from concordct.errors import ConcordctError, reason_of
+from concordct.pipelines.parts import refuse_standing
 from concordct.radiomics.table import FeatureRows, read_rows, write_rows
 from concordct.signal.compiled import compiled
 from concordct.training.data import store
@@ -162,6 +163,21 @@ def test_leftovers_of_process_1_are_cleared(tmp_path: Path) -> None:
     with pytest.raises(ConcordctError, match="output exists"), atomic_directory(tmp_path / "out"):
         pass
     assert not left.exists()
+
+
+@pytest.mark.parametrize("age", [-10, 10])
+def test_parts_of_the_run_that_made_an_output_go_and_those_of_another_stay(tmp_path: Path, age: int) -> None:
+    output, parts = tmp_path / "f.csv", tmp_path / ".f.csv.images"
+    parts.mkdir()
+    output.touch()
+    made = output.stat().st_mtime
+    for one in (parts / "a.npz", parts):
+        one.touch()
+        os.utime(one, (made + age, made + age))
+    refuse_standing(output, parts, overwrite=True)
+    with pytest.raises(ConcordctError, match="output exists and stays as it is"):
+        refuse_standing(output, parts, overwrite=False)
+    assert parts.exists() == (age > 0)
 
 
 def test_what_a_living_run_builds_is_left_alone(tmp_path: Path) -> None:

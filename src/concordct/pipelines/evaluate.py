@@ -33,7 +33,7 @@ from concordct.methods.models import Model, kernel_mismatch
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.engines import HERE, Engine, Share, results_of
 from concordct.pipelines.evaluate_case import Judged, JudgeJob, Question, judge, kept, lost, shown_part
-from concordct.pipelines.parts import joining
+from concordct.pipelines.parts import joining, refuse_standing
 from concordct.pipelines.records import recorded_check
 from concordct.radiomics.definitions.pyradiomics import PyRadiomics
 from concordct.radiomics.presets import settings_for
@@ -99,11 +99,10 @@ def evaluate(
         if model is not None and case.standardized is None and not any_kernel:
             check_kernels(model, case.source, case.target)
     settings = FEATURES if preset is None else settings_for(preset)
-    if output.exists() and not overwrite:
-        raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {output}")
+    parts = output.with_name(f".{output.name}.cases")
+    refuse_standing(output, parts, overwrite=overwrite)
     question = Question(model, mode, seed, settings, endpoints, allow, rings_of(cases[0].source.spacing_mm))
     jobs = [JudgeJob(case, shown=index == 0) for index, case in enumerate(cases)]
-    parts = output.with_name(f".{output.name}.cases")
     with writing(output):  # said before anything is measured
         parts.mkdir(parents=True, exist_ok=True)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
 from concordct.pipelines.engines import HERE, Engine, counted, results_of
-from concordct.pipelines.parts import file_facts, joining, part_name, scan_facts
+from concordct.pipelines.parts import file_facts, joining, part_name, refuse_standing, scan_facts
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import settings_for
 from concordct.radiomics.table import FeatureRows, class_of, write_rows
@@ -125,9 +125,8 @@ def extract_features(
     if not jobs or len(set(names)) < len(names):
         twice = next((name for name in names if names.count(name) > 1), None)
         raise ConcordctError(f"image {twice} stands twice among the jobs" if twice else "no image to measure")
-    if output.exists() and not overwrite:
-        raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {output}")
     parts = output.with_name(f".{output.name}.images")
+    refuse_standing(output, parts, overwrite=overwrite)
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
     # What is said about an image is said by this process alone.

@@ -22,7 +22,7 @@ from concordct.judging.endpoints import class_warnings
 from concordct.methods.models import load_model
 from concordct.pipelines.engines import HERE, Engine, results_of
 from concordct.pipelines.measure_image import Choice, MeasureJob, Outcome, Row, measure_job
-from concordct.pipelines.parts import file_facts, joining, part_name, scan_facts
+from concordct.pipelines.parts import file_facts, joining, part_name, refuse_standing, scan_facts
 from concordct.volumes.csv_text import safe_cell
 from concordct.volumes.manifest import read_manifest
 from concordct.volumes.place import atomic_file, writing
@@ -135,9 +135,8 @@ def measure_images(
         raise ConcordctError(f"image {' '.join(twice)} stands twice among the jobs" if twice else "no image to measure")
     if output.suffix.lower() != ".csv":
         raise ConcordctError(f"expected an output that ends in .csv, found {output.name}")
-    if output.exists() and not overwrite:
-        raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {output}")
     parts = output.with_name(f".{output.name}.images")
+    refuse_standing(output, parts, overwrite=overwrite)
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
     steps = 2 + len(chosen.endpoints)

@@ -34,6 +34,23 @@ def file_facts(paths: Sequence[Path]) -> list[str]:
     return found
 
 
+def refuse_standing(output: Path, parts: Path, *, overwrite: bool) -> None:
+    """Refuse an output that stands, unless it may be replaced; parts of the run that made it go.
+
+    A run that is killed after its output stands leaves them; those of a run that goes on are newer than any output.
+
+    Raises
+    ------
+    ConcordctError : the output exists and `overwrite` was not asked for.
+    """
+    if not output.exists() or overwrite:
+        return
+    made = output.stat().st_mtime_ns
+    if parts.is_dir() and all(one.stat().st_mtime_ns <= made for one in (parts, *parts.iterdir())):
+        shutil.rmtree(parts, ignore_errors=True)
+    raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {output}")
+
+
 @contextmanager
 def joining(output: Path, parts: Path) -> Iterator[None]:
     """Around what makes one output of the parts; then the parts go.

@@ -17,7 +17,7 @@ from typing import Any
 
 from concordct.errors import ConcordctError
 from concordct.pipelines.engines import HERE, Engine, counted, results_of
-from concordct.pipelines.parts import file_facts, part_name
+from concordct.pipelines.parts import file_facts, part_name, refuse_standing
 from concordct.radiomics.featureextractor import RadiomicsFeatureExtractor
 from concordct.volumes.place import atomic_file, writing
 
@@ -115,9 +115,8 @@ def run_batch(
     """
     columns, rows = read_cases(batch)
     RadiomicsFeatureExtractor(params)
-    if output.exists() and not overwrite:
-        raise ConcordctError(f"output exists and stays as it is (overwrite was not asked for): {output}")
     parts = output.with_name(f".{output.name}.cases")
+    refuse_standing(output, parts, overwrite=overwrite)
     with writing(output):
         parts.mkdir(parents=True, exist_ok=True)
     work = partial(_one, params=params, parts=parts)

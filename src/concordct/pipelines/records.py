@@ -13,7 +13,7 @@ from typing import Any, Literal
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.volumes.derivation import Derivation
-from concordct.volumes.derived import RECORD
+from concordct.volumes.derived import RECORD, stored_sha256
 from concordct.volumes.files import is_volume_file
 from concordct.volumes.given import read_json
 from concordct.volumes.scans import Scan, scan_path
@@ -106,6 +106,7 @@ def standing(job: ScanJob, derivation: Derivation, notes: tuple[str, ...]) -> Re
         digest = found["pixels_sha256"]
         clipped = found.get("clipped_low", 0) + found.get("clipped_high", 0)
         check = found.get(SELF_CHECK)
+        read = found.get("source_sha256")
     except (OSError, ConcordctError, ValueError, KeyError, TypeError, AttributeError):
         same = False
     if not same:
@@ -115,7 +116,16 @@ def standing(job: ScanJob, derivation: Derivation, notes: tuple[str, ...]) -> Re
             f"{job.output}: {len(missing)} of {job.scan.shape[0]} slices of the result are missing or cut short, "
             f"{missing[0]} first [exists]"
         )
+    if read is not None and isinstance(job.scan, Series) and _rewritten(job.scan, path, read):
+        raise ConcordctError(f"{job.output}: its source was rewritten since, expected the slices it is of [exists]")
     return None if digest is None else replace(done(job, clipped, digest, notes, check), stood=True)
+
+
+def _rewritten(series: Series, record: Path, digest: str) -> bool:
+    """Whether slices hold another thing under their UIDs than the record says; a copy is newer and holds the same."""
+    written = record.stat().st_mtime_ns
+    newer = any(path.stat().st_mtime_ns > written for path in {ref.path for ref in series.slices})
+    return newer and stored_sha256(series.stored(0, series.shape[0])) != digest
 
 
 def _whole(path: Path, series: Series) -> bool:

@@ -106,7 +106,7 @@ def write_derived_series(
         # The pixels wait here until their hash, and with it every UID, is known.
         waiting = aside / ".stored"
         with writing(directory), open(waiting, "wb") as file:
-            digest, clipped, signed = _lay_aside(series, slabs, file)
+            digest, read, clipped, signed = _lay_aside(series, slabs, file)
         identity = _identity(series, derivation, digest)
         series_uid = hashed_uid("series", identity)
         descending = isinstance(series, RestackedSeries) and _descending(series)
@@ -133,6 +133,8 @@ def write_derived_series(
         with writing(directory):
             waiting.unlink()
             record = _record(series, derivation, series_uid, identity, digest, clipped, names, allowed)
+            if not isinstance(series, RestackedSeries):
+                record["source_sha256"] = read
             record |= dict(also or {})
             (aside / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Written(
@@ -146,11 +148,25 @@ def write_derived_series(
     )
 
 
+def stored_sha256(stored: Iterable[StoredSlice]) -> str:
+    """SHA-256 of what slices hold: stored values and rescale."""
+    digest = hashlib.sha256()
+    for one in stored:
+        _add(digest, one)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, stored: StoredSlice) -> None:
+    digest.update(f"{stored.slope!r} {stored.intercept!r}\0".encode())
+    digest.update(stored.values.astype(stored.dtype).tobytes())
+
+
 def _lay_aside(
     series: Series, slabs: Iterable[Volume], file: BufferedWriter
-) -> tuple[str, tuple[int, int], list[bool]]:
-    """Stored values of every slice to `file`; their SHA-256, voxels clipped (low, high), which slices became signed."""
-    digest = hashlib.sha256()
+) -> tuple[str, str, tuple[int, int], list[bool]]:
+    """Stored values of every slice to `file`; their SHA-256, the source's, voxels clipped (low, high), and which slices
+    became signed."""
+    digest, source = hashlib.sha256(), hashlib.sha256()
     low = high = 0
     following = 0
     signed: list[bool] = []
@@ -158,6 +174,7 @@ def _lay_aside(
         _check_slab(series, slab, following)
         stop = following + slab.shape[0]
         for hu, found in zip(slab.hu, series.stored(following, stop), strict=True):
+            _add(source, found)
             stored = able_to_reach(found, slab.reach_hu)
             signed.append(stored is not found)
             values, below, above = _stored_values(hu, stored, slab.reach_hu)
@@ -168,7 +185,7 @@ def _lay_aside(
         following = stop
     if following != series.shape[0]:
         raise ConcordctError(f"slabs end after {following} slices, expected {series.shape[0]}: {series.folder}")
-    return digest.hexdigest(), (low, high), signed
+    return digest.hexdigest(), source.hexdigest(), (low, high), signed
 
 
 def _stored_values(
