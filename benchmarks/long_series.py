@@ -29,6 +29,8 @@ NAME = "long-series"
 FILTER = ("--any-kernel", "--check", "off", "--mode", "mean", "--overwrite")
 HEADER = ["300 slices of 512 x 512", "clock, s", "CPU, s", "peak, MiB"]
 
+_TEXTURES = "featureClass: {firstorder: [], glcm: [], glrlm: [], glszm: [], gldm: [], ngtdm: []}\n"
+
 #: Run in the child before the command line. Decoding in this process, in the worker's place.
 UNGUARDED = """
 import numpy
@@ -53,8 +55,7 @@ def long_series(chest: Path, to: Path, *, syntax: UID | None = None, apart_mm: f
     step = apart_mm or float(read[1].ImagePositionPatient[2]) - float(read[0].ImagePositionPatient[2])
     first = [float(value) for value in read[0].ImagePositionPatient]
     if syntax is not None:
-        for dataset in read:
-            dataset.compress(syntax, generate_instance_uid=False)
+        read = [_encoded(dataset, syntax, to) for dataset in read]
     for index in range(SERIES):
         dataset = read[index % len(read)]
         dataset.InstanceNumber = index + 1
@@ -66,6 +67,32 @@ def long_series(chest: Path, to: Path, *, syntax: UID | None = None, apart_mm: f
             dataset.SliceThickness = apart_mm
         dataset.save_as(to / f"{index:04d}.dcm")
     return to
+
+
+def _encoded(dataset: pydicom.FileDataset, syntax: UID, place: Path) -> pydicom.FileDataset:
+    """A slice in another transfer syntax; JPEG 2000 by GDCM, for pydicom has no encoder of it here."""
+    if syntax != JPEG2000Lossless:
+        dataset.compress(syntax, generate_instance_uid=False)
+        return dataset
+    import gdcm
+
+    native, coded = place / "native", place / "coded"
+    dataset.save_as(native)
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(native))
+    reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEG2000Lossless))
+    change.SetInput(reader.GetImage())
+    change.Change()
+    writer.SetFileName(str(coded))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.Write()
+    found = pydicom.dcmread(coded)
+    assert found.file_meta.TransferSyntaxUID == JPEG2000Lossless
+    native.unlink()
+    coded.unlink()
+    return found
 
 
 #: Measures one part: rows of the table, without their first cell where a sentence takes its place.
@@ -86,21 +113,28 @@ def _standardize(place: Path, model: Path) -> Iterator[list[str]]:
 
 
 def _guard(place: Path, model: Path) -> Iterator[list[str]]:
+    yield from _decoded(place, model, "JPEG-LS", JPEGLSLossless)
+
+
+def _guard_2000(place: Path, model: Path) -> Iterator[list[str]]:
+    yield from _decoded(place, model, "JPEG 2000", JPEG2000Lossless)
+
+
+def _decoded(place: Path, model: Path, name: str, syntax: UID) -> Iterator[list[str]]:
     """Twice with and twice without the worker in turn; what stands is the less of each."""
     data = data_folder()
     assert data is not None
-    for name, syntax in (("JPEG-LS", JPEGLSLossless), ("JPEG 2000", JPEG2000Lossless)):
-        series = long_series(data / "chest_B40f", place / name, syntax=syntax)
-        words = ("standardize", series, "-m", model, *FILTER, "-o", place / "out")
-        found: dict[str, list[Measured]] = {"": [], UNGUARDED: []}
-        for _ in range(2):
-            for before, runs in found.items():
-                runs.append(succeeded(*words, before=before))
-        best = {before: min(runs, key=lambda run: run.cpu_s) for before, runs in found.items()}
-        for said, before in (("decoded in the worker", ""), ("decoded in place", UNGUARDED)):
-            yield _cells(f"the same from {name}, {said}", best[before])
-        ratio = best[""].cpu_s / best[UNGUARDED].cpu_s
-        yield [f"ratio of CPU, {name}, worker to in place", "", f"{ratio:.3f}", ""]
+    series = long_series(data / "chest_B40f", place / name, syntax=syntax)
+    words = ("standardize", series, "-m", model, *FILTER, "-o", place / "out")
+    found: dict[str, list[Measured]] = {"": [], UNGUARDED: []}
+    for _ in range(2):
+        for before, runs in found.items():
+            runs.append(succeeded(*words, before=before))
+    best = {before: min(runs, key=lambda run: run.cpu_s) for before, runs in found.items()}
+    for said, before in (("decoded in the worker", ""), ("decoded in place", UNGUARDED)):
+        yield _cells(f"the same from {name}, {said}", best[before])
+    ratio = best[""].cpu_s / best[UNGUARDED].cpu_s
+    yield [f"ratio of CPU, {name}, worker to in place", "", f"{ratio:.3f}", ""]
 
 
 def _volume(place: Path, model: Path) -> Iterator[list[str]]:
@@ -116,6 +150,21 @@ def _volume(place: Path, model: Path) -> Iterator[list[str]]:
 def _features(place: Path, model: Path) -> Iterator[list[str]]:
     words = ("-p", "pyradiomics-default", "--overwrite", "-o", place / "features.csv")
     yield _row("`features`, whole image, pyradiomics-default (107)", "features", _native(place), *words)
+
+
+def _log(place: Path, model: Path) -> Iterator[list[str]]:
+    yield _filtered(place, "LoG of sigma 2 mm, six classes", "  LoG: {sigma: [2.0]}\n")
+
+
+def _wavelet(place: Path, model: Path) -> Iterator[list[str]]:
+    yield _filtered(place, "wavelet's eight bands, first order", "  Wavelet: {}\n", "featureClass: {firstorder: []}\n")
+
+
+def _filtered(place: Path, name: str, image_types: str, classes: str = _TEXTURES) -> list[str]:
+    settings = place / "settings.yaml"
+    settings.write_text(f"setting: {{binWidth: 25}}\nimageType:\n{image_types}{classes}")
+    words = ("-p", settings, "--overwrite", "-o", place / "features.csv")
+    return _row(f"`features`, whole image, {name}", "features", _native(place), *words)
 
 
 def _evaluate(place: Path, model: Path) -> Iterator[list[str]]:
@@ -139,8 +188,11 @@ PARTS: dict[str, Part] = {
     "measure": _measure,
     "standardize": _standardize,
     "guard": _guard,
+    "guard-2000": _guard_2000,
     "volume": _volume,
     "features": _features,
+    "log": _log,
+    "wavelet": _wavelet,
     "evaluate": _evaluate,
 }
 
