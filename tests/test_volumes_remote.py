@@ -40,7 +40,11 @@ def objects(client: Any, prefix: str) -> dict[str, bytes]:
 
 
 def standardize(*words: str | Path) -> int:
-    line = ["concordct", "standardize", *map(str, words), "--check", "off", "--mode", "mean"]
+    return concordct("standardize", *words, "--check", "off", "--mode", "mean")
+
+
+def concordct(*words: str | Path) -> int:
+    line = ["concordct", *map(str, words)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", line)
         try:
@@ -85,6 +89,21 @@ def test_a_tree_in_a_bucket_is_standardized_into_a_bucket(client: Any, tmp_path:
     # A result of another setting is refused there as on disk.
     assert standardize(*words, "--seed", "9") in (1, 2)
     assert objects(client, "out/") == on_disk
+
+
+def test_what_is_measured_in_a_bucket_is_what_is_measured_on_disk(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "exams" / "p").mkdir(parents=True)
+    image = write_volume_file(tmp_path / "exams" / "p" / "scan.nii.gz", pair(5, depth=3, size=32)[0])
+    client.put_object(Bucket=BUCKET, Key="exams/p/scan.nii.gz", Body=image.read_bytes())
+    features = ("-p", "pyradiomics-default")
+    noise = ("--endpoint", "noise")
+    for verb, here, there, options in (
+        ("features", image, "exams/p/scan.nii.gz", features),
+        ("measure", tmp_path / "exams", "exams", noise),
+    ):
+        assert concordct(verb, here, "-o", tmp_path / f"{verb}.csv", *options) == 0
+        assert concordct(verb, f"s3://{BUCKET}/{there}", "-o", f"s3://{BUCKET}/{verb}.csv", *options) == 0
+        assert objects(client, f"{verb}.csv") == {"": (tmp_path / f"{verb}.csv").read_bytes()}
 
 
 def test_what_fails_is_not_sent_and_what_is_missing_is_said(client: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,6 +77,7 @@ def measure(
     """
     from concordct.endpoints.catalogue import ENDPOINTS
     from concordct.pipelines import measure as pipeline
+    from concordct.volumes.zipped import as_output, as_tree
 
     if (image is None) == (pairs is None):
         raise ConcordctError("expected either an image or --pairs, found " + ("neither" if image is None else "both"))
@@ -85,28 +87,25 @@ def measure(
         mode=None if mode is None else mode.value,
         seed=seed,
     )
-    if image is not None:
-        jobs = pipeline.jobs_of_path(image, lungs=lungs, heart=heart, regions=mask, model=model)
-    else:
-        if lungs or heart or mask:
-            raise ConcordctError("expected masks in the manifest of pairs, found --lungs, --heart or --mask")
-        assert pairs is not None
-        jobs = pipeline.jobs_of_manifest(pairs, split=None if split == "all" else split, model=model)
     where = engine_of(workers, engine, address, shard)
-    with bar(quiet=as_json) as report:
-        found = pipeline.measure_images(
-            jobs,
-            output,
-            choice=choice,
-            engine=where,
-            overwrite=overwrite,
-            progress=report,
-        )
+    with ExitStack() as opened:
+        source = image or pairs
+        assert source is not None
+        if image is not None:
+            tree = opened.enter_context(as_tree(image))
+            jobs = pipeline.jobs_of_path(tree, lungs=lungs, heart=heart, regions=mask, model=model)
+        else:
+            if lungs or heart or mask:
+                raise ConcordctError("expected masks in the manifest of pairs, found --lungs, --heart or --mask")
+            jobs = pipeline.jobs_of_manifest(source, split=None if split == "all" else split, model=model)
+        place = opened.enter_context(as_output(output, source=source))
+        report = opened.enter_context(bar(quiet=as_json))
+        found = pipeline.measure_images(jobs, place, choice=choice, engine=where, overwrite=overwrite, progress=report)
+        changes = pipeline.class_changes_of(jobs, found) if len(found) == len(jobs) else []
     if len(found) < len(jobs):
         tell_share(shard, len(jobs) - len(found), "the table")
         return
     failed = [outcome for outcome in found if outcome.status == "failed"]
-    changes = pipeline.class_changes_of(jobs, found)
     if as_json:
         print_json(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +44,7 @@ class JoinChoice(StrEnum):
 
 @app.command()
 def features(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The features file to write, CSV.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The features file to write, CSV; or s3://...")],
     preset: Annotated[
         str,
         typer.Option(
@@ -52,7 +53,9 @@ def features(
             help="pyradiomics-default, pyradiomics-1401, ibex-1401, ibsi, or a PyRadiomics parameter file.",
         ),
     ],
-    image: Annotated[Path | None, typer.Argument(help="A series folder or a volume file.")] = None,
+    image: Annotated[
+        Path | None, typer.Argument(help="A series folder or a volume file; zipped, or s3://... of these.")
+    ] = None,
     roi: Annotated[
         Path | None, typer.Option(help="NIfTI or NRRD labels, DICOM SEG or RTSTRUCT; the whole image without it.")
     ] = None,
@@ -75,19 +78,27 @@ def features(
     Example: `concordct features exam/Br40 --roi tumour.nii.gz --preset pyradiomics-1401 -o features.csv`
     """
     from concordct.pipelines.features import extract_features, jobs_of_manifest, one_job, summary
+    from concordct.volumes.zipped import as_output, as_tree
 
     if (image is None) == (pairs is None):
         raise ConcordctError("expected either an image or --pairs, found " + ("neither" if image is None else "both"))
-    if image is not None:
-        jobs = one_job(image, roi, name=name)
-    else:
-        assert pairs is not None
-        jobs = jobs_of_manifest(pairs, role="target" if target else "source", split=None if split == "all" else split)
-    with bar(quiet=as_json) as report:
+    with ExitStack() as opened:
+        source = image or pairs
+        assert source is not None
+        if image is not None:
+            tree = opened.enter_context(as_tree(image))
+            regions = None if roi is None else opened.enter_context(as_tree(roi))
+            jobs = one_job(tree, regions, name=name or image.name.split(".")[0])
+        else:
+            assert pairs is not None
+            chosen = None if split == "all" else split
+            jobs = jobs_of_manifest(pairs, role="target" if target else "source", split=chosen)
+        place = opened.enter_context(as_output(output, source=source))
+        report = opened.enter_context(bar(quiet=as_json))
         results = extract_features(
             jobs,
             preset,
-            output,
+            place,
             engine=engine_of(workers, engine, address, shard),
             allow=frozenset(allow or ()),
             overwrite=overwrite,

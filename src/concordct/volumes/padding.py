@@ -138,8 +138,12 @@ def _over_squares(combine: np.ufunc, mask: NDArray[np.bool_], side: int) -> NDAr
 def touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[y, x] connected parts (4-neighbours) of a mask that reach the border of the slice."""
     labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
     reaches = np.zeros(count + 1, dtype=bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         reaches[edge] = True
     reaches[0] = False
+    if reaches[1:].all():
+        return mask
     return np.asarray(reaches[labels])
