@@ -16,7 +16,7 @@ REFERENCE := .venv/pyradiomics
 .PHONY: demo fuzz test test-fast reference lint bench bench-real-pairs bench-speed bench-physics bench-features \
   bench-papers bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service \
   bench-endpoints bench-idc bench-combat bench-downstream paper-weights mutants docs dist packages lock licences crash \
-  clean bench-nonlinear bench-thickness bench-reference references bench-iterative bench-window bench-install \
+  clean bench-nonlinear bench-thickness bench-reference references bench-iterative bench-window bench-width bench-install \
   bench-followup-weights bench-scale bench-inspect
 
 demo: .venv/installed
@@ -117,6 +117,9 @@ bench-install: .venv/installed
 # A quarter of an hour of one core: the follow-up model that ships, and its page; resumes.
 bench-followup-weights: .venv/installed
 	$(BIN)/python -m benchmarks.followup_weights
+
+bench-width: .venv/installed
+	$(BIN)/python -m benchmarks.width
 
 bench-window: .venv/installed
 	$(BIN)/python -m benchmarks.window

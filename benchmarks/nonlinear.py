@@ -21,7 +21,8 @@ from benchmarks.results import data_folder, table, write_section
 from concordct.agreement import concordance as agreement
 from concordct.judging.stages import stored
 from concordct.methods.concord.adaptive import Adaptive
-from concordct.methods.concord.fit import TEXTURES, fit_concord
+from concordct.methods.concord.chosen import TEXTURES
+from concordct.methods.concord.fit import fit_concord
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.signal.body import body_mask
@@ -131,7 +132,10 @@ def judged(one: Conversion) -> tuple[str, list[str], list[list[str]]]:
     for source, _ in one.judged:
         work(source, generator=SliceSeeds(0, "time"))
     each = (time.process_time() - began) / len(truth)
-    kept = "transport kept" if adaptive is None else f"adaptive, {adaptive.drawn:.0%} of what is left over drawn"
+    kept = "transport kept"
+    if adaptive is not None:
+        shares = ", ".join(f"{share:.0%}" for share in adaptive.drawn)
+        kept = f"adaptive; of what is left over drawn, from the finest band: {shares}"
     words = f"{kept}; calibration {seconds:.0f} s, `sample` {each:.2f} s a slice of one core"
     header = ["", *TEXTURES, "RMSE, HU", *(f"to {BAND * (b + 1):.1f}" for b in range(len(wanted)))]
     return words, header, rows

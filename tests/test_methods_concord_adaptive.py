@@ -23,6 +23,7 @@ from concordct.methods.concord.adaptive import (
     box_around,
 )
 from concordct.methods.concord.bundle import parts, to_bundle
+from concordct.methods.concord.chosen import off
 from concordct.methods.concord.perceptron import begun, trained
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.spectral.fit import fit_pairs
@@ -104,20 +105,20 @@ def test_it_is_chosen_for_such_a_pair_and_not_for_a_linear_one() -> None:
 def test_same_seed_same_bytes_whatever_the_slab(adapted: tuple[SpectralModel, Adaptive]) -> None:
     model, adaptive = adapted
     source, _ = scan(3)
-    work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=1.0))
+    work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=np.ones(4)))
     whole = work(source, generator=SEEDS).hu
     one = replace(source, hu=source.hu[1:2], first_slice=1)
     if not work.context_slices:
         assert work(one, generator=SEEDS).hu.tobytes() == whole[1:2].tobytes()
     assert not np.array_equal(work(source, generator=SliceSeeds(1, "test")).hu, whole)
     mean = replace(work, mode="mean")(source, generator=SEEDS).hu
-    silent = replace(work, adaptive=replace(adaptive, drawn=0.0))(source, generator=SEEDS).hu
+    silent = replace(work, adaptive=replace(adaptive, drawn=np.zeros(4)))(source, generator=SEEDS).hu
     assert mean.tobytes() == silent.tobytes()
 
 
 def test_air_comes_back_and_nothing_is_drawn_outside_the_body(adapted: tuple[SpectralModel, Adaptive]) -> None:
     model, adaptive = adapted
-    work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=1.0))
+    work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=np.ones(4)))
     empty = volume(np.full((1, 64, 64), -1000.0), pixel_mm=0.75)
     np.testing.assert_allclose(work(empty, generator=SEEDS).hu, -1000, atol=0.01)
     source, _ = scan(4)
@@ -151,6 +152,30 @@ def test_it_survives_the_disk(adapted: tuple[SpectralModel, Adaptive]) -> None:
             Adaptive.from_tensors({**tensors, name: wrong})
     with pytest.raises(ConcordctError, match="without"):
         Adaptive.from_tensors({name: one for name, one in tensors.items() if name != "left"})
+
+
+def test_a_band_is_drawn_alone_and_a_model_of_before_has_one_share(adapted: tuple[SpectralModel, Adaptive]) -> None:
+    model, adaptive = adapted
+    source, _ = scan(3)
+    made = [
+        ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=np.array(drawn, float)))(
+            source, generator=SEEDS
+        ).hu
+        for drawn in ((0, 0, 0, 0), (1, 0, 0, 0), (0, 0, 0, 1))
+    ]
+    fine, coarse = (one - made[0] for one in made[1:])
+    shares = [float(np.var(ndimage.gaussian_filter(one, (0, 1.5, 1.5))) / np.var(one)) for one in (fine, coarse)]
+    assert shares[1] > 5 * shares[0]
+    tensors = {name: one for name, one in adaptive.to_tensors().items() if name != "drawn"}
+    before = Adaptive.from_tensors({**tensors, "scalars": np.array([adaptive.pixel_mm, 0.5])})
+    assert before.drawn.tolist() == [0.5] * 4
+    with pytest.raises(ConcordctError, match="adaptive transfer"):
+        Adaptive.from_tensors({**tensors, "drawn": np.array([0, 0, 0, 9.0])})
+
+
+def test_noise_power_is_off_in_its_worst_band_above_the_first() -> None:
+    assert off(np.array([9.0, 1.1, 0.8]), np.ones(3)) == pytest.approx(0.2)
+    assert off(np.zeros(0), np.zeros(0)) == 0.0
 
 
 def test_a_perceptron_learns_a_bend_and_its_gradient_is_right() -> None:

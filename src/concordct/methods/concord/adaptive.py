@@ -43,6 +43,8 @@ WIDE, WIDE_PIXELS, LEVELS = (1, 3, 5), 5.0, (0, 3)
 FINE_BANDS = 3
 #: Noise is drawn in so many bands, from the finest: the others have next to none left over.
 DRAWN_BANDS = 4
+#: What is drawn may be this much of what the network says, which underestimates what it was trained on.
+MOST_DRAWN = 2.0
 #: A band's usual strength is that which this share of the body stays below: flat tissue.
 USUAL = 0.25
 #: Strengths below this do not occur, HU; keeps logarithms safe.
@@ -66,7 +68,7 @@ class Adaptive:
     extra : [f], (N - H) / H.
     left : [f], amplitude of what flat tissue leaves over; only its shape counts.
     pixel_mm : of the calibration; the bands are physical.
-    drawn : share of the power left over that is drawn, 0 to 1.
+    drawn : [DRAWN_BANDS], share of the power left over that is drawn in each of the finest bands, 0 to `MOST_DRAWN`.
     network : `FEATURES` to w and log power for each band.
     centre, spread, low, high : [FEATURES], mean and deviation of the features, and the range met at calibration.
     """
@@ -75,20 +77,25 @@ class Adaptive:
     extra: NDArray[np.float64]
     left: NDArray[np.float64]
     pixel_mm: float
-    drawn: float
+    drawn: NDArray[np.float64]
     network: Perceptron
     centre: Image
     spread: Image
     low: Image
     high: Image
 
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn at all."""
+        return bool(self.drawn.any())
+
     def to_tensors(self) -> dict[str, NDArray[np.float64]]:
         """Arrays by name."""
-        names = ("frequency_lp_cm", "extra", "left", "centre", "spread", "low", "high")
+        names = ("frequency_lp_cm", "extra", "left", "drawn", "centre", "spread", "low", "high")
         found = {name: np.asarray(getattr(self, name), np.float64) for name in names}
         found |= {f"weight_{i}": one.astype(np.float64) for i, one in enumerate(self.network.weights)}
         found |= {f"offset_{i}": one.astype(np.float64) for i, one in enumerate(self.network.offsets)}
-        return {**found, "scalars": np.array([self.pixel_mm, self.drawn])}
+        return {**found, "scalars": np.array([self.pixel_mm])}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, NDArray[np.float64]]) -> Adaptive:
@@ -99,18 +106,19 @@ class Adaptive:
         ConcordctError : something lacks, does not fit or is no number.
         """
         try:
-            pixel_mm, drawn = (float(one) for one in tensors["scalars"])
+            pixel_mm = float(tensors["scalars"][0])
+            # Models of before version 0.3 hold one share for all bands.
+            drawn = tensors.get("drawn", np.full(DRAWN_BANDS, tensors["scalars"][-1]))
             layers = [(tensors[f"weight_{i}"].astype(np.float32), tensors[f"offset_{i}"].astype(np.float32)) for i in range(3)]  # fmt: skip  # noqa: E501
             frequency, extra, left = (np.asarray(tensors[n], np.float64) for n in ("frequency_lp_cm", "extra", "left"))
             centre, spread, low, high = (tensors[n].astype(np.float32) for n in ("centre", "spread", "low", "high"))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, IndexError) as error:
             raise ConcordctError(f"expected a whole adaptive transfer, found one without {error}") from error
         sizes = [FEATURES, *(len(offset) for _, offset in layers)]
         fits = all(w.shape == (a, b) for (w, _), a, b in zip(layers, sizes[:-1], sizes[1:], strict=True))
         fits &= sizes[-1] == 2 * BANDS and frequency.shape == extra.shape == left.shape and frequency.size > 1
-        fits &= (
-            all(one.shape == (FEATURES,) for one in (centre, spread, low, high)) and pixel_mm > 0 and 0 <= drawn <= 1
-        )
+        fits &= all(one.shape == (FEATURES,) for one in (centre, spread, low, high)) and pixel_mm > 0
+        fits &= drawn.shape == (DRAWN_BANDS,) and bool(np.all((drawn >= 0) & (drawn <= MOST_DRAWN)))
         if not fits or not all(np.isfinite(one).all() for one in tensors.values()):
             raise ConcordctError("expected an adaptive transfer of finite numbers that fit, found others")
         network = Perceptron(tuple(w for w, _ in layers), tuple(b for _, b in layers))
@@ -139,9 +147,10 @@ class Adaptive:
         added = np.zeros_like(near.made)
         for share, band in zip(_doubled(maps[:BANDS]), flat, strict=True):
             added += share * band
-        if white is not None and self.drawn > 0:
+        if white is not None and self.draws:
             kept = slice(0, DRAWN_BANDS)
-            power = np.exp(np.clip(maps[BANDS:][kept], *LOG_POWERS)) * (np.float32(self.drawn) * near.half)
+            share = self.drawn.astype(np.float32)[:, None, None]
+            power = np.exp(np.clip(maps[BANDS:][kept], *LOG_POWERS)) * (share * near.half)
             noise, unit = self._noise(white, spacing_mm)
             drawn = near.bands(detail_to_cosines(noise[box]), DRAWN_BANDS)
             deviation = _doubled(near.strengths[kept] * np.sqrt(power))

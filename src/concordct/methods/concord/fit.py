@@ -1,9 +1,8 @@
 """Calibrates `concord`: transport for linear pairs, an adaptive transfer where held-out slices say that it serves.
 
 The last slices of the calibration (or the last columns of its only slice) are held out of the adaptive fit, and
-whichever agrees with them best in texture is kept: transport, or the adaptive transfer with nothing, half or all of
-what is left over drawn. Agreement is Lin's CCC of PyRadiomics features over square ROIs. A pair that is linear gains
-nothing and keeps its transport.
+whichever serves them best is kept: transport, or the adaptive transfer with a share of what is left over drawn in each
+band (`chosen.py`). A pair that is linear gains nothing and keeps its transport.
 """
 
 from __future__ import annotations
@@ -15,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from concordct.agreement import concordance as agreement
-from concordct.errors import ConcordctError
-from concordct.methods.concord.adaptive import BANDS, FEATURES, LOG_POWERS, Adaptive, Near, box_around
+from concordct.methods.concord.adaptive import BANDS, DRAWN_BANDS, FEATURES, LOG_POWERS, Adaptive, Near, box_around
+from concordct.methods.concord.chosen import Held, chosen
 from concordct.methods.concord.perceptron import begun, trained
-from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.concord.transport import Transport, fit_transport
 from concordct.methods.spectral.fit import Pairs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
@@ -43,14 +40,6 @@ PIXELS, HIDDEN, STEPS, BATCH, RATE, SEED = 150_000, 20, 2500, 2048, 6e-3, 0
 STEEPEST = 20.0
 #: Slices held out where there are at least so many; else one, and of a single slice the columns behind this share.
 HELD_OUT, MANY, COLUMNS = 2, 4, 0.6
-#: Shares of what is left over that are tried.
-DRAWN = (0.0, 0.5, 1.0)
-#: Texture is compared in squares of this edge, pixels; fewer of them than this tell nothing.
-ROI, FEWEST_ROIS = 28, 12
-#: An adaptive transfer has to agree better than the transport by this much, mean CCC.
-GAIN = 0.01
-#: Classes that texture is judged by.
-TEXTURES = ("glcm", "glrlm", "glszm", "gldm", "ngtdm")
 
 Image = NDArray[np.float32]
 
@@ -82,7 +71,7 @@ def fit_concord(model: SpectralModel, pairs: Pairs) -> tuple[Transport | None, A
     if transport is None:
         return None, None
     adaptive = fit_adaptive(model, pairs)
-    return transport, None if adaptive is None else _chosen(model, transport, adaptive, pairs)
+    return transport, None if adaptive is None else chosen(model, transport, adaptive, _held_out(pairs))
 
 
 def fit_adaptive(model: SpectralModel, pairs: Pairs) -> Adaptive | None:
@@ -93,7 +82,7 @@ def fit_adaptive(model: SpectralModel, pairs: Pairs) -> Adaptive | None:
         return None
     blank = np.zeros(FEATURES, np.float32)
     network = begun((FEATURES, HIDDEN, HIDDEN, 2 * BANDS), np.zeros(2 * BANDS, np.float32), np.random.default_rng(SEED))
-    adaptive = Adaptive(*measured, 0.0, network, blank, blank + 1, blank, blank)
+    adaptive = Adaptive(*measured, np.zeros(DRAWN_BANDS), network, blank, blank + 1, blank, blank)
     rows: list[tuple[Image, Image, Image, Image]] = []
     random = np.random.default_rng(SEED)
     for one in _slices(model, pairs, total):
@@ -227,35 +216,9 @@ def _pixels(
     return near.features[chosen], at(flat), at(left), near.strengths[:, near.half][:, chosen].T.copy()
 
 
-def _chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, pairs: Pairs) -> Adaptive | None:
-    """The adaptive transfer with the best share drawn; None where the transport is as good."""
-    # Only pairs that are not linear come here: a plain installation, without numba, calibrates all others.
-    from concordct.radiomics.definitions.pyradiomics import PyRadiomics
-    from concordct.radiomics.extract import extract
-    from concordct.radiomics.regions.rois import grid_rois
-
-    settings = PyRadiomics(classes=dict.fromkeys(TEXTURES, ()), bin_width=25.0, force_2d=True)
+def _held_out(pairs: Pairs) -> Held:
+    """What no adaptive transfer was fitted to."""
     total, (source, target) = _last(pairs)
     kept = min(_held(total), source.shape[0])
     body = material_mask(source.hu, source.spacing_mm[1:])
-    mask = body[-kept:] if kept else body & _last_columns(body[0])
-    try:
-        rois = grid_rois(mask, size=ROI)
-    except ConcordctError:
-        return None
-    if rois.max() < FEWEST_ROIS:
-        return None
-    like = Volume(target.hu[-len(mask) :], target.affine)
-    truth = extract(like, rois, settings)
-
-    def agrees(work: ConcordStandardizer) -> float:
-        made = work(source, generator=SliceSeeds(SEED, "calibration")).hu[-len(mask) :]
-        found = extract(replace(like, hu=np.rint(made)), rois, settings)
-        by_class = agreement.mean_by_class(agreement.ccc_per_feature(found.values, truth.values), truth.classes)
-        return float(np.mean([by_class[name].mean for name in TEXTURES]))
-
-    plain = agrees(ConcordStandardizer(model, transport))
-    tried = [replace(adaptive, drawn=share) for share in DRAWN]
-    scores = [agrees(ConcordStandardizer(model, transport, adaptive=one)) for one in tried]
-    best = int(np.argmax(scores))
-    return tried[best] if scores[best] > plain + GAIN else None
+    return Held(source, target, body[-kept:] if kept else body & _last_columns(body[0]))

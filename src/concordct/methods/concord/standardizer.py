@@ -115,7 +115,7 @@ class ConcordStandardizer:
         hu = base(volume, generator=generator).hu
         bodies = material_mask(volume.hu, spacing)
         for index, (source, body) in enumerate(zip(volume.hu, bodies, strict=True)):
-            draws = self.mode == "sample" and adaptive.drawn > 0
+            draws = self.mode == "sample" and adaptive.draws
             white = base.white(volume, index, generator) if draws else None
             hu[index] += adaptive.written(hu[index], source, body, spacing, white)
         return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)

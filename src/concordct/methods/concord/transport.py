@@ -145,12 +145,15 @@ class _Slice:
         return np.maximum(local_rms(left, self.body, spacing_mm=self.spacing_mm), np.float32(LEAST_LEVEL_HU))
 
 
-def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
+def fit_transport(model: SpectralModel, pairs: Pairs, *, drawn_share: float = 0.0) -> Transport | None:
     """Measure texture on the pairs that `model` was calibrated on.
 
     Parameters
     ----------
     pairs : as for `fit_pairs`.
+    drawn_share : 0 raises the source's own noise to the target's power, which is the least error; 1 leaves it as it
+        follows from the source and draws the rest, so that samples differ as widely as they should; between, in powers
+        of gamma. `benchmarks/width.py` measures what that costs.
 
     Returns
     -------
@@ -170,7 +173,8 @@ def fit_transport(model: SpectralModel, pairs: Pairs) -> Transport | None:
     rings, aa, bb, ab, area = found
     coherence = np.clip(ab, 0, None) ** 2 / np.maximum(aa * bb, 1e-12)
     raised = np.clip((coherence - DRAWN) / (RAISED - DRAWN), 0, 1) * free[1:] * (model.single[1:] > 0)
-    gain = 1 + raised * (np.clip(np.sqrt(bb / np.maximum(aa, 1e-12)), 0.5, DRAWN**-0.5) - 1)
+    known = np.clip(coherence, 1e-6, 1) ** (drawn_share / 2)  # gamma is the root of the coherence
+    gain = 1 + raised * (np.clip(known * np.sqrt(bb / np.maximum(aa, 1e-12)), 0.5, DRAWN**-0.5) - 1)
     # The squares of `free` are in bb already.
     drawn = np.maximum(bb - gain**2 * aa, 0)
     begun = Transport(
