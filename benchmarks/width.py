@@ -61,8 +61,8 @@ def main() -> None:
         "## Width of samples (real, linear pairs)\n\n"
         "CCC of a sample with the target / of two samples, by class (28-pixel ROIs, 2D, bin width 25 HU), mean of two\n"
         "seeds; calibrated and judged as on the page of non-linear pairs. Drawn: share, in powers of gamma, of the\n"
-        "noise that could be raised from the source's own and is drawn instead. `calibrate` draws 0 %: the least error, and\n"
-        "samples that agree better with each other than with the target.\n\n"
+        "noise that could be raised from the source's own and is drawn instead. `calibrate` draws 0 %: the least\n"
+        "error, and samples that agree better with each other than with the target.\n\n"
         + table(["pair", "drawn", *TEXTURES, "RMSE of a sample, HU"], lines)
     )
     write_section("width", "make bench-width", body, seed="0 and 1")

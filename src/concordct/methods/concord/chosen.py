@@ -2,8 +2,8 @@
 
 A transfer that shrinks what it cannot know lacks noise; how much of it is drawn in each band, the noise power of
 held-out slices says: of what lies near the target's, the texture has to agree (Lin's CCC of PyRadiomics features over
-square ROIs), and where several agree alike, the one that draws most is kept. Drawn noise differs from sample to sample
-as the target differs from any of them; noise that is only amplified looks more certain than it is.
+square ROIs), and a little of that agreement is given where two samples then agree no better with each other than with
+the target: noise that is only amplified looks more certain than it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DRAWN = ((0.0,) * 4, (1.0, 0.0, 0.0, 0.0), (2.0, 0.0, 0.0, 0.0), (0.5,) * 4, (1.
 BAND, FROM_BAND = 0.1, 1
 #: Noise power within this share of the target's in every band is right.
 NEAR = 0.1
-#: Agreement that is given for drawing more, mean CCC.
+#: Agreement that is given, at most, for samples whose width is nearer to the truth by more than that, mean CCC.
 FREE = 0.005
 #: Texture is compared in squares of this edge, pixels; fewer of them than this tell nothing.
 ROI, FEWEST_ROIS = 28, 12
@@ -53,9 +53,9 @@ class Held:
     target: Volume
     mask: NDArray[np.bool_]
 
-    def made(self, work: ConcordStandardizer) -> NDArray[np.float32]:
+    def made(self, work: ConcordStandardizer, seed: int = SEED) -> NDArray[np.float32]:
         """[k, y, x] whole HU, standardized."""
-        return np.rint(work(self.source, generator=SliceSeeds(SEED, "calibration")).hu[-len(self.mask) :])
+        return np.rint(work(self.source, generator=SliceSeeds(seed, "calibration")).hu[-len(self.mask) :])
 
     def power(self, hu: NDArray[np.float32]) -> NDArray[np.float64]:
         """[band] noise power of these slices; anatomy is the same in all that are compared."""
@@ -81,23 +81,30 @@ def chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, held:
     truth = extract(like, rois, settings)
     wanted = held.power(like.hu)
 
-    def agrees(made: NDArray[np.float32]) -> float:
-        found = extract(replace(like, hu=made), rois, settings)
-        by_class = agreement.mean_by_class(agreement.ccc_per_feature(found.values, truth.values), truth.classes)
+    def features(work: ConcordStandardizer, seed: int = SEED) -> NDArray[np.float64]:
+        return extract(replace(like, hu=held.made(work, seed)), rois, settings).values
+
+    def agree(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+        by_class = agreement.mean_by_class(agreement.ccc_per_feature(one, other), truth.classes)
         return float(np.mean([by_class[name].mean for name in TEXTURES]))
 
     def at_work(drawn: NDArray[np.float64]) -> ConcordStandardizer:
         return ConcordStandardizer(model, transport, adaptive=replace(adaptive, drawn=drawn))
 
     tried = [np.array(shares) for shares in DRAWN]
-    made = [held.made(at_work(drawn)) for drawn in tried]
-    scores = np.array([agrees(one) for one in made])
-    wrong = np.array([off(held.power(one), wanted) for one in made])
-    right = wrong <= max(NEAR, float(wrong.min()))
-    alike = right & (scores >= scores[right].max() - FREE)
-    best = max(np.flatnonzero(alike), key=lambda index: (tried[index].sum(), -index))
-    plain = agrees(held.made(ConcordStandardizer(model, transport)))
-    return replace(adaptive, drawn=tried[best]) if scores[best] > plain + GAIN else None
+    works = [at_work(drawn) for drawn in tried]
+    wrong = np.array([off(held.power(held.made(one)), wanted) for one in works])
+    right = np.flatnonzero(wrong <= max(NEAR, float(wrong.min())))
+    first = {index: features(works[index]) for index in right}
+    scores = {index: agree(first[index], truth.values) for index in right}
+    best = max(scores, key=lambda index: scores[index])
+    # Two samples as far from each other as each is from the target: then its width is right.
+    alike = [index for index in right if scores[index] >= scores[best] - FREE]
+    gaps = {index: agree(first[index], features(works[index], SEED + 1)) - scores[index] for index in alike}
+    narrow = min(gaps, key=lambda index: gaps[index])
+    kept = narrow if gaps[narrow] < gaps[best] - FREE else best
+    plain = agree(features(ConcordStandardizer(model, transport)), truth.values)
+    return replace(adaptive, drawn=tried[kept]) if scores[kept] > plain + GAIN else None
 
 
 def off(power: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
