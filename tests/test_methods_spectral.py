@@ -14,6 +14,7 @@ from scipy import fft, ndimage
 
 from concordct.errors import ConcordctError
 from concordct.methods.spectral.fit import fit_pairs
+from concordct.methods.spectral.inside import inside
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer, noise_level
 from concordct.signal.body import body_mask
 from concordct.signal.spectra import noise_power, power_ratio
@@ -310,6 +311,32 @@ def test_results_go_as_far_below_air_as_the_target_did_and_a_file_holds_them(tmp
         assert back.hu.min() == least
     # Padding is told by its value: nothing is written that deep, whatever the target holds.
     assert reached(np.array([[-3024.0, 40.0]])) == (-1500.0, 3071.0)
+
+
+def test_the_inside_has_a_transfer_of_its_own_where_air_is_cut_off(tmp_path: Path) -> None:
+    # Air of the source is cut off much nearer than noise reaches; the target is a blur of what it was before.
+    rng = np.random.default_rng(3)
+    f = frequency(160)
+    body = np.hypot(*(np.mgrid[:160, :160] - 80)) < 60
+    raw = [np.where(body, 30.0, -1000.0) + rng.normal(0, 90, body.shape) for _ in range(3)]
+    target = np.stack([filtered(one, np.exp(-((f / 3) ** 2))) for one in raw])
+    cut, whole = np.maximum(np.stack(raw), -1000), np.stack(raw)
+    models = [fit_pairs(lambda s=source: [(volume(s[:2]), volume(target[:2]))]) for source in (cut, whole)]
+    assert models[0].inner is not None
+    assert models[1].inner is None
+    save_bundle(models[0].to_bundle(), tmp_path / "model", card="# card\n")
+    model = SpectralModel.from_bundle(load_bundle(tmp_path / "model"))
+    source = volume(cut[2:])
+    weight = inside(source.hu[0], source.spacing_mm[1:])
+    assert weight[~body].max() == 0
+    assert weight[80, 80] == 1
+    one, other = (
+        SpectralStandardizer(m, "mean")(source, generator=SEEDS).hu for m in (model, replace(model, inner=None))
+    )
+    assert np.array_equal(one[0][~body], other[0][~body])
+    assert _rmse(one[0], target[2], weight == 1) < 0.9 * _rmse(other[0], target[2], weight == 1)
+    with pytest.raises(ConcordctError, match="inner"):
+        SpectralModel.from_bundle(replace(model, inner=np.zeros((3, 4))).to_bundle())
 
 
 def test_metal_in_the_calibration_slice_does_not_spoil_the_transfer(to_sharp: SpectralModel) -> None:

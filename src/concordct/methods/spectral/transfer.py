@@ -11,7 +11,7 @@ noise with the power spectrum that calibration found missing, scaled to the loca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.methods.method import Method
+from concordct.methods.spectral.inside import inside
 from concordct.methods.standardizer import Mode
 from concordct.signal.body import material_mask
 from concordct.signal.spectra import cosine_frequencies, detail_from_cosines, from_cosines, to_cosines
@@ -105,6 +106,8 @@ class SpectralModel:
     noise : None when the calibration could not measure what is left.
     limits : where the information ends.
     info : JSON; kernels, scanners, pixel size, counts, warnings.
+    inner : [3, f], `transfer` and `single` for the inside of the body, away from its rim (`inside.py`); None where
+        those of whole slices serve it as well.
     """
 
     frequency_lp_cm: NDArray[np.float64]
@@ -116,6 +119,12 @@ class SpectralModel:
     limits: Limits
     info: Mapping[str, Any]
     relative_error: NDArray[np.float64] | None = None
+    inner: NDArray[np.float64] | None = None
+
+    @property
+    def of_inside(self) -> SpectralModel | None:
+        """The transfer of the inside as a model of its own."""
+        return None if self.inner is None else replace(self, transfer=self.inner[:2], single=self.inner[2], inner=None)
 
     @classmethod
     def in_plane(
@@ -181,6 +190,8 @@ class SpectralModel:
         }
         if self.relative_error is not None:
             tensors["relative_error"] = self.relative_error
+        if self.inner is not None:
+            tensors["inner"] = self.inner
         if self.noise is not None:
             fields = asdict(self.noise)
             tensors["noise_nps_mm2"] = fields.pop("nps_mm2")
@@ -210,6 +221,7 @@ class SpectralModel:
                 limits=Limits(**metadata["limits"]),
                 info=metadata["info"],
                 relative_error=tensors.get("relative_error"),
+                inner=tensors.get("inner"),
             )
         except (KeyError, TypeError) as error:
             raise ConcordctError(f"expected a whole {METHOD} model, found one without {error}") from error
@@ -221,6 +233,8 @@ def _require_sound(model: SpectralModel) -> None:
     """Refuse numbers that no calibration writes: a model edited by hand, or of another program."""
     frequency, count, noise = model.frequency_lp_cm, model.frequency_lp_cm.size, model.noise
     arrays = {"transfer": (model.transfer, (2, count)), "single": (model.single, (count,))}
+    if model.inner is not None:
+        arrays["inner"] = (model.inner, (3, count))
     arrays |= {"frequency_lp_cm": (frequency, (count,)), "coherence": (model.coherence, (count,))}
     numbers: dict[str, Any] = {"slice_spacing_mm": model.slice_spacing_mm}
     numbers |= {"half_lp_cm": model.limits.half_lp_cm, "gone_lp_cm": model.limits.gone_lp_cm}
@@ -365,22 +379,34 @@ class SpectralStandardizer:
         ConcordctError : slices that are not axial.
         """
         require_axial(volume)
-        spacing = volume.spacing_mm[1:]
-        frequency = _frequencies(volume.shape[1:], spacing)
-        single = self._on_grid(self.model.single, frequency)
         coefficients = [to_cosines(image) for image in volume.hu]
+        whole = self._passes(self.model, volume)
+        of_inside = self.model.of_inside
+        within = None if of_inside is None else self._passes(of_inside, volume)
         hu = np.empty_like(volume.hu)
-        if self.context_slices:
-            own, side = (self._on_grid(tap, frequency) for tap in self.model.taps_at(volume.spacing_mm[0]))
         for index, own_coefficients in enumerate(coefficients):
-            if self.context_slices and 0 < index < len(coefficients) - 1:
-                filtered = own * own_coefficients + side * (coefficients[index - 1] + coefficients[index + 1])
-            else:
-                filtered = single * own_coefficients
-            hu[index] = from_cosines(filtered)
+            hu[index] = from_cosines(whole(coefficients, index))
+            if within is not None:
+                weight = inside(volume.hu[index], volume.spacing_mm[1:])
+                hu[index] += weight * (from_cosines(within(coefficients, index)) - hu[index])
             if self.mode == "sample":
                 hu[index] += self._noise(own_coefficients, volume, index, generator)
         return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)
+
+    def _passes(self, model: SpectralModel, volume: Volume) -> Callable[[list[NDArray[np.float32]], int], Any]:
+        """A transfer on the coefficients of a slice, and its neighbours where it has both."""
+        frequency = _frequencies(volume.shape[1:], volume.spacing_mm[1:])
+        single = self._on_grid(model.single, frequency)
+        if self.context_slices:
+            own, side = (self._on_grid(tap, frequency) for tap in model.taps_at(volume.spacing_mm[0]))
+
+        def filtered(coefficients: list[NDArray[np.float32]], index: int) -> NDArray[np.float32]:
+            if self.context_slices and 0 < index < len(coefficients) - 1:
+                both = coefficients[index - 1] + coefficients[index + 1]
+                return np.asarray(own * coefficients[index] + side * both)
+            return np.asarray(single * coefficients[index])
+
+        return filtered
 
     def _on_grid(self, curve: NDArray[np.float64], frequency: NDArray[np.float32]) -> NDArray[np.float32]:
         # Beyond the calibrated frequencies nothing is known, so nothing passes.
