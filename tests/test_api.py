@@ -29,6 +29,7 @@ SURFACE = {
     "inspect": "(path)",
     "load": "(path)",
     "read": "(path, *, allow)",
+    "reference": "(name)",
     "standardize": "(source, model, output, *, mode, seed, any_kernel, allow, overwrite, workers, progress)",
     "to_numpy": "(volume, *, axes, world)",
     "write": "(volume, path, *, overwrite)",
@@ -138,6 +139,19 @@ def test_volumes_calibrate_as_their_files_do(exam: Path) -> None:
     assert (found.source_kernels, found.target_kernels) == (("Br40",), ("Bl64",))
     with pytest.raises(cc.ConcordctError, match="as many targets as sources, found 1 and 2"):
         cc.calibrate(volumes, volumes[:1])
+
+
+def test_both_kernels_come_to_one_reference_in_memory_and_on_disk(exam: Path, tmp_path: Path) -> None:
+    soft = cc.reference("soft")
+    before = [cc.read(exam / "exam" / kernel) for kernel in ("Br40", "Bl64")]
+    after = [soft.standardize(one, mode="mean") for one in before]
+    spread = [float(np.std(pair[0].hu - pair[1].hu)) for pair in (before, after)]
+    assert spread[1] < 0.5 * spread[0]
+    records = cc.standardize(exam / "exam" / "Bl64", soft, tmp_path / "out", mode="mean")
+    assert [record["status"] for record in records] == ["done"]
+    assert np.array_equal(cc.read(tmp_path / "out").hu, soft.standardize(exam / "exam" / "Bl64", mode="mean").hu)
+    with pytest.raises(cc.ConcordctError, match="nowhere"):
+        cc.reference("nowhere")
 
 
 def test_a_model_describes_itself_for_a_paper(model: cc.Model, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "inspect",
     "load",
     "read",
+    "reference",
     "standardize",
     "to_numpy",
     "write",

@@ -42,6 +42,7 @@ __all__ = [
     "inspect",
     "load",
     "read",
+    "reference",
     "standardize",
     "to_numpy",
     "write",
@@ -217,7 +218,10 @@ class Model:
             checked(found, allowed)
             found = self.loaded.seen(found)
             source = found.read(allow=allowed)
-            work = self.loaded.standardizer(mode=mode, use_neighbours=evenly_spaced(found))
+            # A reference condition becomes a model of this scan; any other model is the same for all.
+            fitted = self.loaded.fitted(found, allow=allowed)
+            knows_noise = fitted is self.loaded or fitted.samples_noise
+            work = fitted.standardizer(mode=mode if knows_noise else "mean", use_neighbours=evenly_spaced(found))
             planes: list[NDArray[np.float32]] = []
             for slab in standardized_slabs(found, work, seed=seed, allow=allowed):
                 for plane in slab.hu:
@@ -256,6 +260,22 @@ def load(path: str | Path) -> Model:
 
     card = Path(path) / "docs" / "README.md"
     return Model(load_model(Path(path)), card.read_text(encoding="utf-8") if card.is_file() else "")
+
+
+def reference(name: str | Path) -> Model:
+    """A reference condition in a model's place: scans of any kernel come out with its resolution and noise, unpaired.
+
+    Parameters
+    ----------
+    name : "soft" or "sharp", which come with the package, or a JSON file with a curve of MTF and of noise power.
+
+    Raises
+    ------
+    ConcordctError : no such condition, or a file that holds none.
+    """
+    from concordct.methods.models import open_reference
+
+    return Model(open_reference(str(name)))
 
 
 def describe(model: Model | str | Path) -> MethodsText:

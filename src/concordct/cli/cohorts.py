@@ -219,6 +219,10 @@ def idc(
     endpoint: Annotated[
         str | None, typer.Option(help="Address of an S3-compatible server; the archive's public one without.")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="frames: pairs whose frames of reference differ, by position and content."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select scans from the Imaging Data Commons by its index; fetch them where there is a network.
@@ -231,6 +235,8 @@ def idc(
     from concordct.pipelines.archive_series import Wanted
     from concordct.pipelines.archive_transfer import ENDPOINT
 
+    if set(allow or ()) - {"frames"}:
+        raise ConcordctError(f"expected --allow frames, found {', '.join(allow or ())}")
     wanted = Wanted(tuple(kernel or ()), vendor, scanner, tuple(slice_thickness or ()), dates)
     preset = archive.preset_of(name, None if relation is None else relation.value)
     if fetch_ct_index:
@@ -265,6 +271,7 @@ def idc(
             output,
             most_gb=most_gb,
             endpoint=endpoint or ENDPOINT,
+            allow=frozenset(allow or ()),
             progress=lambda done, total: report("series", done, total),
         )
     _print_cohort(found, output, as_json, what=preset.relation)

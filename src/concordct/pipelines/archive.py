@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +182,7 @@ def fetch_cohort(
     *,
     most_gb: float | None,
     endpoint: str = ENDPOINT,
+    allow: Collection[str] = frozenset(),
     progress: Progress | None = None,
 ) -> Cohort:
     """Fetch what is missing of a selection, verify all of it, write `pairs.csv`, `scans.csv` and `failures.csv`.
@@ -192,6 +193,7 @@ def fetch_cohort(
     Parameters
     ----------
     most_gb : refuse a transfer that is larger; None leaves the disk as the limit.
+    allow : of pairs, see `check_pair`.
     endpoint : address of the S3-compatible server.
     progress : called with (series fetched or found, series in all).
 
@@ -216,7 +218,7 @@ def fetch_cohort(
         try:
             if reasons:
                 raise ConcordctError(reasons[0])
-            rows += _pair(group, output) if selection.preset.relation == "pairs" else _scans(group, output)
+            rows += _pair(group, output, allow) if selection.preset.relation == "pairs" else _scans(group, output)
         except ConcordctError as error:
             failures.append((name_of(group), str(error)))
     manifest = write_manifest(output / MANIFEST, [row for row, _ in rows], overwrite=True) if rows else None
@@ -230,10 +232,10 @@ def fetch_cohort(
 Row = tuple[PairRow, ArchiveSeries]
 
 
-def _pair(group: Sequence[ArchiveSeries], output: Path) -> list[Row]:
+def _pair(group: Sequence[ArchiveSeries], output: Path, allow: Collection[str]) -> list[Row]:
     first, second = group
     source, target = (one_scan(_folder(output, one, one.uid)) for one in group)
-    check_pair(source, target)
+    check_pair(source, target, allow=allow)
     row = PairRow(
         pair=name_of(group),
         subject=first.subject,
