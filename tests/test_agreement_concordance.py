@@ -148,3 +148,8 @@ def test_a_draw_of_two_subjects_is_the_ccc_of_their_rois():
     for value, (first, second) in zip(found, drawn.counts, strict=True):
         rows = [*range(12)] * int(first) + [*range(12, 24)] * int(second)
         assert value == pytest.approx(agreement.ccc_per_feature(source[rows], target[rows]).mean())
+
+
+def test_the_median_of_one_error_is_that_error_and_of_none_it_is_unknown():
+    errors = np.array([[np.nan, 0.1, 0.3], [np.nan, np.nan, 0.1]])
+    assert np.nan_to_num(agreement.median_error(errors), nan=-1) == pytest.approx([-1, 0.1, 0.2])

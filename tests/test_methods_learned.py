@@ -210,6 +210,20 @@ def test_ablations_leave_out_what_they_name() -> None:
     )
 
 
+def test_readings_of_diffusionct_differ_in_what_they_name() -> None:
+    whole = diffusionct.RECIPES["common"]
+    printed, large, alone, asked = (
+        diffusionct.ABLATIONS[name](whole) for name in ("skips", "bottleneck", "integration", "idle")
+    )
+    assert [name for name, _ in printed.phases] == [name for name, _ in alone.phases] == ["autoencoder", "diffusion"]
+    assert [phase.steps for _, phase in printed.phases] == [2 * phase.steps for _, phase in whole.phases[:2]]
+    assert alone.phases == whole.phases[:2]
+    assert (printed.config.skips, printed.config.drop, alone.config) == (False, 0.0, whole.config)
+    assert (large.config.channels, large.config.skips) == (4 * whole.config.channels, False)
+    assert (asked.config.conditioned, asked.config.drop, asked.config.skips) == (True, 0.0, True)
+    assert asked.phases == whole.phases
+
+
 def test_the_printed_loss_is_not_least_at_the_truth() -> None:
     """Why recipe and printed segmentation loss part: BCE without its second half pulls every intensity up."""
     truth = torch.full((1, 1, 2, 2), -0.4)  # 0.3 in [0, 1]
@@ -324,6 +338,7 @@ def test_histogram_matching_is_scikit_image_s(tmp_path: Path) -> None:
     method = histogram.fit_histogram([(a, b)])
     made = method(soft, generator=SEEDS).hu
     np.testing.assert_allclose(made, match_histograms(a, b), atol=0.51)
+    assert method.context_slices == 0
     bundle = method.to_bundle({})
     again = histogram.load(bundle, "mean")(soft, generator=SEEDS)
     assert np.array_equal(made, again.hu)
