@@ -213,25 +213,27 @@ def leak(train: Sequence[Images], validation: Sequence[Images]) -> list[list[str
         bundle = ltdiffpp.fit(TrainingData(train, [], {}), recipe, Run(runs() / "leak" / f"{PAPER_STEPS}"))
         system = ltdiffpp.build(json.loads(json.dumps(dict(bundle.metadata)))["config"])
         system.load_state_dict({key: torch.from_numpy(np.array(one)) for key, one in bundle.tensors.items()})
-        rows.append([f"LTDiff++ `paper`, {PAPER_STEPS} steps a phase, {name}", _moved(system.codec, validation)])
+        rows.append([f"LTDiff++ `paper`, {PAPER_STEPS} steps a phase, {name}", *_moved(system.codec, validation)])
     for label, name in (("after phase 3", LONG), ("before phase 3", f"{LONG}, common budget, without phase 3")):
         if model_of(name).exists():
             system = load_system("ltdiffpp", load_bundle(model_of(name)), ltdiffpp.build)  # type: ignore[assignment]
-            rows.append([f"{name}: latents at every scale, {label}", _moved(system.codec, validation)])
+            rows.append([f"{name}: latents at every scale, {label}", *_moved(system.codec, validation)])
     for name in (PRINTED, f"{PRINTED}, latent four times as large", WITHOUT_INTEGRATION, DCT, CONDITIONED):
         if model_of(name).exists():
             other = load_system("diffusionct", load_bundle(model_of(name)), diffusionct.build)
-            rows.append([name, _moved(other.autoencoder, validation, 128)])
+            rows.append([name, *_moved(other.autoencoder, validation, 128)])
     return rows
 
 
-def _moved(codec: torch.nn.Module, validation: Sequence[Images], size: int = 64) -> str:
+def _moved(codec: torch.nn.Module, validation: Sequence[Images], size: int = 64) -> list[str]:
+    """The share, and how far A lies from B, D(Z_A; skips of A) from A and from B, D(Z_B; skips of A) from B, HU."""
     a, b = _patches(validation, size)
     with torch.inference_mode():
         (za, skips_a), (zb, skips_b) = codec.encode(a), codec.encode(b)  # type: ignore[operator]
         given = ((za, skips_a), (zb, skips_b), (zb, skips_a))
         d = [codec.decode(latents, skips)[-1] for latents, skips in given]  # type: ignore[operator]
-    return _share(*d)
+    apart = [(a, b), (d[0], a), (d[0], b), (d[2], b)]
+    return [_share(*d), *(f"{float((from_unit(x) - from_unit(y)).square().mean().sqrt()):.0f}" for x, y in apart)]
 
 
 def learning(names: Sequence[str]) -> list[list[str]]:
