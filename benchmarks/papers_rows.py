@@ -28,7 +28,7 @@ class Row:
     without : what is left out, a name of its ablations.
     sampling : what is overridden at inference. of : the row whose model it uses; "" for its own.
     chosen : whether its steps are those that were chosen on validation (`benchmarks.papers_steps`).
-    samples : whether two samples of it differ.
+    samples : whether two samples of it are compared.
     """
 
     method: str
@@ -50,26 +50,24 @@ ROWS: dict[str, Row] = {
     "concord": Row("concord", samples=True),
     LONG: Row("ltdiffpp", "small", samples=True),
     DCT: Row("diffusionct", "small", samples=True),
-    BRIEF: Row("ltdiffpp", "common", samples=True),
-    "LTDiff++, common budget, without phase 3": Row("ltdiffpp", "common", "integration", samples=True),
+    BRIEF: Row("ltdiffpp", "common"),
+    "LTDiff++, common budget, without phase 3": Row("ltdiffpp", "common", "integration"),
     "LTDiff++, common budget, without skips": Row("ltdiffpp", "common", "skips", samples=True),
-    "LTDiff++, common budget, without deep supervision": Row("ltdiffpp", "common", "supervision", samples=True),
-    DCT_BRIEF: Row("diffusionct", "common", samples=True),
-    PRINTED: Row("diffusionct", "common", "skips", samples=True),
-    WITHOUT_INTEGRATION: Row("diffusionct", "common", "integration", samples=True),
-    f"{PRINTED}, latent four times as large": Row("diffusionct", "common", "bottleneck", samples=True),
+    "LTDiff++, common budget, without deep supervision": Row("ltdiffpp", "common", "supervision"),
+    DCT_BRIEF: Row("diffusionct", "common"),
+    PRINTED: Row("diffusionct", "common", "skips"),
+    WITHOUT_INTEGRATION: Row("diffusionct", "common", "integration"),
+    f"{PRINTED}, latent four times as large": Row("diffusionct", "common", "bottleneck"),
     CONDITIONED: Row("diffusionct", "common", "idle", samples=True),
     "UNet++ alone": Row("unetpp", "common"),
     DDPM: Row("ddpm", "common", samples=True),
     "encoder-decoder": Row("encoder-decoder", "common"),
-    "LTDiff++ pruned to depth 1": Row("ltdiffpp", sampling={"depth": 1}, of=LONG, samples=True),
+    "LTDiff++ pruned to depth 1": Row("ltdiffpp", sampling={"depth": 1}, of=LONG),
     "without deep supervision, pruned to depth 1": Row(
-        "ltdiffpp", sampling={"depth": 1}, of="LTDiff++, common budget, without deep supervision", samples=True
+        "ltdiffpp", sampling={"depth": 1}, of="LTDiff++, common budget, without deep supervision"
     ),
-    "common budget, pruned to depth 1": Row("ltdiffpp", sampling={"depth": 1}, of=BRIEF, samples=True),
-    "LTDiff++ started from Z_A at T / 2": Row(
-        "ltdiffpp", sampling={"start": "source", "begin": 0.5}, of=LONG, samples=True
-    ),
+    "common budget, pruned to depth 1": Row("ltdiffpp", sampling={"depth": 1}, of=BRIEF),
+    "LTDiff++ started from Z_A at T / 2": Row("ltdiffpp", sampling={"start": "source", "begin": 0.5}, of=LONG),
     "LTDiff++, steps chosen on validation": Row("ltdiffpp", of=LONG, chosen=True),
     "DiffusionCT, steps chosen on validation": Row("diffusionct", of=DCT, chosen=True),
     "DDPM alone, steps chosen on validation": Row("ddpm", of=DDPM, chosen=True),
