@@ -164,6 +164,7 @@ def judge(mutant: Mutant, covered: dict[str, Any], folder: Path) -> dict[str, An
         if code not in (0, 1, 2, None):
             raise SystemExit(f"{mutant.file}:{mutant.first}: expected pytest to run {tests}, it ended with {code}")
         outcome = "survived" if code == 0 else "killed"
+        by = by or {None: "time was up", 0: ""}.get(code, "the tests' module")
     return {
         "key": mutant.key,
         "outcome": outcome,

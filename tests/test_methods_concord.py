@@ -13,7 +13,7 @@ from scipy import ndimage
 from concordct.errors import ConcordctError
 from concordct.methods.concord.bundle import to_bundle
 from concordct.methods.concord.standardizer import ConcordStandardizer, load
-from concordct.methods.concord.transport import Transport, _area, _laws, fit_transport
+from concordct.methods.concord.transport import Transport, _area, _fade, _laws, fit_transport
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.signal.body import material_mask
@@ -239,6 +239,10 @@ def test_slices_without_body_have_a_law_that_changes_nothing(calibrated: tuple[S
     air = volume(np.full((1, 64, 64), -1000.0))
     laws = _laws(calibrated[0], lambda: [(air, air)], 3.0)
     assert [(law.offset, law.slope) for law in laws] == [(0.0, 1.0)] * 6
+
+
+def test_making_up_for_lacking_noise_fades_in_above_anatomy() -> None:
+    assert _fade(np.array([0.0, 0.5, 1.0, 1.5, 4.0])).tolist() == [0, 0, 0.5, 1, 1]
 
 
 def test_the_pixel_behind_rings_is_that_of_the_scan() -> None:

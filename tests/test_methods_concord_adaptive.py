@@ -234,3 +234,10 @@ def test_strength_is_read_in_a_neighbourhood_of_the_band_s_own_width() -> None:
             float((row * at**2).sum() / row.sum() - ((row * at).sum() / row.sum()) ** 2) for row in (energy, seen)
         ]
         assert spread[1] - spread[0] == pytest.approx((max(1.5, 1.5 * width) / 2) ** 2, rel=0.15)
+
+
+def test_the_last_columns_of_a_body_hold_the_last_two_fifths_of_it() -> None:
+    body = np.zeros((8, 14), bool)
+    body[:, 2:12] = True
+    last = fit._last_columns(body)
+    assert np.flatnonzero((body & last).any(axis=0)).tolist() == [8, 9, 10, 11]

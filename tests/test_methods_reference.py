@@ -165,3 +165,17 @@ def test_curves_that_do_not_fit_are_no_reference(changed: dict[str, object], mat
         changed, match = {"noise_hu2_mm2": power}, "nowhere negative"
     with pytest.raises(ConcordctError, match=match):
         Reference.from_json({**whole, **changed})
+
+
+def test_what_would_be_amplified_more_than_eight_times_is_half_trusted_and_less() -> None:
+    """A gain of exp(0.2 f^2) that edges and noise both show: at 16 times a quarter is taken to be known."""
+    rings = ring_centres_lp_cm()
+    own, gain = (np.exp(-0.3 * EDGE_LP_CM**2), np.exp(0.2 * EDGE_LP_CM**2))
+    noise = np.full(RINGS, 5000.0)
+    scan = Signature(noise, 0.8, own, 0.5, 99, 9)
+    model = model_to(Reference("sharp", "", own * gain, noise * np.exp(0.4 * rings**2)), Condition(scan, None))
+    f = model.frequency_lp_cm
+    for times, known in ((4.0, 1.0), (16.0, 0.25)):
+        at = float(np.sqrt(np.log(times) / 0.2))
+        assert np.interp(at, f, model.coherence) == pytest.approx(known, rel=0.1)
+    assert model.single.max() <= 8

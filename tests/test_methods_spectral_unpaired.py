@@ -116,3 +116,9 @@ def test_the_noise_of_tables_by_hand() -> None:
     assert double.gain == pytest.approx(np.sqrt(2) * noise.gain)
     assert model.single[0] == 1
     assert model.single[1] == pytest.approx(mtf_b[1] / mtf_a[1], rel=1e-3)
+
+
+def test_a_table_may_fall_from_its_first_frequency_on() -> None:
+    f = np.array([0.0, 1.0, 2.0, 3.0])
+    model = fit_tables(f, np.array([1.0, 0.5, 0.2, 0.1]), np.array([1.0, 0.75, 0.4, 0.3]))
+    np.testing.assert_allclose(model.single[:3], [1, 1.5, 2], rtol=0.02)
