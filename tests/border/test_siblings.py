@@ -70,6 +70,12 @@ def test_reconstructions_between_each_others_slices_are_parted(tmp_path: Path, n
     assert "inspiration" not in str(found[0].problems)
 
 
+def test_two_roundings_of_one_thickness_part_nothing(tmp_path: Path) -> None:
+    write_stack(tmp_path / "a", EVEN, SliceThickness=0.62)
+    write_stack(tmp_path / "b", BETWEEN, SliceThickness=0.625)
+    assert only(tmp_path).shape[0] == 8
+
+
 def test_a_thickness_that_changes_once_parts_nothing(tmp_path: Path) -> None:
     write_stack(tmp_path / "a", EVEN[:2], SliceThickness=3)
     write_stack(tmp_path / "b", EVEN[2:], SliceThickness=5)

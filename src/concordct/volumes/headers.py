@@ -273,7 +273,8 @@ def _times(flat: Dataset, dataset: Dataset) -> tuple[tuple[str, str], ...]:
     for name in _TIMES:
         if name in ("KVP", "SliceThickness"):
             number = positive(flat, name)
-            said = "" if number is None else f"{number:.3g}"
+            # Two digits of a thickness: 0.62 and 0.625 mm are one in two roundings.
+            said = "" if number is None else f"{number:.3g}" if name == "KVP" else f"{number:.2g}"
         else:
             said = joined(flat.get(name) if name in flat else dataset.get(name)) or ""
             if name in ("SeriesDescription", "ImageType") and said:
