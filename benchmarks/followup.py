@@ -286,6 +286,7 @@ def main() -> None:
         for index in given.folds:
             place = models_of / f"fold-{index}"
             run_fold(place, ready, parts[index], rows, given.most_steps, stop, check)
+            judge_fold(place, ready, parts[index], rows, given.most_steps, stop)
             if index in ASIDE_FOLDS:
                 run_aside(place, ready, parts[index], given.aside, given.most_steps, stop)
             judge_fold(place, ready, parts[index], made_in(place, rows, index), given.most_steps, stop)
