@@ -18,8 +18,8 @@ from benchmarks.results import table
 #: Of recipe `small`.
 FULL_STEPS = 800
 SHORT = (
-    " **Cut short:** every phase of every model has the same number of optimizer steps, {steps}, where recipe `small` "
-    "has {full}; rows compare what so much training gives, not what the methods can do."
+    " **Cut short:** every model has the same number of optimizer steps, {steps} (a text tower's 100 come before), "
+    "where recipe `small` has {full}; rows compare what so much training gives, not what the methods can do."
 )
 UNTRAINED = (
     "Recipes `paper` (1 mm, 96³, 400 epochs) and `gpu` (1 mm, 96³, 4,000 steps) are untrained: they need a graphics "
