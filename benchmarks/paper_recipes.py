@@ -108,7 +108,8 @@ def main() -> None:
         print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     text = "\n\n".join(
         [
-            "One optimizer step (in games, one of every player) of each `paper` recipe: its own networks, losses and "
+            "One optimizer step of each `paper` recipe (in games, one of everybody whose turn it is; in GANai the "
+            "generator begins alone; in CIResDiff one of either phase): its own networks, losses and "
             "optimizers, on one small patch of simulated noise. **It says that they start, not what they reach:** no "
             "`paper` recipe was trained to its end here. Weights are those of the model that is kept, without "
             "discriminators; at the published patch and batch time and memory are many times these.",
