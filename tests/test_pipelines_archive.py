@@ -68,7 +68,8 @@ class Small:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
-    """Two subjects in two kernels each, the second's thicknesses differ; a third whose sharp series is another scan."""
+    """Subjects in two kernels each: the second's thicknesses differ, the third's sharp series is another scan, the
+    fourth has two frames of reference."""
     for name in ("boto3", "moto.server", "duckdb", "idc_index_data"):
         pytest.importorskip(name)
     from benchmarks.archive_server import put_series, write_table
@@ -84,11 +85,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     with s3_server() as (endpoint, client):
         client.create_bucket(Bucket=BUCKET)
         rows, ct = [], []
-        for subject, sharp in (("a", soft + grain), ("b", soft + grain), ("c", np.roll(soft, 9, axis=2))):
+        for subject, sharp in (
+            ("a", soft + grain),
+            ("b", soft + grain),
+            ("c", np.roll(soft, 9, axis=2)),
+            ("d", soft + grain),
+        ):
             for number, (kernel, hu) in enumerate((("SOFT", soft), ("HARD", sharp)), start=1):
                 folder, uuid = place / subject / kernel, f"uuid-{subject}-{kernel}"
                 volume = Volume(np.clip(hu, -1024, None).astype(np.float32), affine, slice_thickness_mm=2.0)
-                write_new_series(volume, folder, SimulatedScan(subject, "one", kernel, number, 120.0, 90.0))
+                # Anonymized series by series, the last one's frames of reference differ.
+                frame = kernel if subject == "d" else "one"
+                write_new_series(volume, folder, SimulatedScan(subject, frame, kernel, number, 120.0, 90.0))
                 put_series(client, uuid, folder)
                 sizes = [path.stat().st_size for path in folder.glob("*.dcm")]
                 uid = f"1.2.3.{ord(subject)}.{number}"
@@ -156,13 +164,13 @@ def select(small: Small) -> Select:
 
 
 def test_any_collection_by_the_table_of_ct_series(select: Select) -> None:
-    assert [group[0].subject for group in select().groups] == ["own-a", "own-c"]
+    assert [group[0].subject for group in select().groups] == ["own-a", "own-c", "own-d"]
     assert [group[0].subject for group in select(vendor="siemens").groups] == ["own-a"]
     assert [group[0].subject for group in select(dates=("2099-01-01", "2100-01-01")).groups] == ["own-c"]
-    assert len(select(thickness_mm=(2.0, 3.0)).groups) == 2
+    assert len(select(thickness_mm=(2.0, 3.0)).groups) == 3
     with pytest.raises(ConcordctError, match=r"found none among 0 series"):
         select(thickness_mm=(1.0,))
-    with pytest.raises(ConcordctError, match=r"their kernels are SOFT \(3\), HARD \(3\)"):
+    with pytest.raises(ConcordctError, match=r"their kernels are SOFT \(4\), HARD \(4\)"):
         select(kernels=("B30f", "B50f"))
     with pytest.raises(ConcordctError, match="two kernels for pairs, found 1"):
         select(kernels=("B30f",))
@@ -185,16 +193,17 @@ def test_cohort_is_fetched_verified_and_resumed(small: Small, select: Select, tm
     assert found.manifest is not None
     (row,) = read_manifest(found.manifest)
     assert (row.subject, row.source_kernel, row.target_kernel) == ("own-a", "HARD", "SOFT")
-    (failure,) = found.failures
-    assert "different content" in failure[1]
+    assert ["different content" in found.failures[0][1], "frames of reference" in found.failures[1][1]] == [True, True]
     said = json.loads((tmp_path / "selection.json").read_text())
-    assert (said["groups"], said["licences"]) == (2, ["CC BY 4.0"])
+    assert (said["groups"], said["licences"]) == (3, ["CC BY 4.0"])
     assert said["size_gb"] > 0
     # A series cut short is fetched again; those that are whole are left as they are.
     cut, whole = sorted(row.source.glob("*.dcm"))[3], sorted(row.target.glob("*.dcm"))[3]  # type: ignore[union-attr]
     bytes_before, untouched = cut.read_bytes(), whole.stat().st_mtime_ns
     cut.write_bytes(bytes_before[:1000])
-    archive.fetch_cohort(select(), tmp_path, most_gb=1.0, endpoint=small.endpoint)
+    allowed = archive.fetch_cohort(select(), tmp_path, most_gb=1.0, endpoint=small.endpoint, allow={"frames"})
+    assert allowed.pairs == 2
+    assert "different content" in allowed.failures[0][1]
     assert cut.read_bytes() == bytes_before
     assert whole.stat().st_mtime_ns == untouched
 
