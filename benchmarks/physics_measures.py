@@ -6,7 +6,6 @@ Each function returns plain numbers and lists, ready for JSON.
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.special import j1
 
+from benchmarks.child import measured
+from benchmarks.physics_rivals import astra_seconds, skimage_seconds
 from concordct.agreement.concordance import ccc_per_feature, mean_by_class
 from concordct.radiomics.extract import extract
 from concordct.radiomics.presets import preset
@@ -399,8 +400,8 @@ def measure_speed() -> dict[str, float]:
     parallel, out["fan"] = scan("fan")
     out["parallel"] = scan("parallel")[1]
     out.update(_fine_grid(parallel, acquisition, frame))
-    out.update(_skimage(hu[0], frame, acquisition))
-    out.update(_astra(hu[0], fine, frame, acquisition))
+    out.update(skimage_seconds(hu[0], frame, acquisition))
+    out.update(astra_seconds(hu[0], fine, frame, acquisition))
     return out
 
 
@@ -445,65 +446,17 @@ def _fine_grid(parallel: NDArray[np.float32], acquisition: Acquisition, frame: F
 def measure_memory() -> dict[str, float]:
     """Peak memory, MiB, of a process that simulates one subject and of one that simulates four."""
     script = (
-        "import re, sys, tempfile, pathlib\n"
+        "import sys, tempfile, pathlib\n"
         "from concordct.pipelines.simulate import plan_simulation, simulate\n"
         "jobs = plan_simulation('patients', kernels=('Br40', 'Bl64'), slice_thickness_mm=(1.0,), seed=1, "
         "count=int(sys.argv[1]), slices=2)\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    simulate(jobs, pathlib.Path(folder) / 'cohort')\n"
-        # Not ru_maxrss: a child inherits its parent's.
-        "status = pathlib.Path('/proc/self/status').read_text()\n"
-        "print(int(re.search(r'VmHWM:\\s+(\\d+)', status).group(1)) / 1024)\n"
     )
     found = {}
     for count in (1, 4):
-        run = subprocess.run([sys.executable, "-c", script, str(count)], capture_output=True, text=True, check=True)
-        found[str(count)] = float(run.stdout)
+        run = measured([sys.executable, "-c", script, str(count)])
+        if run.code:
+            raise SystemExit(run.said[-500:])
+        found[str(count)] = run.peak_mib
     return found
-
-
-def _skimage(plane: NDArray[np.float32], frame: Frame, acquisition: Acquisition) -> dict[str, float]:
-    from skimage.transform import iradon, radon, resize
-
-    image = np.maximum(resize(plane, frame.shape, order=1, preserve_range=True) + 1000.0, 0.0)
-    angles = np.arange(acquisition.views // 2) * 180.0 / (acquisition.views // 2)
-    begun = time.process_time()
-    sinogram = radon(image, angles, circle=False)
-    iradon(sinogram, angles, output_size=frame.shape[0], circle=False)
-    iradon(sinogram, angles, output_size=frame.shape[0], circle=False, filter_name="hann")
-    return {"skimage": time.process_time() - begun}
-
-
-def _astra(plane: NDArray[np.float32], fine: Frame, frame: Frame, acquisition: Acquisition) -> dict[str, float]:
-    try:
-        import astra
-    except ImportError:
-        return {}
-    from concordct.scanner.acquisition import parallel_angles
-    from concordct.scanner.projector import line_integrals
-
-    bins = acquisition.bins_mm()
-    angles = parallel_angles(acquisition)
-    image = (np.maximum(plane + 1000.0, 0.0) * 1e-3 * WATER_PER_MM).astype(np.float32)
-    half_y, half_x = (n * fine.pixel_mm / 2 for n in fine.shape)
-    volume = astra.create_vol_geom(*fine.shape, -half_x, half_x, -half_y, half_y)
-    # astra's y axis points up and its angle turns the detector, so that t = x cos + y sin needs the rows reversed.
-    geometry = astra.create_proj_geom("parallel", acquisition.sample_mm, bins.size, angles)
-    projector = astra.create_projector("linear", geometry, volume)
-    begun = time.process_time()
-    identifier, theirs = astra.create_sino(np.ascontiguousarray(image[::-1]), projector)
-    forward = time.process_time() - begun
-    begun = time.process_time()
-    astra.create_backprojection(theirs, projector)
-    back = time.process_time() - begun
-    astra.data2d.delete(identifier)
-    theta, t = np.meshgrid(angles, bins, indexing="ij")
-    cosine, sine = np.cos(theta).ravel(), np.sin(theta).ravel()
-    ours = line_integrals(
-        image[..., None], fine.pixel_mm, fine.centre_mm, (t.ravel() * sine, t.ravel() * cosine), (cosine, -sine)
-    ).reshape(theta.shape)
-    return {
-        "astra_forward": forward,
-        "astra_back": back,
-        "astra_difference": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
-    }

@@ -211,6 +211,9 @@ def memory(found: Found) -> None:
     for series in (1, 20, 200):
         if f"{series} series" not in found.rows:
             found.add(f"{series} series", _peak(tree(f"many-{series}", series, 4, SMALL)))
+    for series in (1, 200):
+        if f"{series} series of 512 x 512" not in found.rows:
+            found.add(f"{series} series of 512 x 512", _peak(tree(f"wide-{series}", series, 2, 512)))
     wanted = ""
     for slices, more in ((28, ()), (300, ()), (1_500, ()), (1_500, ("-j", "2"))):
         name = f"{slices:,} slices{', ' + ' '.join(more) if more else ''}"
@@ -404,7 +407,8 @@ def _speedup_text(found: dict[str, Any]) -> str:
 def _memory_text(found: dict[str, Any]) -> str:
     rows = [[name, f"{one['wall']:.0f}", f"{one['cpu']:.1f}", f"{one['peak']:.0f}"] for name, one in found.items()]
     return (
-        f"A tree of series of 4 slices, then one series of so many slices, all {SMALL} x {SMALL}; largest process.\n\n"
+        f"Trees of series of 4 slices of {SMALL} x {SMALL} or of 2 slices of 512 x 512, then one series of so many "
+        f"slices of {SMALL} x {SMALL}; largest process.\n\n"
         + table(["", "clock, s", "CPU, s", "peak, MiB"], rows)
         + "\n\n`-j 2` on one series shares its slabs; the bytes are those of one process, or the command stops."
     )
