@@ -421,22 +421,21 @@ def _cost_text(found: dict[str, Any]) -> str:
     a_series = COHORT_SLICES * a_slice
     rows = []
     for series in COHORT:
-        serial = start + series * COHORT_SLICES * found["files"]["seconds"]
-        hours = [(serial + series * a_series / workers) / 3600 for workers in WORKERS]
+        hours = [(start + series * a_series / workers) / 3600 for workers in WORKERS]
         rows.append([f"{series:,}", *(f"{h:.1f}" if h >= 0.1 else f"{h * 60:.1f} min" for h in hours)])
     core_hours = 10_000 * a_series / 3600
-    best = (start + 10_000 * COHORT_SLICES * found["files"]["seconds"] + 10_000 * a_series / 32) / 3600
+    best = (start + 10_000 * a_series / 32) / 3600
     return (
-        "This is a model, no measurement: serial time + series x slices x time a slice / workers, from CPU times of "
-        f"one run each on this machine: {a_slice:.3f} s a slice of 512 x 512 (`concord`, `sample`; reading, checking, "
-        f"writing as well), {start:.1f} s to start, {1000 * found['files']['seconds']:.1f} ms to find a file, which "
-        "one process does before the work begins. Disk and network are taken to keep up, workers to be such cores "
+        "This is a model, no measurement: start + series x slices x time a slice / workers, from CPU times of one run "
+        f"each on this machine: {a_slice:.3f} s a slice of 512 x 512 (`concord`, `sample`; headers, reading, checking, "
+        f"writing as well), {start:.1f} s to start. Of a slice's time {1000 * found['files']['seconds']:.1f} ms are "
+        "its header, which the workers read before the work begins. Disk and network are taken to keep up, workers to "
+        "be such cores "
         f"with one thread and {long['peak']:.0f} MiB each.\n\nHours, series of {COHORT_SLICES} slices:\n\n"
         + table(["series", *(f"{workers} workers" for workers in WORKERS)], rows)
         + f"\n\n**10,000 series** of {COHORT_SLICES} slices are {core_hours:,.0f} core hours. Rent one machine of 32 "
-        f"cores and 64 GB (`-j 32`): about {best:.0f} hours, of which "
-        f"{10_000 * COHORT_SLICES * found['files']['seconds'] / 3600:.1f} go by while headers are read; or an array "
-        "of jobs (`--shard I/N`), each over a folder of its own where finding the files should be shared as well. "
+        f"cores and 64 GB (`-j 32`): about {best:.1f} hours; or an array of jobs (`--shard I/N`), each over a folder "
+        "of its own, since every share reads all headers of what it is given. "
         "No GPU is needed. Room: the input's size once more, since results are uncompressed DICOM of 0.5 MB a slice: "
         f"{10_000 * COHORT_SLICES * 0.53e-6:.1f} TB."
     )
