@@ -185,14 +185,14 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
         half = slope / 2
         hu_range = (declared[0] * slope + intercept - half, declared[1] * slope + intercept + half)
     if dtype.itemsize < 4:
-        values = values.astype(np.int32)
+        values = values.astype(np.int32, copy=False)
     padding = find_padding(values * slope + intercept, declared_hu=hu_range)
     return StoredSlice(values, slope, intercept, padding, bounds, dtype)
 
 
-def _without_overlays(raw: NDArray[Any], bounds: tuple[int, int], bits: int) -> NDArray[np.int64]:
+def _without_overlays(raw: NDArray[Any], bounds: tuple[int, int], bits: int) -> NDArray[Any]:
     """Bits above BitsStored may hold overlays (retired): keep the low bits, then restore the sign."""
-    values = raw.astype(np.int64) & (2**bits - 1)
+    values = raw.astype(np.int32 if raw.dtype.itemsize < 4 else np.int64) & (2**bits - 1)
     return np.where(values > bounds[1], values + 2 * bounds[0], values) if bounds[0] < 0 else values
 
 
