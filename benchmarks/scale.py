@@ -127,13 +127,12 @@ def tree(name: str, series: int, slices: int, matrix: int) -> Path:
 def started(source: Path, output: Path, engine: str, *, address: str = "") -> subprocess.Popen[str]:
     """A run in a process of its own."""
     words = [str(source), str(output), str(PLACE / "model"), engine, address]
-    # Ray's workers are 15 times nicer than what else runs, by default.
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.scale_run", *words],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -195,6 +194,7 @@ def speedup(found: Found) -> None:
 @contextmanager
 def cluster_of_two() -> Iterator[Any]:
     """A real Ray cluster: a head and another node, one core each."""
+    os.environ.update(RAY_worker_niceness="0")  # by default its workers give way to whatever else runs
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
