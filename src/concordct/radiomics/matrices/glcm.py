@@ -229,7 +229,8 @@ def _mcc(
     its eigenvalues are the squared singular values of S.
     """
     found = []
-    flat = np.unique(levels[levels > 0]).size < 2
+    highest = levels.max()
+    flat = all(np.all((plane == 0) | (plane == highest)) for plane in levels)
     matrix = np.zeros((count, count))
     total = 0.0
     for k, (dz, dy, dx) in enumerate(offsets):
