@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,9 @@ class _Judged:
 
 def _page(lines: list[dict[str, Any]]) -> None:
     known = {one["key"]: one for one in lines}
-    first, second = _Judged(sample(COUNT, SEED), known), _Judged(fresh(), known)
+    # Of the fresh sample, what was judged without a gap.
+    begun = list(takewhile(lambda one: one[1].key in known, fresh()))
+    first, second = _Judged(sample(COUNT, SEED), known), _Judged(begun, known)
     # Before tests were written nobody asked which test it was.
     drawn = {mutant.key for _, mutant, _ in first.all}
     before = {one["key"]: one["outcome"] for one in lines if "by" not in one and one["key"] in drawn}
@@ -145,8 +148,8 @@ def _page(lines: list[dict[str, Any]]) -> None:
         body += [
             "## A fresh sample",
             "",
-            f"{len(second.all)} of {second.drawn} others, drawn with another seed and judged after the tests were",
-            "written: the share to expect of any fault of this kind.",
+            f"{len(second.all)} of {FRESH} others, drawn with another seed and judged after the tests were",
+            "written, in the order drawn: the share to expect of any fault of this kind.",
             "",
             table(head, second.rows()),
             "",
@@ -183,6 +186,14 @@ def _waits(before: dict[str, Any] | None, digest: str, *, again: bool) -> bool:
     return before is None or (again and before["outcome"] != "killed" and before.get("tests_are") != digest)
 
 
+#: Rooms whose tests pass without a mutant.
+_SOUND: set[str] = set()
+
+
+def _by_room(drawn: list[tuple[str, Mutant]]) -> list[tuple[str, list[Mutant]]]:
+    return [(room, [mutant for where, mutant in drawn if where == room]) for room in ROOMS]
+
+
 def _judge_room(
     room: str, own: list[Mutant], known: dict[str, dict[str, Any]], aside: Path, until: float | None, *, again: bool
 ) -> None:
@@ -197,7 +208,9 @@ def _judge_room(
         found = json.loads(place.read_text(encoding="utf-8"))
         place.write_text(json.dumps({**found, "tests_are": digest}), encoding="utf-8")
     covered = json.loads(place.read_text(encoding="utf-8"))
-    sound(waiting[0], covered, aside)
+    if room not in _SOUND:
+        sound(waiting[0], covered, aside)
+        _SOUND.add(room)
     for mutant in waiting:
         if until is not None and time.monotonic() > until:
             break
@@ -229,9 +242,11 @@ def main() -> None:
         warm_up()
         with tempfile.TemporaryDirectory() as aside:
             shutil.copytree(PACKAGE, Path(aside) / "concordct")
-            for room in given.rooms:
-                own = [mutant for where, mutant in drawn if where == room]
-                _judge_room(room, own, known, Path(aside), until, again=given.again)
+            # The fresh sample in the order drawn, so that a part of it is a sample, too.
+            parts = [(room, [mutant]) for room, mutant in drawn] if given.fresh else _by_room(drawn)
+            for room, own in parts:
+                if room in given.rooms:
+                    _judge_room(room, own, known, Path(aside), until, again=given.again)
     _page(_lines(results))
 
 
