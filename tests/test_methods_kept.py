@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from concordct.methods.concord import fit
-from concordct.methods.concord.adaptive import BANDS, FEATURES, Adaptive, Near
+from concordct.methods.concord.adaptive import BANDS, DRAWN_BANDS, FEATURES, Adaptive, Near
 from concordct.methods.concord.curves import curves
 from concordct.methods.concord.lacking_power import PatchPower, lacking_power
 from concordct.methods.concord.perceptron import begun, trained
@@ -62,7 +62,8 @@ def _adaptive() -> Adaptive:
     f = np.linspace(0, 12, 25)
     network = begun((FEATURES, 6, 6, 2 * BANDS), np.linspace(-1, 1, 2 * BANDS), np.random.default_rng(0))
     zero = np.zeros(FEATURES, np.float32)
-    return Adaptive(f, -0.4 * f / (1 + f), f * np.exp(-f / 4), 0.75, 0.5, network, zero, zero + 2, zero - 4, zero + 4)
+    drawn = np.full(DRAWN_BANDS, 0.5)
+    return Adaptive(f, -0.4 * f / (1 + f), f * np.exp(-f / 4), 0.75, drawn, network, zero, zero + 2, zero - 4, zero + 4)
 
 
 def near() -> dict[str, list[float]]:
