@@ -7,7 +7,8 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from concordct.pipelines.records import Record
 from concordct.pipelines.standardize import RECORDS, Settings, plan, run
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.new_series import SimulatedScan, write_new_series
+from engine_work import square_or_die, square_or_die_always
 from learning import cohort, pair
 
 SETTINGS = Settings(seed=3, check="off")
@@ -190,29 +192,26 @@ def test_every_item_is_in_one_share() -> None:
         Share(5, 4)
 
 
-def _square_or_die(item: tuple[int, str]) -> str:
-    number, place = item
-    if number == 2 and not os.path.exists(place):
-        Path(place).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return str(number**2)
-
-
-def _square_or_die_always(number: int) -> str:
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return str(number**2)
-
-
 def test_a_killed_process_is_replaced_and_what_it_did_is_done_again(tmp_path: Path) -> None:
     items = [(number, str(tmp_path / "died")) for number in range(6)]
-    found = dict(each(_square_or_die, items, lambda item, reason: reason, engine=Local(2)))
+    found = dict(each(square_or_die, items, lambda item, reason: reason, engine=Local(2)))
     assert (tmp_path / "died").exists()
     assert found == {number: str(number**2) for number in range(6)}
     # What kills again is told; the others are done.
-    found = dict(each(_square_or_die_always, range(6), lambda item, reason: reason, engine=Local(2)))
+    found = dict(each(square_or_die_always, range(6), lambda item, reason: reason, engine=Local(2)))
     assert "was killed 2 times" in found.pop(2)
     assert found == {number: str(number**2) for number in (0, 1, 3, 4, 5)}
+
+
+def test_processes_that_never_start_end_the_run_in_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from concordct.pipelines.engines import Local, each\n"
+        "print(dict(each(abs, [1, 2], lambda item, reason: reason, engine=Local(2))))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "found 9 that ended before their work" in done.stderr
 
 
 def test_processes_that_stand_ready_read_the_headers_too(tree: Path, tmp_path: Path) -> None:
@@ -243,7 +242,7 @@ def test_a_ray_cluster_of_two_nodes_gives_the_same_bytes_though_an_actor_dies(tr
         cluster.wait_for_nodes()
         items = [(number, str(tmp_path / "died")) for number in range(5)]
         engine = Ray(cluster.address, workers=2, memory_gb=0.2)
-        found = dict(each(_square_or_die, items, lambda item, reason: reason, engine=engine))
+        found = dict(each(square_or_die, items, lambda item, reason: reason, engine=engine))
         # The actor that died was replaced, and its item done again.
         assert found == {number: str(number**2) for number in range(5)}
         assert standardized(tree, tmp_path / "ray", engine) == standardized(tree, tmp_path / "whole", HERE)

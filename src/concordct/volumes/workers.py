@@ -18,9 +18,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from concordct.errors import ConcordctError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+#: What a process says first, and how many may end before they do, one after another.
+_STARTED = "concordct: a worker started"
+MOST_STILLBORN = 8
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
@@ -62,7 +67,8 @@ class Crew:
             # Of no effect where the process that they fork from stands already.
             _CONTEXT.set_forkserver_preload(["__main__", *load])
         self._idle = [_Worker() for _ in range(count)]
-        self._busy: dict[Connection, tuple[_Worker, int]] = {}
+        self._busy: dict[Any, tuple[_Worker, int]] = {}
+        self._stillborn = 0
 
     def run(
         self, work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item], Result], *, tries: int
@@ -73,6 +79,10 @@ class Crew:
         ----------
         work : picklable, and sent once to each process; it must not raise.
         lost : the result of an item whose process was killed `tries` times.
+
+        Raises
+        ------
+        ConcordctError : processes that end before they begin.
         """
         todo = deque(range(len(items)))
         deaths = dict.fromkeys(todo, 0)
@@ -82,15 +92,28 @@ class Crew:
                 with suppress(BrokenPipeError, ConnectionResetError):  # killed while idle: heard of below
                     worker.hand(work, items[place])
                 self._busy[worker.connection] = worker, place
-            for connection in wait(list(self._busy)):
-                assert isinstance(connection, Connection)
-                worker, place = self._busy.pop(connection)
+            heard: list[Any] = wait(list(self._busy))
+            for connection in heard:
+                worker, place = self._busy[connection]
                 try:
                     result = connection.recv()
+                    if isinstance(result, str) and result == _STARTED:
+                        worker.started, self._stillborn = True, 0
+                        continue
+                    del self._busy[connection]
                 except (EOFError, ConnectionResetError):
+                    del self._busy[connection]
                     worker.end()
                     self._idle.append(_Worker())
-                    deaths[place] += 1
+                    if worker.started:
+                        deaths[place] += 1
+                    else:
+                        self._stillborn += 1
+                        if self._stillborn > MOST_STILLBORN:
+                            raise ConcordctError(
+                                f"expected processes that start, found {self._stillborn} that ended before their work; "
+                                'a script of your own needs `if __name__ == "__main__":`'
+                            ) from None
                     if deaths[place] < tries:
                         todo.append(place)
                     else:
@@ -116,6 +139,7 @@ class _Worker:
         self.process.start()
         other.close()
         self._has: object = None
+        self.started = False
 
     def hand(self, work: Callable[[Any], Any], item: object) -> None:
         if self._has is not work:
@@ -139,6 +163,8 @@ def _serve(connection: Connection) -> None:
     """Of a process of a crew: do what comes until the connection ends."""
     _begin(None)
     work: Callable[[Any], Any] | None = None
+    with suppress(BrokenPipeError):  # the run ended already, and the connection with it
+        connection.send(_STARTED)
     while True:
         try:
             found = connection.recv()
