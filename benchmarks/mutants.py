@@ -117,7 +117,7 @@ class _Judged:
 
 def _page(lines: list[dict[str, Any]]) -> None:
     known = {one["key"]: one for one in lines}
-    # Of the fresh sample, what was judged without a gap.
+    # Of the fresh sample, what was judged without a gap; less than half of it says little.
     begun = list(takewhile(lambda one: one[1].key in known, fresh()))
     first, second = _Judged(sample(COUNT, SEED), known), _Judged(begun, known)
     # Before tests were written nobody asked which test it was.
@@ -141,10 +141,10 @@ def _page(lines: list[dict[str, Any]]) -> None:
         body += [
             f"Before the survivors were read and tests written, {len(before)} of this sample had been judged, and",
             f"{killed} ({killed / len(before):.0%}) were killed. The share above is that of a sample which tests were",
-            "written for.",
+            "written for: of other faults they will notice fewer. What is not judged has changed since.",
             "",
         ]
-    if second.all:
+    if len(second.all) >= FRESH // 2:
         body += [
             "## A fresh sample",
             "",
@@ -156,7 +156,7 @@ def _page(lines: list[dict[str, Any]]) -> None:
         ]
     where = ["where", "change", "line", "key", "equivalent", "why"]
     for title, one in (("## Survivors", first), ("## Survivors of the fresh sample", second)):
-        if one.all:
+        if one is first or len(one.all) >= FRESH // 2:
             body += [title, "", table(where, one.survivors()), ""]
     seeds = f"seeds {SEED} and {FRESH_SEED}"
     body += [f"*`make mutants`, {made['software']}, commit {made['commit']}, {seeds}, {made['machine']}.*"]
