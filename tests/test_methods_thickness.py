@@ -153,6 +153,8 @@ def test_thick_slices_are_interpolated_by_weights_that_fall_to_the_next_slice() 
     found = thicken(thick, profile, spacing_mm=1.0)
     np.testing.assert_allclose(found.hu[11:44], hu, atol=0.5)
     assert found.slice_thickness_mm == 5.0
+    assert "slices of 5 mm interpolated every 1 mm" in Stacking(profile, 1.0).said()
+    assert "slices of 3 mm every 2 mm as weighted means" in Stacking(HAND, 2.0).said()
     with pytest.raises(ConcordctError, match="interpolates between slices of 5 mm"):
         thicken(scan(slices=9, spacing_mm=3.0), profile, spacing_mm=1.0)
 
