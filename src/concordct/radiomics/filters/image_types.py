@@ -213,6 +213,7 @@ def _log_in_slabs(image: Image, spacing_mm: tuple[float, float, float], width: f
                 part = along(part, other, 0)
         part /= np.float32(spacing_mm[axis] ** 2)
         total += part
+        del part  # before the next is made
     return total
 
 
