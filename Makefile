@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Python compiles what it imports at its first import: most of what is installed is never imported.
+# Python compiles what it imports at its first import, and keeps it: most of what is installed is never imported.
+unexport PYTHONDONTWRITEBYTECODE
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 LOCK := requirements.lock
 TORCH_INDEX := https://download.pytorch.org/whl/cpu

@@ -71,7 +71,7 @@ def test_paths_are_taken_from_the_folder_of_the_file(folder: Path) -> None:
         ("    model: model", "    model: model\n    allow: [nonsense]", 12, "not nonsense"),
         ("    model: model", "    model: model\n    match: {thickness_mm: [3, 1]}", 12, "[least, greatest]"),
         ("store: {folder: store}\n", "", 1, "store: expected, found nothing"),
-        ("page:\n", "page:\nstore: {folder: other}\n", 7, "store: given twice"),
+        ("page:\n", "page:\nstore: {folder: other}\n", 7, "found 'store' again"),
         ("  peers:", "  peers: [", 4, "is no YAML"),
         ("[pacs]", "&x [pacs]\n    match: *x", 0, "expected YAML without aliases"),
     ],

@@ -251,7 +251,7 @@ def load_config(path: Path) -> Config:
     if not isinstance(given, dict) or not isinstance(node, yaml.MappingNode):
         raise ConcordctError(f"{path}: expected keys node, store, destinations, rules; found none")
     lines = dict(_lines(node))
-    mistakes = [(lines[where], f"{_shown(where)}: given twice") for where in _twice(node)]
+    mistakes: list[tuple[int, str]] = []
     try:
         config = Config.model_validate(_anchored(given, path.resolve().parent))
     except ValidationError as error:
@@ -277,19 +277,6 @@ def _lines(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield from _lines(value, (*where, index))
-
-
-def _twice(node: yaml.Node, where: Where = ()) -> Iterator[Where]:
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield (*where, key.value)
-            seen.add(key.value)
-            yield from _twice(value, (*where, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _twice(value, (*where, index))
 
 
 def _anchored(value: Any, folder: Path, key: str = "") -> Any:
