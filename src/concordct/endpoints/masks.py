@@ -13,6 +13,7 @@ from skimage.transform import downscale_local_mean
 
 from concordct.endpoints.endpoint import Endpoint, Needs
 from concordct.radiomics.regions.lungs import lung_masks
+from concordct.radiomics.regions.near import within
 from concordct.volumes.volume import AIR_HU, Volume
 
 #: The heart lies in the lower part of the lungs' height and in the front part of the way from sternum to spine.
@@ -181,6 +182,6 @@ def _without_bone(volume: Volume, region: NDArray[np.bool_]) -> NDArray[np.bool_
     bone = large[labels]
     kept = region.copy()
     if bone.any():
-        bone = ndimage.distance_transform_edt(~bone, sampling=spacing) <= BONE_MARGIN_MM
+        bone = within(bone, BONE_MARGIN_MM, spacing)
         kept[box] &= ~_as_large(bone, step, region[box].shape)
     return kept

@@ -251,13 +251,12 @@ def load_config(path: Path) -> Config:
     if not isinstance(given, dict) or not isinstance(node, yaml.MappingNode):
         raise ConcordctError(f"{path}: expected keys node, store, destinations, rules; found none")
     lines = dict(_lines(node))
-    mistakes: list[tuple[int, str]] = []
     try:
         config = Config.model_validate(_anchored(given, path.resolve().parent))
     except ValidationError as error:
-        mistakes += [_mistake(one, lines) for one in error.errors()]
+        mistakes = [_mistake(one, lines) for one in error.errors()]
     else:
-        mistakes += [(_line(where, lines), said) for where, said in _cross_check(config)]
+        mistakes = [(_line(where, lines), said) for where, said in _cross_check(config)]
     if mistakes:
         shown = "; ".join(f"line {line}: {said}" for line, said in sorted(set(mistakes)))
         raise ConcordctError(f"{path}: {shown}")
