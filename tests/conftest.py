@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,22 @@ def shared_data() -> Path:
     if data is None:
         pytest.skip("real CT data not found: set CONCORDCT_DATA or place ../shared/data beside the checkout")
     return data
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts an empty disk of a size such as "64k", or skips where it may not."""
+    disk, mount = tmp_path / "disk", shutil.which("mount")
+
+    def mounted(size: str) -> Path:
+        if os.geteuid() != 0 or mount is None:
+            pytest.skip("needs root to mount a small disk")
+        disk.mkdir()
+        call = [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if subprocess.run(call, capture_output=True).returncode:
+            pytest.skip("no tmpfs may be mounted here")
+        return disk
+
+    yield mounted
+    if disk.is_mount():
+        subprocess.run(["umount", str(disk)], check=True)

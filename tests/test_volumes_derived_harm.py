@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,22 +82,13 @@ def test_file_size_limit_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["16k", "32k", "60k"])
-def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, size: str) -> None:
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, small_disk: Callable[[str], Path], size: str) -> None:
     # Full while the pixels are laid aside, at the first object, at a later object.
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if os.geteuid() != 0 or mount is None:
-        pytest.skip("needs root to mount a small tmpfs")
-    if subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("no tmpfs may be mounted here")
-    try:
-        series = only(write_stack(tmp_path / "in", EVEN))
-        with pytest.raises(ConcordctError, match=r"cannot write .*out: no space left on the device"):
-            write_derived_series(series, [series.read()], disk / "out", DERIVATION)
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    disk = small_disk(size)
+    series = only(write_stack(tmp_path / "in", EVEN))
+    with pytest.raises(ConcordctError, match=r"cannot write .*out: no space left on the device"):
+        write_derived_series(series, [series.read()], disk / "out", DERIVATION)
+    assert list(disk.iterdir()) == []
 
 
 _KILLED = """
