@@ -15,6 +15,7 @@ from concordct.judging.case import Pair
 from concordct.judging.features import add_repeatability, agreement_results
 from concordct.judging.held import Held
 from concordct.judging.table import table_of_methods
+from concordct.signal.quality import Quality
 from concordct.signal.spectra import NoisePower
 from synthetic import volume
 
@@ -115,3 +116,12 @@ def test_results_name_the_commit_they_were_made_at(tmp_path: Path, monkeypatch: 
     commit = provenance.provenance()["commit"]
     assert len(commit) == 12
     assert head.startswith(commit)
+
+
+def test_errors_of_cases_are_weighted_by_their_voxels() -> None:
+    """Squares of 3 HU over one voxel and of 5 HU over three: the root of (9 + 3 x 25) / 4."""
+    cases = [Quality(3.0, 2.0, -1.0, 0.0, 0.5, 1000.0, 1), Quality(5.0, 4.0, 3.0, 0.0, 0.9, 1000.0, 3)]
+    found = signals.quality_results(signals.Gathered(quality={"source": cases}), "body")["source"]
+    assert found["rmse_hu"] == pytest.approx(21**0.5)
+    assert (found["mae_hu"], found["bias_hu"], found["ssim"]) == pytest.approx((3.5, 2.0, 0.8))
+    assert found["psnr_db"] == pytest.approx(20 * np.log10(1000 / 21**0.5))

@@ -141,6 +141,29 @@ def test_phase_1_trains_encoder_and_decoder_and_phase_3_leaves_the_encoder(tmp_p
     assert not any(name.startswith(("codec.net.stem", "codec.net.nodes.0_0", "codec.into")) for name in moved)
 
 
+def test_without_deep_supervision_phase_3_trains_the_last_head_alone(tmp_path: Path) -> None:
+    whole = recipes()["ltdiffpp"]
+    nothing = Phase(steps=0, epochs=0)
+    phases = (("autoencoder", nothing), ("diffusion", nothing), ("integration", QUICK))
+    config = dataclasses.replace(whole.config, deep=False, widths=(8, 8, 8), latents=(2, 2, 2), denoiser=(8, 8, 8))
+    recipe = dataclasses.replace(whole, config=config, phases=phases)
+    heads = {one for one in _moved(ltdiffpp.fit, ltdiffpp.LTDiffPlusPlus, recipe, tmp_path) if "net.heads" in one}
+    last = len(ltdiffpp.LTDiffPlusPlus(recipe.config).codec.net.heads) - 1
+    assert last == 1
+    assert heads
+    assert all(one.startswith(f"codec.net.heads.{last}.") for one in heads)
+
+
+def test_diffusionct_as_printed_spends_the_third_phase_s_steps_on_its_two() -> None:
+    recipe = diffusionct.RECIPES["small"]
+    steps = {name: phase.steps for name, phase in recipe.phases}
+    printed = diffusionct._only_printed(recipe)
+    assert not printed.config.skips
+    assert {name: phase.steps for name, phase in printed.phases} == {
+        name: 2 * steps[name] for name in ("autoencoder", "diffusion")
+    }
+
+
 def test_diffusionct_s_integration_moves_the_decoder_alone(tmp_path: Path) -> None:
     recipe = recipes()["diffusionct"]
     config = dataclasses.replace(recipe.config, skips=True, texture=0.3, drop=0.5, resampling="learned", detail=0.03)

@@ -356,3 +356,8 @@ def test_what_ships_works_by_its_name_and_says_what_it_knows(name: str) -> None:
     made = model.standardizer(mode="sample")(soft, generator=SliceSeeds(0, "s")).hu
     rough = [np.abs(np.diff(hu[0, 16:48, 16:48])).mean() for hu in (made, soft.hu)]
     assert rough[0] > 1.1 * rough[1]  # toward a sharp kernel
+
+
+def test_choe_s_network_begins_with_the_image_itself() -> None:
+    image = torch.randn(1, 1, 24, 24)
+    assert torch.equal(choe.SixLayers(choe.Config(8, layers=3))(image), image)

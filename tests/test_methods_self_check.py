@@ -205,6 +205,10 @@ def test_what_lies_beyond_the_coherent_band_is_no_contradiction(model: SpectralM
     assert found.difference_hu < 0.05
 
 
+def test_nothing_is_coherent_where_coherence_fails_from_the_start(model: SpectralModel) -> None:
+    assert coherent_band_lp_cm(replace(model, coherence=np.zeros_like(model.coherence))) == 0.0
+
+
 def test_neighbouring_slices_are_part_of_the_transfer() -> None:
     """A target that mixes slices: taken back with its neighbours a result agrees, without them it does not."""
     source, _ = pair(size=SIZE, slices=8, seed=7, noise_hu=100.0)

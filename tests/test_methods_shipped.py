@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from concordct.errors import ConcordctError
 from concordct.methods.models import load_model, shipped
 from concordct.pipelines.standardize import Settings, plan, run
+from concordct.training.bundle import load_bundle, save_bundle
 from concordct.volumes.files import open_volume_file, write_volume_file
 from learning import pair
 
@@ -46,8 +49,14 @@ def test_weights_are_small_and_named() -> None:
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's own model is never taken for the one that ships."""
     monkeypatch.chdir(tmp_path)
-    from concordct.errors import ConcordctError
-
     (tmp_path / "ltdiffpp").mkdir()
     with pytest.raises(ConcordctError, match="expected a model folder"):
         load_model(Path("ltdiffpp"))
+
+
+def test_a_model_that_lacks_weights_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    whole = load_bundle(shipped()["pix2pix"])
+    lacking = replace(whole, tensors=dict(list(whole.tensors.items())[1:]))
+    save_bundle(lacking, tmp_path / "model", card="lacks one")
+    with pytest.raises(ConcordctError, match="model: expected"):
+        load_model(tmp_path / "model")

@@ -371,6 +371,16 @@ def test_noise_that_neighbouring_slices_share_is_measured() -> None:
         assert 0.65 < model.limits.noise_share_above_half < 0.88
 
 
+def test_drawn_noise_shares_with_its_neighbour_what_was_measured_and_keeps_its_power(to_sharp: SpectralModel) -> None:
+    assert to_sharp.noise is not None
+    model = replace(to_sharp, noise=replace(to_sharp.noise, z_correlation=0.3))
+    scan = volume(np.zeros((3, 256, 256)))
+    first, second, third = (SpectralStandardizer(model).white(scan, index, SEEDS).ravel() for index in range(3))
+    assert first.std() == pytest.approx(1.0, abs=0.02)
+    assert np.corrcoef(first, second)[0, 1] == pytest.approx(0.3, abs=0.02)
+    assert np.corrcoef(first, third)[0, 1] == pytest.approx(0.0, abs=0.02)
+
+
 def test_the_level_s_band_is_a_gaussian_of_its_width() -> None:
     """A wave one width beside the probe passes exp(-1/2) of its amplitude."""
     levels = []
