@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +27,33 @@ def works() -> bool:
     data = os.urandom(3_000_001)
     found = guarded(tasks.double, data, path=PATH)
     return bool(np.array_equal(found.array, np.frombuffer(data, "u1") * 2)) and found.said == ""
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def afresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No worker yet, and the next one is made in this way."""
+    monkeypatch.setattr(guard, "one_thread", lambda: request.param == "fork")
+    guard.end_worker()
+    yield
+    guard.end_worker()
+
+
+def test_either_worker_holds_no_file_of_its_parent_and_says_what_is_printed(afresh: None) -> None:
+    ours, theirs = os.pipe()
+    print("not flushed", end="")
+    assert works()
+    os.close(theirs)
+    ready = select.select([ours], [], [], 10)[0]
+    assert ready == [ours], "the worker keeps the pipe open"
+    assert os.read(ours, 1) == b""
+    os.close(ours)
+    said = guarded(tasks.warn, b"", path=PATH).said
+    assert [line in said for line in ("odd", "on standard output", "premature end of data", "not")] == [True] * 3 + [
+        False
+    ]
+    with pytest.raises(ConcordctError, match="crashed"):
+        guarded(tasks.crash, b"x", path=PATH)
+    assert works()
 
 
 def test_arrays_come_back_as_they_are_and_one_process_serves_all() -> None:

@@ -1,8 +1,9 @@
 """Untrusted data decoded in another process, under limits of memory and time, so that a crash is one failed slice.
 
 Libraries in C that decode codestreams abort, run away or print a warning and hand out what they have. Here they run in
-one worker process that is started when it is first needed, serves every call of this process and ends with it. It forks
-itself afresh when a call kills it, which costs a few milliseconds. Data and arrays go through memory that both
+one worker process that is started when it is first needed, serves every call of this process and ends with it: a fork
+where this process has one thread, else Python anew. It forks itself afresh when a call kills it, which costs a few
+milliseconds. Data and arrays go through memory that both
 share, as plain bytes: nothing that the worker says is unpickled.
 
 >>> decoded = guarded(decode_frame, codestream, path=path, syntax="1.2.840.10008.1.2.4.80")   # doctest: +SKIP
@@ -11,6 +12,7 @@ share, as plain bytes: nothing that the worker says is unpickled.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import math
@@ -95,20 +97,8 @@ class _Worker:
         theirs_in, ours_out = os.pipe()
         shared = _shared_file()
         self.shared = mmap.mmap(shared, SHARED_BYTES)
-        code = f"from concordct.volumes.guard import serve; serve({theirs_in}, {theirs_out}, {shared})"
-        # BLAS without threads of its own: the worker forks, and a slice is too small to share.
-        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        package = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(theirs_in, theirs_out, shared),
-            env=environment,
-            start_new_session=True,  # Ctrl-C is the parent's; the worker ends when its pipe does
-        )
+        start: Callable[[int, int, int], _Forked | subprocess.Popen[bytes]] = _fork if one_thread() else _spawn
+        self.process = start(theirs_in, theirs_out, shared)
         for handle in (theirs_in, theirs_out, shared):
             os.close(handle)
         self.replies, self.requests = ours_in, ours_out
@@ -180,6 +170,96 @@ class _Worker:
             self.process.wait()
 
 
+class _Forked:
+    """A fork of this process; asked and awaited as `subprocess.Popen` is."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        return self._ask(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if timeout is None:
+            return self._ask(0)
+        end = time.monotonic() + timeout
+        while self._ask(os.WNOHANG) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("worker", timeout)
+            time.sleep(0.001)
+        return self._code
+
+    def _ask(self, how: int) -> int | None:
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self.pid, how)
+            except ChildProcessError:  # somebody else in this process waited for it
+                pid, status = self.pid, 0
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+
+def one_thread() -> bool:
+    """Whether this process has no thread but this one, so that a fork of it inherits no lock that nobody opens."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
+
+
+def _fork(requests: int, replies: int, shared: int) -> _Forked:
+    """A fork has loaded everything already: Python and pydicom anew take half a second of processor time."""
+    pid = os.fork()
+    if pid:
+        return _Forked(pid)
+    try:
+        gc.freeze()  # a collection would write to every page, and so copy it
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        _close_all_but({requests, replies, shared})
+        # What was written before and not yet handed on is the parent's: its streams are kept, so nothing flushes them.
+        sys.stdin, _PARENTS[:] = open(0, closefd=False), [sys.stdin, sys.stdout, sys.stderr]
+        sys.stdout, sys.stderr = (open(number, "w", errors="replace", closefd=False) for number in (1, 2))
+        serve(requests, replies, shared)
+    finally:
+        os._exit(0)
+
+
+_PARENTS: list[Any] = []
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """The files and sockets of this process are its parent's; input and output become nothing."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    for handle in map(int, os.listdir("/proc/self/fd")):
+        if handle > 2 and handle not in kept:
+            with suppress(OSError):
+                os.close(handle)
+
+
+def _spawn(requests: int, replies: int, shared: int) -> subprocess.Popen[bytes]:
+    code = f"from concordct.volumes.guard import serve; serve({requests}, {replies}, {shared})"
+    # BLAS without threads of its own: the worker forks, and a slice is too small to share.
+    quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    package = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(requests, replies, shared),
+        env=environment,
+        start_new_session=True,  # Ctrl-C is the parent's; the worker ends when its pipe does
+    )
+
+
 _LOCK = threading.RLock()
 _CURRENT: _Worker | None = None
 
@@ -193,7 +273,8 @@ def _worker(module: str) -> _Worker:
 
 
 @atexit.register
-def _end_worker() -> None:
+def end_worker() -> None:
+    """End the worker process, if there is one; the next call starts another."""
     if _CURRENT is not None and _CURRENT.owner == os.getpid():
         _CURRENT.end()
 
