@@ -49,6 +49,16 @@ def test_patients_and_studies_under_one_uid_are_never_one_stack(tmp_path: Path, 
         found[0].check()
 
 
+@pytest.mark.parametrize(("number", "stacks"), [("", 1), ("03", 1), ("4", 2)])
+def test_a_series_number_may_be_left_out_or_spelled_otherwise(tmp_path: Path, number: str, stacks: int) -> None:
+    write_stack(tmp_path / "a", EVEN, SeriesNumber="3")
+    write_stack(tmp_path / "b", BETWEEN, SeriesNumber=number)
+    found = find_series(tmp_path).series
+    assert [series.shape[0] for series in found] == [8 // stacks] * stacks
+    if stacks == 1:
+        found[0].check()
+
+
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [

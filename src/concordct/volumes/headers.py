@@ -82,7 +82,8 @@ class SliceHeader:
     Attributes
     ----------
     energy : what the voxels show where that is not the plain image of the scan ("40 keV", "material removed").
-    owner : short digest of the patient, study and series number that the object states; no name can be read from it.
+    owner : short digest of the patient and study that the object states; no name can be read from it.
+    series_number : digest of SeriesNumber, "" where the object states none.
     number : InstanceNumber, where it is a whole number.
     tilt : GantryDetectorTilt in degrees, where it is a number.
     times : values by attribute that tell acquisitions, phases and stacks of one series apart.
@@ -95,6 +96,7 @@ class SliceHeader:
     sop_instance_uid: str
     series_uid: str
     owner: str
+    series_number: str
     number: int | None
     tilt: float | None
     frame_of_reference_uid: str | None
@@ -240,7 +242,8 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         frame=frame,
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_uid=str(dataset.SeriesInstanceUID),
-        owner=_owner(dataset),
+        owner=_digest(*(str(dataset.get(name) or "").strip() for name in ("StudyInstanceUID", "PatientID"))),
+        series_number=_series_number(dataset),
         number=whole(flat, "InstanceNumber"),
         tilt=one_number(flat, "GantryDetectorTilt"),
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or "") or None,
@@ -262,9 +265,15 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
     )
 
 
-def _owner(dataset: Dataset) -> str:
-    said = [str(dataset.get(name) or "").strip() for name in ("StudyInstanceUID", "PatientID", "SeriesNumber")]
+def _digest(*said: str) -> str:
     return hashlib.sha256("\0".join(said).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _series_number(dataset: Dataset) -> str:
+    """4 and 04 are one number; what is none is compared as it stands."""
+    number = whole(dataset, "SeriesNumber")
+    said = str(dataset.get("SeriesNumber") or "").strip() if number is None else str(number)
+    return _digest(said) if said else ""
 
 
 def _times(flat: Dataset, dataset: Dataset) -> tuple[tuple[str, str], ...]:
@@ -278,7 +287,7 @@ def _times(flat: Dataset, dataset: Dataset) -> tuple[tuple[str, str], ...]:
         else:
             said = joined(flat.get(name) if name in flat else dataset.get(name)) or ""
             if name in ("SeriesDescription", "ImageType") and said:
-                said = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:16]
+                said = _digest(said)
         if said:
             found.append((name, said))
     return tuple(found)

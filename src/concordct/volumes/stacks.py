@@ -55,7 +55,7 @@ def series_stacks(headers: Sequence[SliceHeader]) -> list[Series]:
     ConcordctError : more than `MAX_STACKS`.
     """
     groups: list[list[SliceHeader]] = []
-    for header in _one_geometry(headers):
+    for header in _one_geometry(_numbered(headers)):
         home = next((group for group in groups if _together(group[0], header)), None)
         if home is not None:
             home.append(header)
@@ -67,8 +67,8 @@ def series_stacks(headers: Sequence[SliceHeader]) -> list[Series]:
         else:
             groups.append([header])
     parts = [part for group in groups for part in _acquisitions(group)]
-    first = {id(header): place for place, header in enumerate(headers)}
-    parts.sort(key=lambda part: first.get(id(part[0][0]), 0))
+    first = {(header.path, header.frame): place for place, header in enumerate(headers)}
+    parts.sort(key=lambda part: first[part[0][0].path, part[0][0].frame])
     if len(parts) > MAX_STACKS:
         raise ConcordctError(f"one series UID holds {len(parts)} acquisitions, expected at most {MAX_STACKS}")
     stacks = []
@@ -79,10 +79,26 @@ def series_stacks(headers: Sequence[SliceHeader]) -> list[Series]:
     return stacks
 
 
+def _whose(header: SliceHeader) -> tuple[str, str]:
+    return header.owner, header.series_number
+
+
+def _numbered(headers: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
+    """The same headers; those without a series number (PS3.3 C.7.3.1: it may be empty) take the one that others have."""
+    stated = {_whose(header) for header in headers if header.series_number}
+    if len(stated) != 1:
+        return headers
+    owner, number = stated.pop()
+    return [
+        replace(header, series_number=number) if not header.series_number and header.owner == owner else header
+        for header in headers
+    ]
+
+
 def _together(one: SliceHeader, other: SliceHeader, *, same_spacing: float = SAME_SPACING) -> bool:
     return (
-        (one.rows, one.columns, one.kernel, one.energy, one.owner, one.frame_of_reference_uid)
-        == (other.rows, other.columns, other.kernel, other.energy, other.owner, other.frame_of_reference_uid)
+        (one.rows, one.columns, one.kernel, one.energy, _whose(one), one.frame_of_reference_uid)
+        == (other.rows, other.columns, other.kernel, other.energy, _whose(other), other.frame_of_reference_uid)
         and all(abs(a - b) <= SAME_ORIENTATION for a, b in zip(one.orientation, other.orientation, strict=True))
         and all(abs(a - b) <= same_spacing * b for a, b in zip(one.pixel_spacing, other.pixel_spacing, strict=True))
     )
@@ -173,7 +189,7 @@ def _mixture(group: list[SliceHeader], said: str, others: list[list[SliceHeader]
         problems.append(Problem("energy", text, where))
     if said:
         problems.append(Problem("acquisition", f"one series holds {said}; each is a stack of its own", ()))
-    owners = [other for other in others if other[0].owner != first.owner]
+    owners = [other for other in others if _whose(other[0]) != _whose(first)]
     if owners:
         where = positions(owners)
         text = f"one series UID holds slices of another patient, study or series number, at {named(where)} mm"
@@ -181,7 +197,7 @@ def _mixture(group: list[SliceHeader], said: str, others: list[list[SliceHeader]
     mixed = [
         other
         for other in others
-        if (other[0].kernel, other[0].energy, other[0].owner) == (first.kernel, first.energy, first.owner)
+        if (other[0].kernel, other[0].energy, _whose(other[0])) == (first.kernel, first.energy, _whose(first))
         and not _together(first, other[0])
     ]
     if mixed:
