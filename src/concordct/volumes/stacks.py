@@ -84,7 +84,7 @@ def _whose(header: SliceHeader) -> tuple[str, str]:
 
 
 def _numbered(headers: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
-    """The same headers; those without a series number (PS3.3 C.7.3.1: it may be empty) take the one that others have."""
+    """The same headers; those without a series number, which may be empty (PS3.3 C.7.3.1), take the one of the rest."""
     stated = {_whose(header) for header in headers if header.series_number}
     if len(stated) != 1:
         return headers
