@@ -24,10 +24,12 @@ from concordct.pipelines.calibrate import calibrate_pairs, pairs_of_paths
 from concordct.pipelines.engines import HERE, Engine, Local, Ray, Share, each, ready, share_of
 from concordct.pipelines.evaluate import evaluate
 from concordct.pipelines.features import FeatureJob, extract_features
+from concordct.pipelines.measure import Choice, jobs_of_path, measure_images
 from concordct.pipelines.pyradiomics_batch import run_batch
 from concordct.pipelines.records import Record
 from concordct.pipelines.standardize import RECORDS, Settings, plan, run
 from concordct.volumes.files import open_volume_file, write_volume_file
+from concordct.volumes.find import find_series
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from engine_work import square_or_die, square_or_die_always
 from learning import cohort, pair
@@ -102,14 +104,46 @@ def _append(done: list[int], _: int, count: int, __: int) -> None:
     done.append(count)
 
 
-def test_features_are_joined_by_the_last_share(tree: Path, tmp_path: Path) -> None:
-    jobs = [FeatureJob(f"p{k}", f"p{k}", tree / "in" / f"p{k}" / "scan.nii.gz", None) for k in range(3)]
+def test_features_are_joined_by_the_last_share(tmp_path: Path) -> None:
+    jobs = []
+    for k in range(3):
+        small = dataclasses.replace(pair(k)[0], hu=pair(k)[0].hu[:2, :24, :24])
+        jobs.append(FeatureJob(f"p{k}", f"p{k}", write_volume_file(tmp_path / f"{k}.nii.gz", small), None))
     extract_features(jobs, "pyradiomics-default", tmp_path / "whole.csv")
     results = extract_features(jobs, "pyradiomics-default", tmp_path / "shared.csv", engine=Share(2, 2))
     assert [result.image for result in results] == ["p1"]
     assert not (tmp_path / "shared.csv").exists()
     extract_features(jobs, "pyradiomics-default", tmp_path / "shared.csv", engine=Share(1, 2))
     assert (tmp_path / "shared.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_headers_are_read_by_the_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):  # two series of one folder
+        soft = dataclasses.replace(pair(number, size=96)[0], kernel="soft")
+        soft = dataclasses.replace(soft, hu=np.clip(soft.hu, -1024, 3071))
+        write_new_series(soft, tmp_path / str(number), SimulatedScan("p", "p", f"s{number}", number, 120.0, 100.0))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        for path in (tmp_path / str(number)).glob("*.dcm"):
+            path.rename(tmp_path / "in" / f"{number}-{path.name}")
+    uids = [series.uid for series in find_series(tmp_path / "in").series]
+    measured = measure_images(jobs_of_path(tmp_path / "in"), tmp_path / "here.csv", choice=Choice(("noise",)))
+    assert [one.status for one in measured] == ["done", "done"], measured
+
+    def never(path: Path) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr("concordct.volumes.find.CHUNK", 2)
+    monkeypatch.setattr("concordct.volumes.find.slice_headers", never)  # of this process, not of its workers
+    with ready(Local(2), "concordct.pipelines.measure"):
+        jobs = jobs_of_path(tmp_path / "in", engine=Local(2))
+        measure_images(jobs, tmp_path / "out.csv", choice=Choice(("noise",)), engine=Local(2))
+        ends = write_volume_file(
+            tmp_path / "roi.nii.gz", dataclasses.replace(soft, hu=(soft.hu > 0).astype(np.float32))
+        )
+        images = [FeatureJob(uid, "p", tmp_path / "in", ends, series=uid) for uid in uids]
+        found = extract_features(images, "pyradiomics-default", tmp_path / "features.csv", engine=Local(2))
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+    assert [one.status for one in found] == ["done", "done"], found
 
 
 def test_a_failure_of_one_share_is_in_what_the_last_writes(tree: Path, tmp_path: Path) -> None:

@@ -11,9 +11,13 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from concordct.errors import ConcordctError
+from concordct.volumes.attributes import attribute
 from concordct.volumes.find import find_series
 from concordct.volumes.geometry import slice_normal, stack_step
 from concordct.volumes.series import Series
@@ -314,3 +318,25 @@ def test_normal_refuses_what_is_no_orientation() -> None:
     for bad in [(1, 0, 0, 0, 0, 0), (2, 0, 0, 0, 1, 0), (1, 0, 0, 0.7, 0.7, 0), (float("nan"), 0, 0, 0, 1, 0)]:
         with pytest.raises(ValueError, match="direction cosines"):
             slice_normal(bad)
+
+
+def test_an_attribute_is_what_its_own_bytes_say_in_their_own_character_set():
+    def described(character_set: str, vr: str = "LO") -> Dataset:
+        dataset = Dataset()
+        dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=[character_set])
+        for tag, value in ((0x0008103E, b"Lunge f\xc3\xbcr"), (0x00280010, b"\x01\x02")):
+            dataset[tag] = RawDataElement(
+                BaseTag(tag), vr if tag < 0x28 << 16 else "US", len(value), value, 0, False, True
+            )
+        return dataset
+
+    for _ in range(2):  # the second time from what is kept
+        for character_set in ("utf8", "latin_1"):
+            said = described(character_set)
+            assert attribute(said, "SeriesDescription") == described(character_set).SeriesDescription
+        assert attribute(described("utf8"), "SeriesDescription") == "Lunge für"
+    turned = described("utf8")
+    turned[0x00280010] = turned.get_item(0x00280010)._replace(is_little_endian=False)
+    assert (attribute(described("utf8"), "Rows"), attribute(turned, "Rows")) == (0x0201, 0x0102)
+    assert attribute(turned, "Columns") is None
+    assert attribute(turned, "Columns", 7) == 7

@@ -31,6 +31,7 @@ from concordct.cli.common import (
     warn,
 )
 from concordct.errors import ConcordctError
+from concordct.pipelines.engines import ready
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,12 +89,12 @@ def measure(
         seed=seed,
     )
     where = engine_of(workers, engine, address, shard)
-    with ExitStack() as opened:
+    with ready(where, "concordct.pipelines.measure"), ExitStack() as opened:
         source = image or pairs
         assert source is not None
         if image is not None:
             tree = opened.enter_context(as_tree(image))
-            jobs = pipeline.jobs_of_path(tree, lungs=lungs, heart=heart, regions=mask, model=model)
+            jobs = pipeline.jobs_of_path(tree, lungs=lungs, heart=heart, regions=mask, model=model, engine=where)
         else:
             if lungs or heart or mask:
                 raise ConcordctError("expected masks in the manifest of pairs, found --lungs, --heart or --mask")

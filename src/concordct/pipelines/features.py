@@ -7,7 +7,6 @@ that results is the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -79,12 +78,14 @@ def jobs_of_manifest(path: Path, *, role: Role, split: str | None = None) -> tup
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What became of one image: "done", "resumed" or "failed" with its reason, and its number of ROIs."""
+    """What became of one image: "done", "resumed" or "failed" with its reason, its number of ROIs, and where its rows
+    are kept until all images are done."""
 
     image: str
     status: str
     rois: int
     reason: str = ""
+    part: Path | None = None
 
 
 def extract_features(
@@ -134,7 +135,7 @@ def extract_features(
     work = partial(_one, settings=settings, digest=repr(chosen), parts=parts, allow=frozenset(allow), say=told)
 
     def kept(job: FeatureJob) -> ImageResult | None:
-        return work(job) if _part(job, repr(chosen), parts, allow).exists() else None
+        return _kept(job, _part(job, _scan(job), repr(chosen), parts, allow))
 
     ordered = results_of(
         work,
@@ -152,9 +153,9 @@ def extract_features(
         raise ConcordctError(
             ordered[0].reason if len(jobs) == 1 else f"all {len(jobs)} images failed: {ordered[0].reason}"
         )
-    done = [job for job, result in zip(jobs, ordered, strict=True) if result.status != "failed"]
     with joining(output, parts):
-        rows = _joined([(job, _load(_part(job, repr(chosen), parts, allow))) for job in done])
+        # Each worker found its image's part; asked again here, all headers would be read by this process.
+        rows = _joined([(job, _load(one.part)) for job, one in zip(jobs, ordered, strict=True) if one.part is not None])
         write_rows(output, rows, overwrite=overwrite)
     return ordered
 
@@ -173,17 +174,27 @@ def _one(
 ) -> ImageResult:
     """Measure one image into its part, unless an earlier run did."""
     try:
-        part = _part(job, digest, parts, allow)
-        with suppress(FileNotFoundError):  # another run into the same output may join and remove them at any time
-            return ImageResult(job.name, "resumed", len(_load(part)[0]))
-        rois, names, values = measure(_scan(job), job.roi, settings, allow=allow, say=say)
+        scan = _scan(job)
+        part = _part(job, scan, digest, parts, allow)
+        kept = _kept(job, part)
+        if kept is not None:
+            return kept
+        rois, names, values = measure(scan, job.roi, settings, allow=allow, say=say)
         with atomic_file(part, overwrite=True) as aside, aside.open("wb") as stream:
             np.savez(stream, rois=np.array(rois), names=np.array(names), values=values)
     except ConcordctError as error:
         return ImageResult(job.name, "failed", 0, str(error))
     except Exception as error:  # one image never stops the others, whatever a decoder may throw
         return ImageResult(job.name, "failed", 0, f"{type(error).__name__} while measuring {job.image}")
-    return ImageResult(job.name, "done", len(rois))
+    return ImageResult(job.name, "done", len(rois), part=part)
+
+
+def _kept(job: FeatureJob, part: Path) -> ImageResult | None:
+    """What an earlier run, or another share, measured; another run into the same output may join and remove it."""
+    try:
+        return ImageResult(job.name, "resumed", len(_load(part)[0]), part=part)
+    except FileNotFoundError:
+        return None
 
 
 def measure(
@@ -245,9 +256,9 @@ def _scan(job: FeatureJob) -> Scan:
     return one_scan(job.image, series_uid=job.series)
 
 
-def _part(job: FeatureJob, digest: str, parts: Path, allow: Collection[str]) -> Path:
+def _part(job: FeatureJob, scan: Scan, digest: str, parts: Path, allow: Collection[str]) -> Path:
     """Where the rows of a job are kept: by everything that they depend on."""
-    facts = [digest, job.name, *sorted(allow), *scan_facts(_scan(job))]
+    facts = [digest, job.name, *sorted(allow), *scan_facts(scan)]
     if job.roi is not None:
         if not job.roi.is_file():
             raise ConcordctError(f"no mask file {job.roi}")

@@ -21,6 +21,7 @@ from concordct.errors import ConcordctError
 from concordct.judging.endpoints import class_warnings
 from concordct.methods.models import load_model
 from concordct.pipelines.engines import HERE, Engine, results_of
+from concordct.pipelines.headers import headers_on
 from concordct.pipelines.measure_image import Choice, MeasureJob, Outcome, Row, measure_job
 from concordct.pipelines.parts import file_facts, joining, part_name, refuse_standing, scan_facts
 from concordct.volumes.csv_text import safe_cell
@@ -40,14 +41,19 @@ def jobs_of_path(
     heart: Path | None = None,
     regions: Path | None = None,
     model: Path | None = None,
+    engine: Engine = HERE,
 ) -> tuple[MeasureJob, ...]:
     """One image, or every scan of a tree, named by where it lies in it; with a model once more, standardized.
+
+    Parameters
+    ----------
+    engine : whose workers read the headers.
 
     Raises
     ------
     ConcordctError : no scan there, or masks for more than one image.
     """
-    found = find_scans(path)
+    found = find_scans(path, reader=headers_on(engine))
     if not found.scans:
         one_scan(path)  # says what was set aside
     given = [name for name, mask in (("lungs", lungs), ("heart", heart), ("regions", regions)) if mask is not None]
@@ -58,7 +64,7 @@ def jobs_of_path(
         place = scan_path(scan)
         name = place.relative_to(path).as_posix() if place != path and path in place.parents else place.name
         name = name.split(".")[0] if place.is_file() and "/" not in name else name
-        jobs.append(MeasureJob(name or "image", name or "image", "image", place, lungs, heart, regions))
+        jobs.append(MeasureJob(name or "image", name or "image", "image", place, lungs, heart, regions, scan=scan))
     if len({job.image for job in jobs}) < len(jobs):  # several series in one folder
         jobs = [dataclasses.replace(job, image=f"{job.image}#{k}") for k, job in enumerate(jobs, start=1)]
     return _with_model(jobs, model)
@@ -159,7 +165,7 @@ def measure_images(
         work,
         jobs,
         _lost,
-        kept=lambda job: _kept(job, chosen, parts),
+        kept=lambda job: _kept(_part(job, job.found(), chosen, parts)),
         reason=lambda outcome: outcome.reason,
         marks=parts,
         engine=engine,
@@ -188,13 +194,12 @@ def _part(job: MeasureJob, scan: Scan, choice: Choice, parts: Path) -> Path:
     if job.model is not None:
         facts.append(load_model(job.model).sha256)
     if job.masks_of is not None:
-        facts += scan_facts(one_scan(job.masks_of))
+        facts += scan_facts(scan if job.masks_of == job.path else one_scan(job.masks_of))
     return parts / f"{part_name(facts)}.json"
 
 
-def _kept(job: MeasureJob, choice: Choice, parts: Path) -> Outcome | None:
+def _kept(part: Path) -> Outcome | None:
     """What an earlier run, or another share, measured."""
-    part = _part(job, one_scan(job.path), choice, parts)
     if not part.exists():
         return None
     kept = json.loads(part.read_text(encoding="utf-8"))
@@ -205,12 +210,13 @@ def _kept(job: MeasureJob, choice: Choice, parts: Path) -> Outcome | None:
 def _one(job: MeasureJob, *, choice: Choice, parts: Path, step: Callable[[str, int], None] | None) -> Outcome:
     """Measure one image into its part, unless an earlier run did."""
     try:
-        kept = _kept(job, choice, parts)
+        scan = job.found()
+        part = _part(job, scan, choice, parts)
+        kept = _kept(part)
         if kept is not None:
             return kept
-        scan = one_scan(job.path)
         outcome = measure_job(job, scan, choice, step)
-        with atomic_file(_part(job, scan, choice, parts), overwrite=True) as aside:
+        with atomic_file(part, overwrite=True) as aside:
             aside.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
         return outcome
     except ConcordctError as error:

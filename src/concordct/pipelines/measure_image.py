@@ -37,6 +37,7 @@ class MeasureJob:
     lungs, heart, regions : mask files; None where lungs and heart are found in the image and no region is measured.
     masks_of : image in which lungs and heart are found instead: the partner of a pair, so that both have one mask.
     model : standardizes the image before it is measured; None measures it as it is.
+    scan : the image, where its headers were read already; None reads them from `path`.
     """
 
     image: str
@@ -48,6 +49,16 @@ class MeasureJob:
     regions: Path | None = None
     masks_of: Path | None = None
     model: Path | None = None
+    scan: Scan | None = field(default=None, compare=False, repr=False)
+
+    def found(self) -> Scan:
+        """The image.
+
+        Raises
+        ------
+        ConcordctError : it is not there, or several are.
+        """
+        return one_scan(self.path) if self.scan is None else self.scan
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
+from concordct.volumes.attributes import attribute
 from concordct.volumes.codestreams import codestream_size, decode_codestream, frame_codestream
 from concordct.volumes.dicom_file import (
     MAX_HEADER_BYTES,
@@ -127,7 +128,7 @@ def rescale(dataset: Dataset, frame: int, path: Path) -> tuple[float, float]:
     if "RescaleSlope" not in holder or "RescaleIntercept" not in holder:
         raise ConcordctError(f"no RescaleSlope and RescaleIntercept, so no Hounsfield units: {path}")
     (slope,), (intercept,) = (needed_numbers(holder, name, 1, path) for name in ("RescaleSlope", "RescaleIntercept"))
-    kind = str(holder.get("RescaleType") or "").strip().upper()
+    kind = str(attribute(holder, "RescaleType") or "").strip().upper()
     if kind not in _HU_NAMES and kind != _UNSPECIFIED:
         said = defined(kind, _OTHER_UNITS)
         raise ConcordctError(f"pixels rescale to {said if said != 'another' else 'another unit'}, expected HU: {path}")
@@ -141,12 +142,13 @@ def rescale(dataset: Dataset, frame: int, path: Path) -> tuple[float, float]:
 def units_unspecified(dataset: Dataset, frame: int) -> bool:
     """Whether RescaleType says "US": unspecified, as ITK, SimpleITK and GDCM write it by default."""
     holder = frame_group(dataset, frame, "PixelValueTransformationSequence") or dataset
-    return str(holder.get("RescaleType") or "").strip().upper() == _UNSPECIFIED
+    return str(attribute(holder, "RescaleType") or "").strip().upper() == _UNSPECIFIED
 
 
 def frame_group(dataset: Dataset, frame: int, name: str) -> Dataset | None:
     """First item of a functional group of one frame: its own, else the shared one, else None."""
-    per_frame, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+    per_frame = attribute(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = attribute(dataset, "SharedFunctionalGroupsSequence")
     for groups in ([per_frame[frame]] if per_frame and frame < len(per_frame) else []) + list(shared or []):
         if groups.get(name):
             item: Dataset = groups[name][0]

@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -23,10 +24,11 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from concordct.errors import ConcordctError
+from concordct.volumes.attributes import attribute
 from concordct.volumes.elements import MAX_DEPTH, item_tags, start_of_dataset, structure_fault
 
 #: No CT scanner writes larger slices; what claims more is a mistake or an attack.
@@ -61,6 +63,10 @@ _KINDS = (
     (0, b"\xff\xd8\xff", "a JPEG picture"),
     (0, b"\x89HDF", "an HDF5 file"),
 )
+
+
+#: Size and time of change of a file.
+Stamp = tuple[int, int]
 
 
 @contextmanager
@@ -125,7 +131,7 @@ def open_dataset(path: Path, *, tags: Sequence[str] | None = None, pixels: bool 
     """
     try:
         with quiet_dicom(), open(path, "rb", opener=_no_wait) as file:
-            return _open(file, path, None if tags is None else list(tags), pixels)
+            return _open(file, path, None if tags is None else tuple(tags), pixels)
     except ConcordctError:
         raise
     except InvalidDicomError:
@@ -136,7 +142,7 @@ def open_dataset(path: Path, *, tags: Sequence[str] | None = None, pixels: bool 
         raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
 
 
-def file_stamp(path: Path) -> tuple[int, int] | None:
+def file_stamp(path: Path) -> Stamp | None:
     """Size and time of change of a file, by which a rewritten one is told; None where it cannot be asked."""
     try:
         state = path.stat()
@@ -150,7 +156,7 @@ def _no_wait(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _open(file: BinaryIO, path: Path, tags: list[str] | None, pixels: bool) -> FileDataset:
+def _open(file: BinaryIO, path: Path, tags: tuple[str, ...] | None, pixels: bool) -> FileDataset:
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         raise ConcordctError(f"not a regular file: {path}")
@@ -173,7 +179,8 @@ def _open(file: BinaryIO, path: Path, tags: list[str] | None, pixels: bool) -> F
         source.seek(start)
         _refuse_structure(source, state.st_size, path, big_endian=_big_endian(head, start, syntax))
     source.seek(0)
-    dataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=tags, force=bare)
+    only = None if tags is None else list(_numbers(tags))
+    dataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=only, force=bare)
     if bare:
         if "SOPClassUID" not in dataset and "Modality" not in dataset and (tags is None or "Modality" in tags):
             raise InvalidDicomError
@@ -183,6 +190,12 @@ def _open(file: BinaryIO, path: Path, tags: list[str] | None, pixels: bool) -> F
     if tags is None and len(dataset) == 0:
         raise ConcordctError(f"truncated DICOM file: {path}")
     return dataset
+
+
+@lru_cache(maxsize=16)
+def _numbers(keywords: tuple[str, ...]) -> tuple[BaseTag | int, ...]:
+    """Keywords as tags: to look them up takes as long as to read the elements."""
+    return tuple(map(Tag, keywords))
 
 
 def _big_endian(head: bytes, start: int, syntax: str) -> bool:
@@ -238,7 +251,7 @@ def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 def number_of_frames(dataset: Dataset, path: Path) -> int:
     """NumberOfFrames, 1 when absent; refused outside 1 to `MAX_FRAMES`."""
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = int(attribute(dataset, "NumberOfFrames") or 1)
     if not 1 <= frames <= MAX_FRAMES:
         raise ConcordctError(f"{frames} frames, expected 1 to {MAX_FRAMES}: {path}")
     return frames
@@ -246,22 +259,22 @@ def number_of_frames(dataset: Dataset, path: Path) -> int:
 
 def frame_bytes(dataset: Dataset, path: Path) -> int:
     """Bytes of one decoded frame by the header, after every header value that decoding relies on was checked."""
-    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    rows, columns = int(attribute(dataset, "Rows") or 0), int(attribute(dataset, "Columns") or 0)
     if rows < 1 or columns < 1 or rows * columns > MAX_SLICE_PIXELS:
         raise ConcordctError(f"{rows} x {columns} pixels, expected 1 to {MAX_SLICE_PIXELS} in all: {path}")
-    samples = int(dataset.get("SamplesPerPixel", 1) or 1)
-    photometric = defined(dataset.get("PhotometricInterpretation", "none"), _PHOTOMETRIC)
+    samples = int(attribute(dataset, "SamplesPerPixel", 1) or 1)
+    photometric = defined(attribute(dataset, "PhotometricInterpretation", "none"), _PHOTOMETRIC)
     if samples != 1 or not photometric.startswith("MONOCHROME"):
         said = "a photometric interpretation of no known name" if photometric == "another" else photometric
         raise ConcordctError(f"{said} with {samples} samples per pixel, expected MONOCHROME with 1: {path}")
-    allocated, stored = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
-    high = int(dataset.get("HighBit", stored - 1))
+    allocated, stored = int(attribute(dataset, "BitsAllocated") or 0), int(attribute(dataset, "BitsStored") or 0)
+    high = int(attribute(dataset, "HighBit", stored - 1))
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or high != stored - 1:
         raise ConcordctError(
             f"bits allocated {allocated}, stored {stored}, high bit {high}; expected 8, 16 or 32 with the high bit "
             f"one below the bits stored: {path}"
         )
-    sign = dataset.get("PixelRepresentation", 0)
+    sign = attribute(dataset, "PixelRepresentation", 0)
     if sign not in (0, 1, None):
         raise ConcordctError(f"PixelRepresentation {plain(sign)}, expected 0 or 1: {path}")
     return rows * columns * allocated // 8

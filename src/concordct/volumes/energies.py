@@ -14,6 +14,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from concordct.errors import ConcordctError
+from concordct.volumes.attributes import attribute
 
 #: No HU: densities, fractions, atomic numbers, perfusion.
 _MAPS = {
@@ -69,8 +70,8 @@ def energy_of(kinds: Sequence[str], flat: Dataset, description: str) -> str | No
     description : SeriesDescription, where older scanners wrote the energy.
     """
     said = []
-    steps = [flat, *(flat.get("MultienergyCTProcessingSequence") or [])]
-    stated = [step.get("MonoenergeticEnergyEquivalent") for step in steps]
+    steps = [flat, *(attribute(flat, "MultienergyCTProcessingSequence") or [])]
+    stated = [attribute(step, "MonoenergeticEnergyEquivalent") for step in steps]
     energies = [f"{float(value):g} keV" for value in stated if value not in (None, "")]
     if not energies:
         energies = [f"{float(value):g} keV" for kind in (*kinds[2:], description) for value in _KEV.findall(kind)]

@@ -7,6 +7,7 @@ asked. What is wrong comes back as problems that name the positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class Problem:
     positions_mm: tuple[float, ...] = ()
 
 
+@lru_cache(maxsize=64)
 def slice_normal(orientation: tuple[float, ...]) -> NDArray[np.float64]:
     """[3] unit normal of six direction cosines; ValueError when they are not two orthogonal unit vectors."""
     row, column = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
@@ -58,7 +60,9 @@ def slice_normal(orientation: tuple[float, ...]) -> NDArray[np.float64]:
     if len(orientation) != 6 or not np.all(np.isfinite(lengths)) or np.abs(lengths).max() > COSINE_TOLERANCE:
         raise ValueError("direction cosines are not orthogonal unit vectors")
     normal = np.cross(row, column)
-    return np.asarray(normal / np.linalg.norm(normal), dtype=np.float64)
+    found = np.asarray(normal / np.linalg.norm(normal), dtype=np.float64)
+    found.flags.writeable = False  # the next slice gets the same
+    return found
 
 
 def stack_step(

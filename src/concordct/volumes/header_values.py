@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from concordct.errors import ConcordctError
+from concordct.volumes.attributes import attribute
 from concordct.volumes.dicom_file import plain
 
 
@@ -34,7 +35,7 @@ def _counted(count: int) -> str:
 def _values(dataset: Dataset, keyword: str) -> list[float] | None:
     """Numbers, none where the attribute is missing or empty; None for what is no list of finite numbers."""
     try:
-        value = dataset.get(keyword)
+        value = attribute(dataset, keyword)
         if value is None or value == "":
             return []
         if isinstance(value, str):

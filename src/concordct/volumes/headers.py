@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -19,10 +19,12 @@ from pydicom.uid import (
 )
 
 from concordct.errors import ConcordctError
+from concordct.volumes.attributes import attribute
 from concordct.volumes.classic import MULTI_FRAME, converted_attributes
 from concordct.volumes.codestreams import decoder_missing
 from concordct.volumes.decode import frame_group, rescale, units_unspecified
 from concordct.volumes.dicom_file import (
+    Stamp,
     defined,
     file_stamp,
     frame_bytes,
@@ -115,7 +117,7 @@ class SliceHeader:
     times: tuple[tuple[str, str], ...]
     undecodable: str | None
     notes: tuple[str, ...]
-    stamp: tuple[int, int] | None = field(default=None, compare=False)
+    stamp: Stamp | None = field(default=None, compare=False)
 
 
 #: Attributes that part a series, first the surest. The times come last: scanners may write one for each slice.
@@ -149,7 +151,7 @@ def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
     with quiet_dicom():
         dataset = open_dataset(path, tags=_TAGS)
         try:
-            return tuple(replace(header, stamp=stamp) for header in _headers(dataset, path))
+            return _headers(dataset, path, stamp)
         except ConcordctError:
             raise
         except Exception as error:
@@ -157,8 +159,8 @@ def slice_headers(path: Path) -> tuple[SliceHeader, ...]:
             raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
 
 
-def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
-    sop_class = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
+def _headers(dataset: Dataset, path: Path, stamp: Stamp | None) -> tuple[SliceHeader, ...]:
+    sop_class = UID(str(attribute(dataset, "SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
     if sop_class == MediaStorageDirectoryStorage:
         raise ConcordctError(f"DICOMDIR, a directory of files and not an image: {path}")
     if len(dataset) == 0:
@@ -167,24 +169,24 @@ def _headers(dataset: Dataset, path: Path) -> tuple[SliceHeader, ...]:
         raise ConcordctError(f"no SOP class UID: {path}")
     if sop_class not in (CTImageStorage, *MULTI_FRAME):
         raise ConcordctError(f"{_kind(sop_class)}, not a CT image: {path}")
-    modality = defined(dataset.get("Modality") or "none", _MODALITIES)
+    modality = defined(attribute(dataset, "Modality") or "none", _MODALITIES)
     if modality != "CT":
         said = "of no known name" if modality == "another" else modality
         raise ConcordctError(f"modality {said}, expected CT: {path}")
-    if not dataset.get("SeriesInstanceUID") or not dataset.get("SOPInstanceUID"):
+    if not attribute(dataset, "SeriesInstanceUID") or not attribute(dataset, "SOPInstanceUID"):
         raise ConcordctError(f"no series or SOP instance UID: {path}")
-    if dataset.get("ModalityLUTSequence"):
+    if attribute(dataset, "ModalityLUTSequence"):
         raise ConcordctError(f"pixels map to HU through a lookup table, expected slope and intercept: {path}")
     frame_bytes(dataset, path)
     count = number_of_frames(dataset, path)
     if sop_class == CTImageStorage:
         if count != 1:
             raise ConcordctError(f"single-frame CT object with {count} frames, expected 1: {path}")
-        return (_slice(dataset, dataset, 0, dataset.get("ImageType"), path),)
-    groups = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+        return (_slice(dataset, dataset, 0, attribute(dataset, "ImageType"), path, stamp),)
+    groups = len(attribute(dataset, "PerFrameFunctionalGroupsSequence") or ())
     if groups != count:  # PS3.3 C.7.6.16: one item for each frame
         raise ConcordctError(f"{count} frames with functional groups for {groups}, expected one each: {path}")
-    return tuple(_enhanced(dataset, frame, path) for frame in range(count))
+    return tuple(_enhanced(dataset, frame, path, stamp) for frame in range(count))
 
 
 #: Functional groups whose attributes a classic header holds itself.
@@ -201,7 +203,7 @@ _GROUPS = (
 )
 
 
-def _enhanced(dataset: Dataset, frame: int, path: Path) -> SliceHeader:
+def _enhanced(dataset: Dataset, frame: int, path: Path, stamp: Stamp | None) -> SliceHeader:
     """One frame of an enhanced CT: its functional groups, laid out as a classic header (PS3.3 C.7.6.16)."""
     flat = converted_attributes(dataset, frame)
     for group in _GROUPS:
@@ -209,17 +211,20 @@ def _enhanced(dataset: Dataset, frame: int, path: Path) -> SliceHeader:
         if item is not None:
             flat.update(item)
     for name in ("ConvolutionKernel", "SliceThickness", "AcquisitionNumber", "AcquisitionDateTime"):
-        if flat.get(name) in (None, "") and name in dataset:
+        if attribute(flat, name) in (None, "") and name in dataset:
             flat[name] = dataset[name]
-    if flat.get("FrameAcquisitionNumber") is not None:
+    if attribute(flat, "FrameAcquisitionNumber") is not None:
         flat.AcquisitionNumber = str(flat.FrameAcquisitionNumber)
-    frame_type = flat.get("FrameType") or dataset.get("ImageType")
-    if flat.get("VolumetricProperties", dataset.get("VolumetricProperties", "VOLUME")) not in ("VOLUME", "SAMPLED"):
+    frame_type = attribute(flat, "FrameType") or attribute(dataset, "ImageType")
+    properties = attribute(flat, "VolumetricProperties", attribute(dataset, "VolumetricProperties", "VOLUME"))
+    if properties not in ("VOLUME", "SAMPLED"):
         raise ConcordctError(f"frames of a projection or a mixture, expected a volume: {path}")
-    return _slice(dataset, flat, frame, frame_type, path)
+    return _slice(dataset, flat, frame, frame_type, path, stamp)
 
 
-def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path: Path) -> SliceHeader:
+def _slice(
+    dataset: Dataset, flat: Dataset, frame: int, image_type: object, path: Path, stamp: Stamp | None
+) -> SliceHeader:
     kinds = [str(value).strip().upper() for value in (image_type or ())]  # type: ignore[attr-defined]
     if _LOCALIZERS.intersection(kinds):
         raise ConcordctError(f"localizer: {path}")
@@ -242,14 +247,14 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         frame=frame,
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_uid=str(dataset.SeriesInstanceUID),
-        owner=_digest(*(str(dataset.get(name) or "").strip() for name in ("StudyInstanceUID", "PatientID"))),
+        owner=_digest(*(str(attribute(dataset, name) or "").strip() for name in ("StudyInstanceUID", "PatientID"))),
         series_number=_series_number(dataset),
         number=whole(flat, "InstanceNumber"),
         tilt=one_number(flat, "GantryDetectorTilt"),
-        frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or "") or None,
-        description=plain(dataset.get("SeriesDescription") or ""),
-        kernel=joined(flat.get("ConvolutionKernel")),
-        energy=energy_of(kinds, flat, str(dataset.get("SeriesDescription") or "")),
+        frame_of_reference_uid=str(attribute(dataset, "FrameOfReferenceUID") or "") or None,
+        description=plain(attribute(dataset, "SeriesDescription") or ""),
+        kernel=joined(attribute(flat, "ConvolutionKernel")),
+        energy=energy_of(kinds, flat, str(attribute(dataset, "SeriesDescription") or "")),
         orientation=cosines,
         origin=(x, y, z),
         pixel_spacing=(between_rows, between_columns),
@@ -257,11 +262,12 @@ def _slice(dataset: Dataset, flat: Dataset, frame: int, image_type: object, path
         columns=int(dataset.Columns),
         thickness=positive(flat, "SliceThickness"),
         nominal_spacing=positive(flat, "SpacingBetweenSlices"),
-        lossy=str(dataset.get("LossyImageCompression") or "00") == "01",
+        lossy=str(attribute(dataset, "LossyImageCompression") or "00") == "01",
         lossy_ratio=greatest(dataset, "LossyImageCompressionRatio"),
         times=_times(flat, dataset),
         undecodable=_undecodable(dataset),
         notes=_notes(dataset, flat, frame),
+        stamp=stamp,
     )
 
 
@@ -272,7 +278,7 @@ def _digest(*said: str) -> str:
 def _series_number(dataset: Dataset) -> str:
     """4 and 04 are one number; what is none is compared as it stands."""
     number = whole(dataset, "SeriesNumber")
-    said = str(dataset.get("SeriesNumber") or "").strip() if number is None else str(number)
+    said = str(attribute(dataset, "SeriesNumber") or "").strip() if number is None else str(number)
     return _digest(said) if said else ""
 
 
@@ -285,7 +291,7 @@ def _times(flat: Dataset, dataset: Dataset) -> tuple[tuple[str, str], ...]:
             # Two digits of a thickness: 0.62 and 0.625 mm are one in two roundings.
             said = "" if number is None else f"{number:.3g}" if name == "KVP" else f"{number:.2g}"
         else:
-            said = joined(flat.get(name) if name in flat else dataset.get(name)) or ""
+            said = joined(attribute(flat, name) if name in flat else attribute(dataset, name)) or ""
             if name in ("SeriesDescription", "ImageType") and said:
                 said = _digest(said)
         if said:
@@ -306,10 +312,12 @@ def _undecodable(dataset: Dataset) -> str | None:
 def _notes(dataset: Dataset, flat: Dataset, frame: int) -> tuple[str, ...]:
     """Signs of iterative or network reconstruction, and what the header leaves unsaid."""
     notes = []
-    kernel = joined(flat.get("ConvolutionKernel")) or ""
-    said = " ".join(str(dataset.get(name) or "") for name in ("SeriesDescription", "ProtocolName")) + " " + kernel
+    kernel = joined(attribute(flat, "ConvolutionKernel")) or ""
+    said = (
+        " ".join(str(attribute(dataset, name) or "") for name in ("SeriesDescription", "ProtocolName")) + " " + kernel
+    )
     words = sorted({found.group(0).lower() for found in _NON_LINEAR.finditer(said)})
-    algorithm = str(flat.get("ReconstructionAlgorithm") or "").strip().upper()
+    algorithm = str(attribute(flat, "ReconstructionAlgorithm") or "").strip().upper()
     if "ITERATIVE" in algorithm:
         words.append(defined(algorithm, _ALGORITHMS))
     # Siemens: a leading I (I31f) or a second value (Br40f\3) is the strength of SAFIRE or ADMIRE.

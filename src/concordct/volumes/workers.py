@@ -63,12 +63,23 @@ class Crew:
     """
 
     def __init__(self, count: int, load: Sequence[str] = ()) -> None:
-        if _FORKS:
-            # Of no effect where the process that they fork from stands already.
-            _CONTEXT.set_forkserver_preload(["__main__", *load])
-        self._idle = [_Worker() for _ in range(count)]
+        self._count = count
+        self._idle: list[_Worker] = []
         self._busy: dict[Any, tuple[_Worker, int]] = {}
         self._stillborn = 0
+        if _FORKS:
+            # Of no effect where the process that they fork from stands already. It loads while the caller goes on; the
+            # first fork waits for it.
+            from multiprocessing import forkserver  # not every system has it
+
+            _CONTEXT.set_forkserver_preload(["__main__", *load])
+            forkserver.ensure_running()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._idle += [_Worker() for _ in range(self._count)]
+        self._count = 0
 
     def run(
         self, work: Callable[[Item], Result], items: Sequence[Item], lost: Callable[[Item], Result], *, tries: int
@@ -84,6 +95,7 @@ class Crew:
         ------
         ConcordctError : processes that end before they begin.
         """
+        self._begin()
         todo = deque(range(len(items)))
         deaths = dict.fromkeys(todo, 0)
         while todo or self._busy:
