@@ -85,6 +85,7 @@ def measured(
             prepare()
 
     whole = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", **(environment or {})}
+    whole.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed, where modules are compiled already
     done = subprocess.run(
         [sys.executable, "-c", _SMALL, *map(str, line)],
         env=whole,
