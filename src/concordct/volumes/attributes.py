@@ -42,7 +42,7 @@ def attribute(dataset: Dataset, keyword: str, default: Any = None) -> Any:
     if element is None:
         return default
     if not isinstance(element, RawDataElement):
-        return element.value  # type: ignore[union-attr]
+        return element.value
     value, vr = element.value, element.VR or usual
     if value is None or len(value) > _LONGEST or vr in _NEVER:
         return dataset.get(keyword, default)
