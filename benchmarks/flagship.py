@@ -35,6 +35,11 @@ from concordct.methods.concord.bundle import METHOD as FLAGSHIP
 PARTS = ("cohorts", "safety", "speed", "real", "nonlinear", "ablation")
 #: The cohort whose kernels are those that `benchmarks.papers` trains for.
 PAPERS_COHORT = "patients"
+#: Said where its rows stand.
+NETWORKS = (
+    "Networks are those of [the papers' table](papers.md), trained on ten other patients of the same pair of kernels\n"
+    "by the budgets that stand there; they have met no scan of this protocol.\n\n"
+)
 #: Slices that are calibrated on; the first gets every seed and the noise, the others a row to compare.
 CALIBRATIONS = (1, 3)
 
@@ -85,7 +90,9 @@ def cohorts(only: list[str] | None, methods: tuple[str, ...], quick: bool) -> No
             f"{1 if quick else len(SEEDS)} seed(s), else one. Bold: at least {ENOUGH}, or {OF_CEILING} of the\n"
             "ceiling, a second scan of the target with other noise. Last columns: share of all\n"
             "1,401 features with a median relative error under 0.15, and RMSE in HU. In mode `mean` concord is\n"
-            "the spectral transfer. Simulated data.\n\n" + "\n\n".join(parts)
+            "the spectral transfer. Simulated data.\n\n"
+            + (NETWORKS if name == PAPERS_COHORT else "")
+            + "\n\n".join(parts)
         )
         write_section(
             f"flagship-{name}",

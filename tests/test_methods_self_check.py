@@ -104,7 +104,7 @@ def test_edges_alone_tell_no_kernel_where_noise_agrees() -> None:
     found = check_kernel(replace(reference, edge=sharper), reference)
     assert found.sharpness == pytest.approx(1.57, rel=0.02)
     assert found.status == "passed"
-    slightly = rings() * np.exp(-2 * (rings() / 4.6) ** 2)
+    slightly = rings() * np.exp(-2 * (rings() / 4.25) ** 2)
     assert check_kernel(replace(reference, noise_hu2_mm2=slightly), reference).status == "passed"
     assert check_kernel(replace(reference, edge=sharper, noise_hu2_mm2=slightly), reference).status == "failed"
 
@@ -258,3 +258,19 @@ def test_a_difference_over_no_noise_has_no_ratio() -> None:
     assert Return(0, 3.0, 1.5).ratio == 2.0
     assert Return(0, 3.0, None).ratio is None
     assert Return(0, 3.0, 0.0).ratio is None
+
+
+def test_a_rise_toward_the_end_of_the_pixels_tells_kernels_that_the_shape_hardly_does() -> None:
+    """As `LUNG` for `B50f`: the deviation alone allows it, the rise does not; rounding is no rise."""
+    edge = np.exp(-((np.arange(0, 10.01, 0.25) / 5) ** 2))
+    nps = 40 * rings() * np.exp(-2 * (rings() / 5.5) ** 2)
+    reference = Signature(nps, 0.8, edge, 0.75, 99, 9)
+    found = check_kernel(replace(reference, noise_hu2_mm2=nps * np.exp(0.03 * rings() ** 2)), reference)
+    assert found.status == "failed"
+    assert found.noise_slope == pytest.approx(0.03 * 21)
+    assert found.noise_deviation is not None
+    assert found.noise_deviation < 4 * 0.055
+    soft = rings() * np.exp(-2 * (rings() / 2.5) ** 2)
+    quiet, loud = (Signature(dose * soft + 0.75**2 / 12, 0.8, edge, 0.75, 99, 9) for dose in (10, 30))
+    rounded = check_kernel(loud, quiet)
+    assert rounded.status == "passed"

@@ -37,6 +37,7 @@ _PER_CM = Code("/cm", "UCUM", "/cm")
 MEASURED: dict[tuple[str, str], tuple[str, str, Code]] = {
     ("kernel", "sharpness"): ("SHARPNESS", "Sharpness relative to the calibrated kernel", _NO_UNITS),
     ("kernel", "noise_deviation"): ("NOISEDEV", "Deviation of the noise spectrum's shape", _NO_UNITS),
+    ("kernel", "noise_slope"): ("NOISESLOPE", "Rise of the noise over the calibrated one", _NO_UNITS),
     ("kernel", "tail_difference"): ("TAILDIFF", "Difference of the noise tail", _NO_UNITS),
     ("kernel", "distance"): ("DISTANCE", "Distance from the calibrated kernel", _NO_UNITS),
     ("kernel", "distance_allowed"): ("DISTANCEMAX", "Distance allowed", _NO_UNITS),

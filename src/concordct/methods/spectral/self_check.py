@@ -31,19 +31,27 @@ Status = Literal["passed", "failed", "not recorded", "not measured"]
 
 #: How far two scans of one kernel lie apart, as standard deviations over pairs of scans of the virtual scanner: one
 #: calibrated slice against other patients, doses, pixels and thicknesses. Sharpness and noise as natural logarithms.
-SHARPNESS_SPREAD, NOISE_SPREAD, TAIL_SPREAD = 0.07, 0.055, 0.005
+SHARPNESS_SPREAD, NOISE_SPREAD, TAIL_SPREAD = 0.06, 0.055, 0.005
+#: Likewise the rise of log power beyond level and anatomy, and where pixels differ by more than `SAME_PIXEL`.
+SLOPE_SPREAD, SLOPE_SPREAD_PIXELS, SAME_PIXEL = 0.12, 0.2, 1.1
 #: Where noise was measured on both sides, edges count less: a surface oblique to the slice, hair and clothing blur it.
 ANATOMY_SPREAD = 0.075
 #: Noise whose shape and tails lie within this many spreads is of one kernel, and edges alone count at most this much
 #: against it: they lie in anatomy then.
 ALIKE, MOST_BY_EDGES = 1.6, 2.5
 #: A scan further away than this is of another kernel.
-LARGEST_DISTANCE = 3.5
+LARGEST_DISTANCE = 4.0
 #: Edges are compared from here to this share of the coarser pixels' Nyquist frequency; beyond, pixels and not kernels
 #: decide.
 EDGE_FROM_LP_CM, EDGE_TO_NYQUIST = 0.4, 0.7
 #: Likewise noise; below, anatomy decides.
 NOISE_FROM_LP_CM, NOISE_TO_NYQUIST = 2.0, 0.8
+#: A kernel's change shows best as a rise toward the pixels' end: to this share of Nyquist where pixels are alike, from
+#: where anatomy of known fall can be told from it. Given as the rise of log power between two frequencies.
+SLOPE_FROM_LP_CM, SLOPE_TO_NYQUIST, SLOPE_BETWEEN_LP_CM = 1.5, 0.95, (2.0, 5.0)
+#: Rings at least: three shapes are fitted. Rounding to whole HU, of variance 1 / 12, tells doses and not kernels: a
+#: ring counts where it holds this many times its power.
+FEWEST_SLOPE_RINGS, ABOVE_ROUNDING = 5, 4.0
 #: Ratios of sharpness that are tried, as natural logarithms.
 SHARPNESS_TRIED = np.arange(-0.7, 0.701, 0.01)
 #: Anatomy in quiet patches falls off with about this power of frequency; a scan may hold more or less of it than the
@@ -75,6 +83,7 @@ class KernelCheck:
         nor noise.
     sharpness : edges of the scan over the calibrated ones, as a ratio of frequencies; None where either is unknown.
     noise_deviation : root mean square deviation of the noise spectrum's shape, natural logarithm of power.
+    noise_slope : what the scan's noise rises more than the calibrated one from 2 to 5 lp/cm, natural logarithm.
     tail_difference : difference of `Signature.tail`.
     distance : all of it in units of the spread among scans of one kernel.
     """
@@ -84,6 +93,7 @@ class KernelCheck:
     noise_deviation: float | None = None
     tail_difference: float | None = None
     distance: float | None = None
+    noise_slope: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,7 @@ class SelfCheck:
                 "distance_allowed": LARGEST_DISTANCE,
                 "sharpness": _rounded(kernel.sharpness),
                 "noise_deviation": _rounded(kernel.noise_deviation),
+                "noise_slope": _rounded(kernel.noise_slope),
                 "tail_difference": _rounded(kernel.tail_difference, 4),
             },
             "returned": {
@@ -214,6 +225,8 @@ def _kernel_line(check: KernelCheck) -> str:
         parts.append(f"edges {check.sharpness:.2f} times as sharp")
     if check.noise_deviation is not None:
         parts.append(f"noise spectrum off by {check.noise_deviation:.0%}")
+    if check.noise_slope is not None:
+        parts.append(f"rising {np.exp(check.noise_slope):.2f} times as much")
     if check.tail_difference is not None:
         parts.append(f"noise tails by {check.tail_difference:+.3f}")
     verdict = "of the calibrated kernel" if check.status == "passed" else "not of the calibrated kernel"
@@ -236,16 +249,22 @@ def check_kernel(found: Signature, reference: Signature | None) -> KernelCheck:
     tail = None if found.tail is None or reference.tail is None else found.tail - reference.tail
     if sharpness is None and noise is None:
         return KernelCheck("not measured")
+    coarser = max(found.pixel_mm, reference.pixel_mm) / max(min(found.pixel_mm, reference.pixel_mm), 1e-3)
+    alike = coarser <= SAME_PIXEL
+    ends = (SLOPE_TO_NYQUIST if alike else NOISE_TO_NYQUIST) * nyquist
+    slope = _noise_slope(found, reference, ends)
     by_noise = (
         0.0 if noise is None else noise / NOISE_SPREAD,
+        0.0 if slope is None else slope / (SLOPE_SPREAD if alike else SLOPE_SPREAD_PIXELS),
         0.0 if tail is None else tail / TAIL_SPREAD,
     )
     by_edges = 0.0 if sharpness is None else abs(np.log(sharpness))
     by_edges /= SHARPNESS_SPREAD if noise is None else ANATOMY_SPREAD
-    if noise is not None and float(np.hypot(*by_noise)) <= ALIKE:
+    if noise is not None and float(np.linalg.norm(by_noise)) <= ALIKE:
         by_edges = min(by_edges, MOST_BY_EDGES)
     distance = float(np.sqrt(np.sum(np.square((by_edges, *by_noise)))))
-    return KernelCheck("failed" if distance > LARGEST_DISTANCE else "passed", sharpness, noise, tail, distance)
+    status: Status = "failed" if distance > LARGEST_DISTANCE else "passed"
+    return KernelCheck(status, sharpness, noise, tail, distance, slope)
 
 
 def _sharpness(
@@ -276,6 +295,23 @@ def _noise_deviation(
     anatomy = 1 + ANATOMY_TRIED[:, None] * f[band] ** -ANATOMY_POWER  # [b, ring]
     possible = (anatomy > ANATOMY_FLOOR).all(axis=1)
     return float(np.min(np.std(ratio - np.log(anatomy[possible]), axis=1)))
+
+
+def _noise_slope(found: Signature, reference: Signature, to_lp_cm: float) -> float | None:
+    """Rise of the ratio of two spectra: ln N / N_0 = a + b f^-3 + c f^2, least squares over rings."""
+    ours, theirs = found.noise_hu2_mm2, reference.noise_hu2_mm2
+    if ours is None or theirs is None:
+        return None
+    f = ring_centres_lp_cm()
+    least = [ABOVE_ROUNDING / 12 * one.pixel_mm**2 for one in (found, reference)]
+    with np.errstate(invalid="ignore"):
+        band = (f >= SLOPE_FROM_LP_CM) & (f <= to_lp_cm) & (ours > least[0]) & (theirs > least[1])
+    if band.sum() < FEWEST_SLOPE_RINGS:
+        return None
+    shapes = np.stack([np.ones(int(band.sum())), f[band] ** -ANATOMY_POWER, f[band] ** 2], axis=1)
+    fitted = np.linalg.lstsq(shapes, np.log(ours[band] / theirs[band]), rcond=None)[0]
+    low, high = SLOPE_BETWEEN_LP_CM
+    return float(fitted[2] * (high**2 - low**2))
 
 
 def coherent_band_lp_cm(model: SpectralModel) -> float:
