@@ -190,7 +190,10 @@ def _frame_features(frame: GridFrame, settings: PyRadiomics) -> tuple[dict[int, 
             for label, (mask, place) in used.items():
                 inside = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(place, box, strict=True))
                 only = kind != "Original" and len(used) == 1
-                parts[label].append(_texture(image[inside], mask, frame.spacing_mm, own, texture, may_sort=only))
+                handed = [image[inside]]
+                if only:
+                    del image  # a filtered image as large as the scan: gone once its grey levels are there
+                parts[label].append(_texture(handed, mask, frame.spacing_mm, own, texture, may_sort=only))
     return {label: np.concatenate(found) for label, found in parts.items()}, names
 
 
@@ -244,7 +247,7 @@ def _shape(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], sett
 
 
 def _texture(
-    intensities: NDArray[np.floating[Any]],
+    handed: list[NDArray[np.floating[Any]]],
     mask: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float],
     settings: PyRadiomics,
@@ -254,8 +257,10 @@ def _texture(
 ) -> Array:
     """[feature] all but shape of one ROI in one image; NaN throughout for an empty mask.
 
-    `may_sort`: the intensities are nobody else's, so that a whole image need not be copied to be sorted.
+    `handed`: the intensities alone, taken out of the list and let go before the matrices are counted. `may_sort`: they
+    are nobody else's, so that a whole image need not be copied to be sorted.
     """
+    intensities = handed.pop()
     if not mask.any():
         return np.full(sum(len(members or CLASSES[name]) for name, members in classes.items()), np.nan)
     levels, counts = _levels(intensities, mask, settings)
@@ -263,21 +268,23 @@ def _texture(
     if settings.force_2d and settings.force_2d_axis:
         levels = np.ascontiguousarray(np.moveaxis(levels, settings.force_2d_axis, 0))
         spacing = spacing[[settings.force_2d_axis, *(k for k in range(3) if k != settings.force_2d_axis)]]
+    found = {}
+    if "firstorder" in classes:
+        whole = may_sort and intensities.flags.c_contiguous and mask.all()
+        found["firstorder"] = first_order.pyradiomics_first_order(
+            intensities.reshape(-1) if whole else intensities[mask],
+            counts,
+            voxel_volume_mm3=float(spacing.prod()),
+            shift=settings.voxel_array_shift,
+        )
+    del intensities
     parts = []
     for name, members in classes.items():
         places = CLASSES[name]
         wanted = members or tuple(places)
-        if name == "firstorder":
-            whole = may_sort and intensities.flags.c_contiguous and mask.all()
-            found = first_order.pyradiomics_first_order(
-                intensities.reshape(-1) if whole else intensities[mask],
-                counts,
-                voxel_volume_mm3=float(spacing.prod()),
-                shift=settings.voxel_array_shift,
-            )
-        else:
-            found = _matrix_class(name, levels, spacing, settings, with_mcc="MCC" in wanted)
-        parts.append(found[[places[member] for member in wanted]])
+        if name not in found:
+            found[name] = _matrix_class(name, levels, spacing, settings, with_mcc="MCC" in wanted)
+        parts.append(found[name][[places[member] for member in wanted]])
     return np.concatenate(parts)
 
 
