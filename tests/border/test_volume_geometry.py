@@ -134,6 +134,26 @@ def nifti(path: Path, affine: NDArray[np.float64], **header: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("length", [1.00005, 1.0004, 1.001])
+def test_a_half_turn_a_little_too_long_is_made_one(tmp_path: Path, length: float) -> None:
+    """As nifti1_io.c does; nibabel refuses it, and reads what is written of it."""
+    half_turn = np.diag([-0.7, -0.7, 3.0, 1.0])
+    image = nibabel.Nifti1Image(VOXELS, half_turn)
+    image.set_sform(None, 0)
+    image.set_qform(half_turn, 1)
+    image.header["quatern_d"] = length
+    data = image.header.binaryblock + bytes(4) + VOXELS.tobytes(order="F")
+    (tmp_path / "a.nii").write_bytes(data[:108] + np.float32(352).tobytes() + data[112:344] + b"n+1\0" + data[348:])
+    if length > 1.0005:
+        with pytest.raises(ConcordctError, match="the qform is no rotation"):
+            open_volume_file(tmp_path / "a.nii")
+        return
+    opened = open_volume_file(tmp_path / "a.nii")
+    assert far(read_by_us(tmp_path / "a.nii"), half_turn) < 1e-5
+    write_volume_file(tmp_path / "b.nii", opened.read(), source=opened)
+    assert far(nibabel.load(tmp_path / "b.nii").get_qform(), half_turn) < 1e-5
+
+
 def test_a_form_without_a_code_does_not_count_and_disagreement_is_noted(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(VOXELS, np.eye(4))
     image.set_sform(np.diag([-1.0, -1.0, 3.0, 1.0]), 2)

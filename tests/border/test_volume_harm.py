@@ -87,6 +87,8 @@ def test_the_headers_as_they_stand_are_read(tmp_path: Path) -> None:
         ("LOCAL", "slice%03d.raw 1 3 1", "a list of files"),
         ("CompressedData = False", "CompressedData = True\nCompressedDataSize = 252", "are damaged"),
         ("NDims = 3", "NDims = 3\nNDims = 3", "stands twice"),
+        ("NDims = 3", "NDims = 3\nDistanceUnits = um", "expected DistanceUnits mm, found um"),
+        ("NDims = 3", "NDims = 3\nModality = MET_MOD_MR", "expected Modality MET_MOD_CT, found MET_MOD_MR"),
         ("Offset = 0 0 0", "Offset = 0 0 0" + "0" * 150_000, "a header line of more than 65536 bytes"),
     ],
 )

@@ -49,6 +49,12 @@ def read_metaimage(path: Path) -> Layout:
     element = needed(fields, ("ElementType",), path)
     if element not in _TYPES:
         raise ConcordctError(f"{path}: expected one integer or float as ElementType, found {shown(element)}")
+    for name, right in (
+        ("DistanceUnits", ("mm", "?")),
+        ("Modality", ("MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN")),
+    ):
+        if fields.get(name, right[0]) not in right:
+            raise ConcordctError(f"{path}: expected {name} {right[0]}, found {shown(fields[name])}")
     if not _truth(fields, "BinaryData", path, otherwise=True):
         raise ConcordctError(f"{path}: expected binary voxels, found text")
     for name, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):

@@ -117,6 +117,7 @@ def read_nifti(path: Path) -> Layout:
         nifti={
             "pixdim": tuple(header["pixdim"][:4].tolist()),
             **{name: tuple(np.ravel(header[name]).tolist()) for name in _GEOMETRY},
+            "quatern": tuple((header["quatern"] / max(1.0, float(np.linalg.norm(header["quatern"])))).tolist()),
         },
     )
 
@@ -149,6 +150,8 @@ def _fields(raw: bytes, path: Path) -> Any:
             if magic != (b"n+1\0" if length == 348 else b"n+2\0"):
                 raise ConcordctError(f"cannot read {path}: no NIfTI magic in its header (Analyze 7.5 is not read)")
             return header
+    if raw[:2] == b"\x1f\x8b":
+        raise ConcordctError(f"cannot read {path}: it is gzipped, expected a name that ends in .nii.gz")
     raise ConcordctError(f"cannot read {path}: no NIfTI header ({len(raw)} bytes looked at)")
 
 
@@ -176,12 +179,17 @@ def _geometry(header: Any, size: tuple[int, int, int], path: Path) -> tuple[NDAr
 HALF_TURN = 3 * float(np.finfo(np.float32).eps)
 
 
+#: b, c and d of a half turn, each rounded to four digits, may be longer than 1 by this (squared); nifti1_io.c, too,
+#: makes them a unit vector.
+QUATERNION_ROUNDING = 1e-3
+
+
 def _from_quaternion(header: Any, path: Path, *, needed: bool) -> NDArray[np.float64] | None:
     """[4, 4] by nifti1.h METHOD 2; one that is broken is refused where it is needed, else None."""
     b, c, d = (float(value) for value in header["quatern"])
     spacing = header["pixdim"][1:4].astype(np.float64)
     rest = 1.0 - (b * b + c * c + d * d)
-    if not rest > -1e-5 or not spacing.min() > 0 or not np.isfinite(header["qoffset"]).all():
+    if not rest > -QUATERNION_ROUNDING or not spacing.min() > 0 or not np.isfinite(header["qoffset"]).all():
         if needed:
             raise ConcordctError(f"the qform is no rotation with positive pixdim: {path}")
         return None
