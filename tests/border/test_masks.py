@@ -157,6 +157,22 @@ def test_another_frame_of_reference_is_refused(tmp_path: Path) -> None:
         assert regions(tmp_path / "a.dcm", frame=None)
 
 
+@pytest.mark.parametrize(("spacing", "along"), [([2.4, 1.8], [1, 0, 0, 0, 1, 0]), ([0.8, 0.6], [0, 1, 0, 1, 0, 0])])
+def test_larger_pixels_on_the_same_grid_are_not_taken_for_its_voxels(
+    tmp_path: Path, spacing: list[float], along: list[int]
+) -> None:
+    shared = items(
+        {
+            "PlaneOrientationSequence": items({"ImageOrientationPatient": along}),
+            "PixelMeasuresSequence": items({"PixelSpacing": spacing, "SliceThickness": 2.5}),
+            "SegmentIdentificationSequence": items({"ReferencedSegmentNumber": 1}),
+        }
+    )
+    refused(
+        segmentation(tmp_path / "a.dcm", SharedFunctionalGroupsSequence=shared), "another geometry than the image: its"
+    )
+
+
 def test_broken_segmentations_say_what_is_missing(tmp_path: Path) -> None:
     for changes, says in (
         ({"SegmentSequence": None}, "no segments, expected SegmentSequence"),

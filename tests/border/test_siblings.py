@@ -294,6 +294,19 @@ def test_an_roi_of_another_frame_beside_one_of_the_image_is_refused(tmp_path: Pa
         _voxels(tmp_path, [one, one], ReferencedFrameOfReferenceUID=["1.2.3.3", "1.9"])
 
 
+@pytest.mark.parametrize(("heights", "right"), [((0, 2, 4), False), ((0, 2), True), ((0, 1, 2, 4), True)])
+def test_contours_on_every_second_slice_are_no_roi(tmp_path: Path, heights: tuple[int, ...], right: bool) -> None:
+    series = only(write_stack(tmp_path / "ct", [3.0 * z for z in range(6)]))
+    outlines = [("CLOSED_PLANAR", _square(9.5, 29.5, 3.0 * z)) for z in heights]
+    path = _structures(tmp_path / "rt.dcm", [outlines])
+    if right:
+        (found,) = read_regions(path, affine=series.affine, shape=series.shape)
+        assert found.inside.sum() == 400 * len(heights)
+        return
+    with pytest.raises(ConcordctError, match="contours of ROI roi 1 on every 2 slices alone"):
+        read_regions(path, affine=series.affine, shape=series.shape)
+
+
 def test_one_number_for_two_rois_is_refused(tmp_path: Path) -> None:
     one = [("CLOSED_PLANAR", WHOLE)]
     with pytest.raises(ConcordctError, match="ROINumber 1 stands twice"):

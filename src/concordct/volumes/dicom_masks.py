@@ -7,6 +7,7 @@ header but for a segment's or ROI's own name, and that as one printable line.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from concordct.volumes.region import GRID_TOLERANCE, Region, region
 PLANE_TOLERANCE = 0.25
 #: A contour may leave the image by half a voxel: outlines follow the voxels' outer edges.
 EDGE_TOLERANCE = 0.51
+#: From so many contours on, even steps of two slices or more are no chance.
+LEAST_SKIPPED = 3
 #: Pixels of one frame of a segmentation, as of one slice.
 MAX_FRAME_PIXELS = 4096 * 4096
 
@@ -131,7 +134,9 @@ def _read_seg(dataset: FileDataset, path: Path, affine: NDArray[np.float64], sha
     for frame, own in zip(_frames(dataset, frames, path), groups, strict=True):
         position = _floats(_group(own, shared, "PlanePositionSequence", path).ImagePositionPatient, 3)
         along = _floats(_group(own, shared, "PlaneOrientationSequence", path).ImageOrientationPatient, 6)
-        spacing = _floats(_group(own, shared, "PixelMeasuresSequence", path).PixelSpacing, 2)
+        measures = _group(own, shared, "PixelMeasuresSequence", path)
+        spacing = _floats(measures.PixelSpacing, 2)
+        _refuse_other_pixels(along, spacing, affine, path)
         if kind == "LABELMAP":
             parts = {int(number): frame == number for number in np.unique(frame) if int(number) in names}
         else:
@@ -152,6 +157,18 @@ def _read_seg(dataset: FileDataset, path: Path, affine: NDArray[np.float64], sha
         _region(number, names[number] or str(number), np.concatenate(index), shape)
         for number, index in sorted(found.items())
     )
+
+
+def _refuse_other_pixels(
+    along: NDArray[np.float64], spacing: NDArray[np.float64], affine: NDArray[np.float64], path: Path
+) -> None:
+    """Pixels three times as large have their centres on the grid, too: each would be taken for one voxel of it."""
+    back = np.linalg.inv(affine)[:3, :3]
+    for step in (along[:3] * spacing[1], along[3:] * spacing[0]):
+        voxels = float(np.abs(back @ step).max())
+        if abs(voxels - 1) > GRID_TOLERANCE:
+            said = f"its pixels are {np.linalg.norm(step):.4g} mm apart, {voxels:.4g} voxels of the image"
+            raise ConcordctError(f"the mask has another geometry than the image: {said}, in {path}")
 
 
 def _region(number: int, name: str, index: NDArray[np.int32], shape: Shape) -> Region:
@@ -236,6 +253,7 @@ def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64]
             if beyond > EDGE_TOLERANCE:
                 raise ConcordctError(f"ROI {name} reaches {beyond:.1f} voxels outside the image in {path}")
             outlines.setdefault(z, []).append((kind == "CLOSEDPLANAR_XOR", index[:, 1:]))
+        _refuse_skipped(sorted(outlines), name, path)
         mask = np.zeros(shape, bool)
         for z, of in outlines.items():
             mask[z] = _combined([(exclusive, _filled(outline, shape)) for exclusive, outline in of])
@@ -244,6 +262,15 @@ def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64]
     if not regions:
         raise ConcordctError(f"the structure set is empty: no closed contour covers a voxel in {path}")
     return tuple(regions)
+
+
+def _refuse_skipped(slices: list[int], name: str, path: Path) -> None:
+    """Contours drawn on every second slice, for a program to fill in between, are no ROI of these slices alone."""
+    steps = {after - one for one, after in pairwise(slices)}
+    if len(slices) >= LEAST_SKIPPED and len(steps) == 1 and (step := steps.pop()) > 1:
+        raise ConcordctError(
+            f"contours of ROI {name} on every {step} slices alone, expected one on each slice that it covers: {path}"
+        )
 
 
 def _filled(outline: NDArray[np.float64], shape: Shape) -> NDArray[np.bool_]:
