@@ -215,16 +215,20 @@ if __name__ == "__main__":
 """
 
 
-def _children(parent: int) -> set[int]:
-    found = set()
+def _descendants(process: int) -> set[int]:
+    parents = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = place.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[1]) == parent and fields[0] != "Z":
-            found.add(int(place.parent.name))
-    return found
+        if fields[0] != "Z":
+            parents[int(place.parent.name)] = int(fields[1])
+    found, size = {process}, 0
+    while len(found) > size:
+        size = len(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {process}
 
 
 def _gone(children: set[int]) -> bool:
@@ -257,11 +261,11 @@ def test_workers_end_with_their_run(tmp_path: Path, how: signal.Signals) -> None
     process.stdout.readline()
     children: set[int] = set()
     for _ in range(200):
-        children = _children(process.pid)
-        if len(children) >= 3:  # two workers and the tracker of their semaphores
+        children = _descendants(process.pid)
+        if len(children) >= 4:  # two workers, what they fork from, and the tracker of their semaphores
             break
         time.sleep(0.1)
-    time.sleep(1)
+    assert len(children) >= 4
     if how == signal.SIGINT:
         os.killpg(process.pid, how)  # as Ctrl-C on a terminal does
     else:
