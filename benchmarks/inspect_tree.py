@@ -1,22 +1,26 @@
 """`inspect` of a tree of tiny files: first look, second look from its index, and memory.
 
 python -m benchmarks.inspect_tree                  # 2,000 and 20,000 files; writes docs/results/inspect.md
-python -m benchmarks.inspect_tree --files 200000   # as many as that
+python -m benchmarks.inspect_tree --files 200000   # as many as that; rows of other sizes stay on the page
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.child import concordct
-from benchmarks.results import table, write_section
+from benchmarks.results import ROOT, table, write_section
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.volume import Volume
 
+KEPT = Path(os.environ.get("CONCORDCT_RUNS", ROOT / "runs")) / "inspect" / "rows.json"
 #: Files of a series.
 SLICES = 40
 FILES = (2_000, 20_000)
@@ -36,15 +40,7 @@ def tree(place: Path, files: int) -> None:
 
 def _renamed(content: bytes, number: int) -> bytes:
     """The last six of the forty digits of every UID of ours become the number of the series."""
-    found = bytearray(content)
-    place = found.find(b"2.25.")
-    while place >= 0:
-        end = place + 5
-        while end < len(found) and chr(found[end]).isdigit():
-            end += 1
-        found[end - 6 : end] = f"{number:06d}".encode()
-        place = found.find(b"2.25.", end)
-    return bytes(found)
+    return re.sub(rb"(2\.25\.\d+)\d{6}(?!\d)", rb"\g<1>" + f"{number:06d}".encode(), content)
 
 
 def main() -> None:
@@ -52,11 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, nargs="*", default=list(FILES))
     arguments = parser.parse_args()
-    rows = []
+    kept: dict[str, list[list[str]]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     for files in arguments.files:
         with tempfile.TemporaryDirectory(prefix="concordct-tree-") as folder:
             place = Path(folder)
             tree(place / "tree", files)
+            rows = kept[str(files)] = []
             for look in ("first", "second"):
                 took = concordct("inspect", place / "tree", "--index", place / "index", "--json")
                 size = (place / "index").stat().st_size / 2**20
@@ -65,12 +62,17 @@ def main() -> None:
                     f"{took.cpu_s:.1f}",
                     f"{took.peak_mib:.0f}",
                     f"{size:.1f}",
+                    f"{os.getloadavg()[0]:.1f}",
                     str(took.code),
                 )
                 rows.append([f"{files:,}", look, *cells])
                 print(rows[-1], flush=True)
-    heads = ["files", "look", "clock, s", "CPU, s", "peak, MiB", "index, MiB", "exit code"]
-    text = f"Slices of 8 x 8 in series of {SLICES}, on a local disk; `inspect --index`.\n\n" + table(heads, rows)
+        KEPT.parent.mkdir(parents=True, exist_ok=True)
+        KEPT.write_text(json.dumps(kept))
+    heads = ["files", "look", "clock, s", "CPU, s", "peak, MiB", "index, MiB", "load", "exit code"]
+    text = f"Slices of 8 x 8 in series of {SLICES}, on a local disk; `inspect --index`.\n\n" + table(
+        heads, [row for _, rows in sorted(kept.items(), key=lambda one: int(one[0])) for row in rows]
+    )
     write_section("inspect", "make bench-inspect", text, seed="none")
 
 

@@ -17,7 +17,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,7 @@ class Index:
             self._keep(path, facts, number, str(error).removesuffix(f": {path}"), None, None)
             return
         # Path and stamp stand in columns of their own.
-        told = [
-            {name: value for name, value in asdict(one).items() if name not in ("path", "stamp")} for one in headers
-        ]
+        told = [{name: value for name, value in vars(one).items() if name not in ("path", "stamp")} for one in headers]
         self._keep(path, facts, number, None, headers[0].series_uid, json.dumps(told))
 
     def _keep(
