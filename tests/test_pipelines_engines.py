@@ -28,6 +28,7 @@ from concordct.pipelines.measure import Choice, jobs_of_path, measure_images
 from concordct.pipelines.pyradiomics_batch import run_batch
 from concordct.pipelines.records import Record
 from concordct.pipelines.standardize import RECORDS, Settings, plan, run
+from concordct.volumes import find
 from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series
 from concordct.volumes.new_series import SimulatedScan, write_new_series
@@ -144,6 +145,36 @@ def test_headers_are_read_by_the_workers_alone(tmp_path: Path, monkeypatch: pyte
         found = extract_features(images, "pyradiomics-default", tmp_path / "features.csv", engine=Local(2))
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
     assert [one.status for one in found] == ["done", "done"], found
+
+
+def test_shares_leave_each_other_the_headers_that_they_read(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        soft = dataclasses.replace(pair(number, size=96)[0], kernel="soft")
+        soft = dataclasses.replace(soft, hu=np.clip(soft.hu, -1024, 3071))
+        place = SimulatedScan(f"p{number}", "p", f"s{number}", number, 120.0, 100.0)
+        write_new_series(soft, tmp_path / "in" / str(number), place)
+    model, out = load_model(tree / "model"), tmp_path / "out"
+    whole = plan(tmp_path / "in", out, model, SETTINGS)
+    monkeypatch.setattr("concordct.volumes.find.CHUNK", 2)
+    monkeypatch.setattr("concordct.pipelines.headers.TOGETHER", 2)
+    read: list[str] = []
+    real = find.slice_headers
+    monkeypatch.setattr(find, "slice_headers", lambda path: read.append(str(path)) or real(path))
+    planned = [plan(tmp_path / "in", out, model, SETTINGS, engine=Share(index, 2)) for index in (2, 1)]
+    assert len(read) == len(set(read)) == 9
+    read.clear()
+    os.utime(tmp_path / "in" / "2" / "00001.dcm")
+    planned.append(plan(tmp_path / "in", out, model, SETTINGS, engine=Share(1, 2)))
+    assert 0 < len(read) <= 4  # those that lie with the one that changed
+    for one in planned:
+        assert [job.scan.key for job in one.jobs] == [job.scan.key for job in whole.jobs]
+        assert [job.scan.slices for job in one.jobs[:2]] == [job.scan.slices for job in whole.jobs[:2]]
+    for index in (2, 1):
+        records = run(planned[-1], model, out, SETTINGS, engine=Share(index, 2))
+    assert [record.status for record in records] == ["done"] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
 def test_a_failure_of_one_share_is_in_what_the_last_writes(tree: Path, tmp_path: Path) -> None:

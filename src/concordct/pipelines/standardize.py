@@ -25,7 +25,7 @@ from concordct.methods.slabs import standardized_slabs
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.pipelines.checks import Check, check_scan
 from concordct.pipelines.engines import HERE, Engine, Local, Share, results_of, within_of
-from concordct.pipelines.headers import headers_on
+from concordct.pipelines.headers import forget_headers, headers_on
 from concordct.pipelines.records import (
     SELF_CHECK,
     Record,
@@ -122,8 +122,9 @@ def plan(input_path: Path, output: Path, model: Model, settings: Settings, *, en
     inside, outside = output.resolve(), input_path.resolve()
     if inside == outside or outside in inside.parents or (inside in outside.parents and inside.exists()):
         raise ConcordctError(f"{output}: expected an output apart from the input {input_path}")
-    found = find_scans(input_path, reader=headers_on(engine))
+    found = find_scans(input_path, reader=headers_on(engine, output=output))
     if not found.scans:
+        forget_headers(output)
         reasons = sorted({item.reason for item in found.set_aside})
         raise ConcordctError(
             f"{input_path}: expected a CT series or volume, found none"
@@ -241,6 +242,7 @@ def run(
         with atomic_file(output / RECORDS, overwrite=True) as aside:
             aside.write_text("".join(record.line() + "\n" for record in everything))
     shutil.rmtree(marks, ignore_errors=True)
+    forget_headers(output)
     return everything
 
 

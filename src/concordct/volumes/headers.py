@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -118,6 +120,20 @@ class SliceHeader:
     undecodable: str | None
     notes: tuple[str, ...]
     stamp: Stamp | None = field(default=None, compare=False)
+
+
+def header_to_json(header: SliceHeader) -> dict[str, Any]:
+    """All but path and stamp, which name the file, in values of JSON."""
+    return {name: value for name, value in vars(header).items() if name not in ("path", "stamp")}
+
+
+def header_from_json(path: Path, stamp: Stamp | None, told: Mapping[str, Any]) -> SliceHeader:
+    """A header from what `header_to_json` said of it."""
+    tuples = ("orientation", "origin", "pixel_spacing", "notes")
+    values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told.items()}
+    values["times"] = tuple((name, value) for name, value in told["times"])
+    # An index of before kept the stamp here, too.
+    return SliceHeader(**{**values, "path": path, "stamp": stamp})
 
 
 #: Attributes that part a series, first the surest. The times come last: scanners may write one for each slice.

@@ -25,7 +25,7 @@ from typing import Any
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.volumes.find import Progress, SetAside, walk
-from concordct.volumes.headers import SliceHeader, slice_headers
+from concordct.volumes.headers import SliceHeader, header_from_json, header_to_json, slice_headers
 
 #: In the head of the file: "cct" and the schema.
 _SCHEMA_NUMBER = 0x63637403
@@ -125,8 +125,7 @@ class Index:
         except ConcordctError as error:
             self._keep(path, facts, number, str(error).removesuffix(f": {path}"), None, None)
             return
-        # Path and stamp stand in columns of their own.
-        told = [{name: value for name, value in vars(one).items() if name not in ("path", "stamp")} for one in headers]
+        told = [header_to_json(one) for one in headers]
         self._keep(path, facts, number, None, headers[0].series_uid, json.dumps(told))
 
     def _keep(
@@ -179,7 +178,7 @@ class Index:
             told, size, changed = self._base.execute(
                 "select headers, size, changed from files where path = ?", (os.fsencode(path),)
             ).fetchone()
-            found += [_header(path, (size, changed), one) for one in json.loads(told)]
+            found += [header_from_json(path, (size, changed), one) for one in json.loads(told)]
         return found
 
     def said(self, group: Group, root: Path) -> list[Any] | None:
@@ -200,11 +199,3 @@ class Index:
 
 def _path(key: bytes) -> Path:
     return Path(os.fsdecode(key))
-
-
-def _header(path: Path, stamp: tuple[int, int], told: dict[str, Any]) -> SliceHeader:
-    tuples = ("orientation", "origin", "pixel_spacing", "notes")
-    values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told.items()}
-    values["times"] = tuple((name, value) for name, value in told["times"])
-    # An index of before kept the stamp here, too.
-    return SliceHeader(**{**values, "path": path, "stamp": stamp})
