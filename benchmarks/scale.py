@@ -3,6 +3,7 @@
 python -m benchmarks.scale                    # all parts, then docs/results/scale.md; what stands is not run again
 python -m benchmarks.scale --parts speedup    # this one alone, and the page of what stands
 python -m benchmarks.scale --anew             # what stands is measured again, as on a machine that is quiet now
+python -m benchmarks.scale --parts speedup --rows 1    # the next row that is missing: half a minute to three each
 
 Scans are simulated discs with noise; their content decides neither time nor memory. The part of each process is told by
 its own processor time, which other work on the machine touches less than the clock.
@@ -38,10 +39,10 @@ from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.volume import Volume
 
 PLACE = Path(os.environ.get("CONCORDCT_RUNS", ROOT / "runs")) / "scale"
-#: The load of the issue, at a smaller matrix.
-SERIES, MATRIX = 20, 128
-#: Slices a series; fewer where the environment says so, and the page says how many.
+SERIES = 20
+#: Slices a series and pixels a side; fewer where the environment says so, and the page says how many.
 SLICES = int(os.environ.get("CONCORDCT_SCALE_SLICES", "100"))
+MATRIX = int(os.environ.get("CONCORDCT_SCALE_MATRIX", "512"))
 #: Of what asks for many slices or runs, not for large ones.
 SMALL, KILLED_SERIES, KILLED_SLICES = 64, 8, 40
 RAY = "Ray, two nodes"
@@ -82,10 +83,16 @@ class Run:
 
 
 class Found:
-    """Rows of a part, kept as they come: a run that is stopped goes on with those that are missing."""
+    """Rows of a part, kept as they come: a run that is stopped goes on with those that are missing.
 
-    def __init__(self, part: str, *, anew: bool) -> None:
+    Parameters
+    ----------
+    most : rows to add; None for all.
+    """
+
+    def __init__(self, part: str, *, anew: bool, most: int | None = None) -> None:
         self.path = PLACE / f"{part}.json"
+        self.most = most
         self.rows: dict[str, Any] = {} if anew or not self.path.exists() else json.loads(self.path.read_text())
 
     def add(self, name: str, row: dict[str, Any]) -> None:
@@ -93,6 +100,12 @@ class Found:
         self.rows[name] = row
         print(name, row, flush=True)
         self.path.write_text(json.dumps(self.rows))
+        if self.most is not None:
+            self.most -= 1
+
+    def lacks(self, name: str) -> bool:
+        """Whether a row is to be measured now."""
+        return name not in self.rows and self.most != 0
 
 
 def scan(folder: Path, number: int, slices: int, matrix: int, *, sharp: bool = False) -> None:
@@ -127,12 +140,13 @@ def tree(name: str, series: int, slices: int, matrix: int) -> Path:
 def started(source: Path, output: Path, engine: str, *, address: str = "") -> subprocess.Popen[str]:
     """A run in a process of its own."""
     words = [str(source), str(output), str(PLACE / "model"), engine, address]
+    whole = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.scale_run", *words],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={name: value for name, value in whole.items() if name != "PYTHONDONTWRITEBYTECODE"},
     )
 
 
@@ -169,14 +183,14 @@ def digest(folder: Path) -> str:
 
 def speedup(found: Found) -> None:
     """One process, two, two shares, two actors of a Ray cluster of two nodes."""
-    source = tree(f"twenty-{SLICES}", SERIES, SLICES, MATRIX)
+    source = tree(f"twenty-{SLICES}-{MATRIX}", SERIES, SLICES, MATRIX)
 
     def measure(name: str, engines: tuple[str, ...], outputs: tuple[str, ...], address: str = "") -> None:
         run = measured(source, tuple(PLACE / output for output in outputs), engines, address=address)
         same = digest(PLACE / "out")
         for output in outputs:
             shutil.rmtree(PLACE / output, ignore_errors=True)
-        found.add(name, {"slices": SLICES, "digest": same, **asdict(run)})
+        found.add(name, {"slices": SLICES, "matrix": MATRIX, "digest": same, **asdict(run)})
 
     for name, engines, outputs in (
         ("one process", ("1",), ("out",)),
@@ -184,9 +198,9 @@ def speedup(found: Found) -> None:
         ("two shares", ("1/2", "2/2"), ("out", "out")),
         (CEILING, ("1", "1"), ("out", "other")),
     ):
-        if name not in found.rows:
+        if found.lacks(name):
             measure(name, engines, outputs)
-    if RAY not in found.rows:
+    if found.lacks(RAY):
         with cluster_of_two() as cluster:
             measure(RAY, ("ray",), ("out",), cluster.address)
 
@@ -209,16 +223,18 @@ def cluster_of_two() -> Iterator[Any]:
 def memory(found: Found) -> None:
     """Peak memory by the number of series and by the number of slices, and of a giant's slabs on two processes."""
     for series in (1, 20, 200):
-        if f"{series} series" not in found.rows:
+        if found.lacks(f"{series} series"):
             found.add(f"{series} series", _peak(tree(f"many-{series}", series, 4, SMALL)))
     for series in (1, 200):
-        if f"{series} series of 512 x 512" not in found.rows:
+        if found.lacks(f"{series} series of 512 x 512"):
             found.add(f"{series} series of 512 x 512", _peak(tree(f"wide-{series}", series, 2, 512)))
     wanted = ""
     for slices, more in ((28, ()), (300, ()), (1_500, ()), (1_500, ("-j", "2"))):
         name = f"{slices:,} slices{', ' + ' '.join(more) if more else ''}"
-        if name not in found.rows:
+        if found.lacks(name):
             found.add(name, _peak(tree(f"long-{slices}", 1, slices, SMALL) / "000", *more))
+        if name not in found.rows:
+            return
         same = found.rows[name]["digest"] == wanted
         if more and not same:
             sys.exit(f"{name}: expected the bytes of one process, found others")
@@ -306,7 +322,7 @@ def kills(found: Found) -> None:
     ways = {"a worker killed": _killed_workers, "disk full": _full_disk, "Ray's head killed": _killed_head}
     for name, way in ways.items():
         shutil.rmtree(PLACE / "out", ignore_errors=True)
-        if name not in found.rows:
+        if found.lacks(name):
             found.add(name, way(source, PLACE / "out", wanted))
     shutil.rmtree(PLACE / "out", ignore_errors=True)
 
@@ -324,7 +340,7 @@ def start(found: Found) -> None:
         ),
     }
     for name, way in ways.items():
-        if name not in found.rows:
+        if found.lacks(name):
             least = min((way() for _ in range(STARTS)), key=lambda one: one.cpu_s)
             found.add(name, {"cpu": least.cpu_s, "wall": least.wall_s, "load": os.getloadavg()[0]})
     shutil.rmtree(PLACE / "out", ignore_errors=True)
@@ -341,10 +357,10 @@ def _start_text(found: dict[str, Any]) -> str:
 def cost(found: Found) -> None:
     """Processor seconds of what the model is made of: start, finding a file, a slice of 512 x 512."""
     for name, slices in (("short", 4), ("long", 20)):
-        if name not in found.rows:
+        if found.lacks(name):
             found.add(name, {"slices": slices, **_peak(tree(f"full-{name}", 1, slices, 512))})
-    if "files" not in found.rows:
-        source = tree(f"twenty-{SLICES}", SERIES, SLICES, MATRIX)
+    if found.lacks("files"):
+        source = tree(f"twenty-{SLICES}-{MATRIX}", SERIES, SLICES, MATRIX)
         begun = time.process_time()
         plan(source, PLACE / "out", load_model(PLACE / "model"), SETTINGS)
         found.add("files", {"seconds": (time.process_time() - begun) / (SERIES * SLICES)})
@@ -362,7 +378,7 @@ PARTS: dict[str, Callable[[Found], None]] = {
 def _speedup_text(found: dict[str, Any]) -> str:
     names = ("wall_s", "lead_s", "workers_s", "before_s", "load")
     runs = {name: Run(**{key: one[key] for key in names}) for name, one in found.items()}
-    one = runs["one process"]
+    one, one_row = runs["one process"], found["one process"]
     rows, said = [], []
     for name, run in runs.items():
         workers = " + ".join(f"{seconds:.1f}" for seconds in run.workers_s) or "-"
@@ -374,8 +390,8 @@ def _speedup_text(found: dict[str, Any]) -> str:
         if name not in ("one process", CEILING):
             said.append(f"{name} {ratios[0]:.2f} by the clock")
     text = (
-        f"{SERIES} series of {found['one process']['slices']} slices of {MATRIX} x {MATRIX}, one thread each, whole "
-        f"runs with start-up, reading, checking and writing. Bar {BAR}: {'; '.join(said)}.\n\n"
+        f"{SERIES} series of {one_row['slices']} slices of {one_row['matrix']} x {one_row['matrix']}, one thread each, "
+        f"whole runs with start-up, reading, checking and writing. Bar {BAR}: {'; '.join(said)}.\n\n"
         + table(
             [
                 "engine",
@@ -434,9 +450,8 @@ def _cost_text(found: dict[str, Any]) -> str:
         f"with one thread and {long['peak']:.0f} MiB each.\n\nHours, series of {COHORT_SLICES} slices:\n\n"
         + table(["series", *(f"{workers} workers" for workers in WORKERS)], rows)
         + f"\n\n**10,000 series** of {COHORT_SLICES} slices are {core_hours:,.0f} core hours. Rent one machine of 32 "
-        f"cores and 64 GB (`-j 32`): about {best:.1f} hours; or an array of jobs (`--shard I/N`), each over a folder "
-        "of its own, since every share reads all headers of what it is given. "
-        "No GPU is needed. Room: the input's size once more, since results are uncompressed DICOM of 0.5 MB a slice: "
+        f"cores and 64 GB (`-j 32`): about {best:.1f} hours; or an array of jobs (`--shard I/N`) that begin "
+        "together: they leave each other the headers that they read. Room: the input's size once more, since results are uncompressed DICOM of 0.5 MB a slice: "
         f"{10_000 * COHORT_SLICES * 0.53e-6:.1f} TB."
     )
 
@@ -469,12 +484,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--anew", action="store_true", help="measure again what stands")
+    parser.add_argument("--rows", type=int, help="of each part, so many rows that are missing; all without")
     arguments = parser.parse_args()
     PLACE.mkdir(parents=True, exist_ok=True)
     for name in arguments.parts:
         print(f"part {name}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
         try:
-            PARTS[name](Found(name, anew=arguments.anew))
+            PARTS[name](Found(name, anew=arguments.anew, most=arguments.rows))
         finally:
             page("make bench-scale")
 

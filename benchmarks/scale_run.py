@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 from concordct.pipelines.engines import Engine, Local, Ray, Share, each, ready
 
 if TYPE_CHECKING:
+    from concordct.methods.models import Model
     from concordct.pipelines.records import ScanJob
 
 
-def timed(job: ScanJob, *, model: Path) -> tuple[int, float, str]:
+def timed(job: ScanJob, *, model: Model) -> tuple[int, float, str]:
     """Standardize one scan: the process that did it, its processor seconds from its start to now, and why it failed."""
-    from concordct.methods.models import load_model
     from concordct.pipelines.standardize import Settings, standardize_scan
 
     try:
-        standardize_scan(job, load_model(model), Settings(check="off"))
+        standardize_scan(job, model, Settings(check="off"))
     except Exception as error:
         return os.getpid(), time.process_time(), f"{type(error).__name__}: {error}"
     return os.getpid(), time.process_time(), ""
@@ -44,7 +44,7 @@ def lead(source: Path, output: Path, model: Path, engine: Engine) -> dict[str, A
         found = time.perf_counter()
         spent: dict[int, float] = {}
         failed = []
-        work = partial(timed, model=model)
+        work = partial(timed, model=loaded)
         for _, (pid, seconds, reason) in each(work, planned.jobs, lambda _, reason: (0, 0.0, reason), engine=engine):
             spent[pid] = max(seconds, spent.get(pid, 0.0))
             failed += [reason] if reason else []
