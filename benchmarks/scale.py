@@ -451,7 +451,8 @@ def _cost_text(found: dict[str, Any]) -> str:
         + table(["series", *(f"{workers} workers" for workers in WORKERS)], rows)
         + f"\n\n**10,000 series** of {COHORT_SLICES} slices are {core_hours:,.0f} core hours. Rent one machine of 32 "
         f"cores and 64 GB (`-j 32`): about {best:.1f} hours; or an array of jobs (`--shard I/N`) that begin "
-        "together: they leave each other the headers that they read. Room: the input's size once more, since results are uncompressed DICOM of 0.5 MB a slice: "
+        "together: they leave each other the headers that they read. Room: the input's size once more, since results "
+        "are uncompressed DICOM of 0.5 MB a slice: "
         f"{10_000 * COHORT_SLICES * 0.53e-6:.1f} TB."
     )
 
