@@ -17,7 +17,6 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +29,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.volumes.guard_process import HEAD, MEMORY_BYTES, SHARED_BYTES, Forked, fork, one_thread, spawn, write
+from concordct.volumes.guard_process import (
+    HEAD,
+    MEMORY_BYTES,
+    SHARED_BYTES,
+    Forked,
+    file_in_memory,
+    fork,
+    one_thread,
+    spawn,
+    write,
+)
 
 #: Processor time of one call: the largest slice in JPEG 2000 takes a third of it on a slow core.
 PROCESSOR_SECONDS = 15
@@ -78,7 +87,8 @@ class _Worker:
         self.owner = os.getpid()
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
-        shared = _shared_file()
+        shared = file_in_memory()
+        os.ftruncate(shared, SHARED_BYTES)
         self.shared = mmap.mmap(shared, SHARED_BYTES)
         start: Callable[[int, int, int], Forked | subprocess.Popen[bytes]] = fork if one_thread() else spawn
         self.process = start(theirs_in, theirs_out, shared)
@@ -178,17 +188,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _shared_file() -> int:
-    """A file of `SHARED_BYTES` in memory; where the system has none, one without a name."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("concordct")
-    else:
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
-    os.ftruncate(handle, SHARED_BYTES)
-    return handle
 
 
 def _death(status: int) -> str:
