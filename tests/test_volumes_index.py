@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from concordct.errors import ConcordctError
+from concordct.errors import ConcordctError, reason_of
 from concordct.pipelines.inspect import describe
 from concordct.volumes import index
 from concordct.volumes.files import write_volume_file
@@ -18,6 +19,7 @@ from concordct.volumes.headers import SliceHeader
 from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.scans import find_scans
 from concordct.volumes.volume import Volume
+from volumes_slices import write_stack
 
 
 @pytest.fixture
@@ -94,3 +96,17 @@ def test_what_is_no_index_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
     other.close()
     with pytest.raises(ConcordctError, match="expected an index of this version, found something else"):
         describe(tree, index=tmp_path / "other")
+
+
+def test_where_nothing_temporary_can_be_written_the_index_stands_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stack(tmp_path, [0.0, 3.0])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    with index.Index.opened(None) as found:
+        found.look(tmp_path)
+        assert [len(group.paths) for group in found.groups(tmp_path)] == [2]
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.gettempdir()
+    assert reason_of(caught.value).endswith("expected one; TMPDIR may name it")

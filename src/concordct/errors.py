@@ -37,6 +37,8 @@ def reason_of(error: BaseException) -> str:
         return "not enough memory"
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         reason = _REASONS.get(error.errno, error.strerror.lower())
+        if error.strerror.startswith("No usable temporary directory"):
+            return "no folder for temporary files can be written, expected one; TMPDIR may name it"
         place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
         return f"{place}: {reason}" if place else reason
     return f"a fault of the program, {type(error).__name__} in {_line_of(error)}"

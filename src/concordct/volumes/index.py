@@ -55,6 +55,21 @@ class Group:
     paths: tuple[Path, ...]
 
 
+@contextmanager
+def _place(path: Path | None) -> Iterator[Path | None]:
+    """The file of an index; without a path one that goes at the end, None (memory) where no place for it is found."""
+    if path is not None:
+        yield path
+        return
+    try:
+        aside = tempfile.TemporaryDirectory(prefix="concordct-index-")
+    except FileNotFoundError:  # a read-only container
+        yield None
+        return
+    with aside as folder:
+        yield Path(folder) / "index"
+
+
 class Index:
     """An open index; see the module."""
 
@@ -70,12 +85,12 @@ class Index:
         ------
         ConcordctError : the file is something else, or cannot be written.
         """
-        with tempfile.TemporaryDirectory(prefix="concordct-index-") as folder:
-            place = Path(folder) / "index" if path is None else path
+        with _place(path) as place:
             try:
-                fresh = not place.exists() or place.stat().st_size == 0
-                os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))
-                base = sqlite3.connect(place, timeout=60)
+                fresh = place is None or not place.exists() or place.stat().st_size == 0
+                if place is not None:
+                    os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))
+                base = sqlite3.connect(place or ":memory:", timeout=60)
                 try:
                     if fresh:
                         base.executescript(f"{_SCHEMA}; pragma user_version = {_SCHEMA_NUMBER};")
