@@ -165,17 +165,20 @@ def test_what_was_standardized_is_not_standardized_again(exam: Path, model: Path
         standardize(tmp_path / "once", unnamed, tmp_path / "twice")
 
 
-def test_a_source_rewritten_since_is_noticed_and_a_copy_of_it_is_not(exam: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["out", "out.nii.gz"])
+def test_a_source_rewritten_since_is_noticed_and_a_copy_of_it_is_not(
+    exam: Path, model: Path, tmp_path: Path, output: str
+) -> None:
     shutil.copytree(exam / "Br40", tmp_path / "in")
-    (before,) = standardize(tmp_path / "in", model, tmp_path / "out")
+    (before,) = standardize(tmp_path / "in", model, tmp_path / output)
     slices = sorted((tmp_path / "in").glob("*.dcm"))
     os.utime(slices[0])  # as by a copy: newer, and the same
-    (again,) = standardize(tmp_path / "in", model, tmp_path / "out")
+    (again,) = standardize(tmp_path / "in", model, tmp_path / output)
     assert (again.status, again.stood, again.pixels_sha256) == ("done", True, before.pixels_sha256)
     dataset = pydicom.dcmread(slices[0])
     dataset.PixelData = np.roll(dataset.pixel_array, 3, axis=0).tobytes()
     dataset.save_as(slices[0])
-    (other,) = standardize(tmp_path / "in", model, tmp_path / "out")
+    (other,) = standardize(tmp_path / "in", model, tmp_path / output)
     assert other.status == "failed"
     assert "its source was rewritten since" in str(other.reason)
 

@@ -17,7 +17,7 @@ from concordct.volumes.derived import RECORD, stored_sha256
 from concordct.volumes.files import is_volume_file
 from concordct.volumes.given import read_json
 from concordct.volumes.scans import Scan, scan_path
-from concordct.volumes.series import Series
+from concordct.volumes.series import Series, hu_sha256
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -124,8 +124,10 @@ def standing(job: ScanJob, derivation: Derivation, notes: tuple[str, ...]) -> Re
 def _rewritten(series: Series, record: Path, digest: str) -> bool:
     """Whether slices hold another thing under their UIDs than the record says; a copy is newer and holds the same."""
     written = record.stat().st_mtime_ns
-    newer = any(path.stat().st_mtime_ns > written for path in {ref.path for ref in series.slices})
-    return newer and stored_sha256(series.stored(0, series.shape[0])) != digest
+    if not any(path.stat().st_mtime_ns > written for path in {ref.path for ref in series.slices}):
+        return False
+    of_slices = record.name == RECORD
+    return digest != (stored_sha256(series.stored(0, series.shape[0])) if of_slices else hu_sha256(series))
 
 
 def _whole(path: Path, series: Series) -> bool:

@@ -1,9 +1,8 @@
 """A scan, or a tree of scans, through a model: outputs moved into place whole, resumable, one record for each scan.
 
 A file becomes a file, a folder of slices a folder of slices, a tree a tree of the same shape, however many series it
-holds. What already stands there, made from the
-same source by the same model, settings and version, is left alone, so a killed run continues where it stopped
-and ends with the same bytes as an undisturbed one.
+holds. What already stands there, made from the same source by the same model, settings and version, is left alone, so
+a killed run continues where it stopped and ends with the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from concordct.volumes.find import SetAside
 from concordct.volumes.geometry import Problem
 from concordct.volumes.place import alone, atomic_file
 from concordct.volumes.scans import LABEL_MAP, Scan, checked, evenly_spaced, find_scans, scan_path
-from concordct.volumes.series import Series
+from concordct.volumes.series import Series, WatchedSeries, watched
 from concordct.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -432,6 +431,9 @@ def _write_file(
     """A volume file with its record beside it. The record comes first, without a digest: it claims the name for a run
     that is killed before the second one is written."""
     digest = hashlib.sha256()
+    # A map of deviations is no CT image: it is neither rounded nor held to the range of one.
+    image = derivation.window_hu is None
+    source = watched(job.scan) if type(job.scan) is Series and image else job.scan if image else None
 
     def hashed() -> Iterator[Volume]:
         for slab in slabs:
@@ -441,6 +443,8 @@ def _write_file(
     def write_record(pixels_sha256: str | None) -> None:
         record = {**made_from(job, derivation), "notes": list(notes), "pixels_sha256": pixels_sha256}
         record[SELF_CHECK] = found
+        if isinstance(source, WatchedSeries) and pixels_sha256 is not None:
+            record["source_sha256"] = source.digest.hexdigest()
         with atomic_file(record_path(job), overwrite=True) as aside:
             aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
@@ -454,16 +458,9 @@ def _write_file(
         if job.output.exists() and not (claimed or settings.overwrite):
             raise ConcordctError(f"{job.output}: exists and was not made by this run [exists]")
         write_record(None)
-        # A map of deviations is no CT image: it is neither rounded nor held to the range of one.
-        image = derivation.window_hu is None
         try:
-            write_volume_file(
-                job.output,
-                hashed(),
-                source=job.scan if image else None,
-                whole_hu=image,
-                overwrite=claimed or settings.overwrite,
-            )
+            over = claimed or settings.overwrite
+            write_volume_file(job.output, hashed(), source=source, whole_hu=image, overwrite=over)
         except BaseException:
             _give_back(record_path(job), earlier)
             raise

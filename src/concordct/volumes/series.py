@@ -6,10 +6,12 @@ whose geometry is wrong refuses to be read unless the caller names what may pass
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +174,32 @@ class Series:
             if stored.values.shape != self.shape[1:]:
                 raise ConcordctError(f"slice of {stored.values.shape}, expected {self.shape[1:]}: {ref.path}")
             yield stored
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedSeries(Series):
+    """A series that takes the SHA-256 of the HU that it hands out, slab after slab; `watched` makes one."""
+
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def stored_hu(self, start: int, stop: int) -> NDArray[np.float32]:
+        """As `Series.stored_hu`; what is asked for follows what was."""
+        hu = super().stored_hu(start, stop)
+        self.digest.update(hu.tobytes())
+        return hu
+
+
+def watched(series: Series) -> WatchedSeries:
+    """The same series, watched from here on."""
+    return WatchedSeries(**{one.name: getattr(series, one.name) for one in fields(Series)})
+
+
+def hu_sha256(series: Series) -> str:
+    """What a watched series of the same files says after all its slices were asked for once, in order."""
+    copy = watched(series)
+    for index in range(series.shape[0]):
+        copy.stored_hu(index, index + 1)
+    return str(copy.digest.hexdigest())
 
 
 class _Recent:
