@@ -79,11 +79,15 @@ class StoredSlice:
 
     def stored_hu(self) -> NDArray[np.float32]:
         """[y, x] HU of every voxel, padding included."""
-        return (self.values * self.slope + self.intercept).astype(np.float32)
+        found = self.values * self.slope
+        found += self.intercept
+        return found.astype(np.float32)
 
     def hu(self) -> NDArray[np.float32]:
         """[y, x] HU with `AIR_HU` where there is padding."""
-        return np.where(self.padding, np.float32(AIR_HU), self.stored_hu())
+        found = self.stored_hu()
+        found[self.padding] = AIR_HU
+        return found
 
 
 def able_to_reach(stored: StoredSlice, reach: tuple[float, float] | None) -> StoredSlice:
@@ -188,14 +192,21 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
         hu_range = (declared[0] * slope + intercept - half, declared[1] * slope + intercept + half)
     if dtype.itemsize < 4:
         values = values.astype(np.int32, copy=False)
-    padding = find_padding(values * slope + intercept, declared_hu=hu_range)
-    return StoredSlice(values, slope, intercept, padding, bounds, dtype)
+    hu = values * slope
+    hu += intercept
+    return StoredSlice(values, slope, intercept, find_padding(hu, declared_hu=hu_range), bounds, dtype)
 
 
 def _without_overlays(raw: NDArray[Any], bounds: tuple[int, int], bits: int) -> NDArray[Any]:
     """Bits above BitsStored may hold overlays (retired): keep the low bits, then restore the sign."""
-    values = raw.astype(np.int32 if raw.dtype.itemsize < 4 else np.int64) & (2**bits - 1)
-    return np.where(values > bounds[1], values + 2 * bounds[0], values) if bounds[0] < 0 else values
+    values = raw.astype(np.int32 if raw.dtype.itemsize < 4 else np.int64)
+    if bounds[0] < 0:
+        above = 8 * values.itemsize - bits
+        values <<= above
+        values >>= above  # with the sign
+    else:
+        values &= 2**bits - 1
+    return values
 
 
 def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:

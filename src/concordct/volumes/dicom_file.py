@@ -29,7 +29,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from concordct.errors import ConcordctError
 from concordct.volumes.attributes import attribute
-from concordct.volumes.elements import MAX_DEPTH, item_tags, start_of_dataset, structure_fault
+from concordct.volumes.elements import start_of_dataset, structure_fault
 
 #: No CT scanner writes larger slices; what claims more is a mistake or an attack.
 MAX_SLICE_PIXELS = 4096 * 4096
@@ -39,7 +39,7 @@ MAX_FRAMES = 20_000
 MAX_HEADER_BYTES = 16 * 2**20
 
 _META_BYTES = 4096  # the meta header of a Part 10 file fits
-_WHOLE_BYTES = 2**26  # files up to this are searched as bytes, larger ones walked
+_WHOLE_BYTES = 2**26  # files up to this are read at once
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # fmt: off
 _PHOTOMETRIC = frozenset((
@@ -170,14 +170,9 @@ def _open(file: BinaryIO, path: Path, tags: tuple[str, ...] | None, pixels: bool
     source: BinaryIO = file
     if pixels and state.st_size <= _WHOLE_BYTES:
         file.seek(0)
-        data = file.read()
-        source = BytesIO(data)
-        walked = item_tags(data) > MAX_DEPTH
-    else:
-        walked = True
-    if walked:
-        source.seek(start)
-        _refuse_structure(source, state.st_size, path, big_endian=_big_endian(head, start, syntax))
+        source = BytesIO(file.read())
+    source.seek(start)
+    _refuse_structure(source, state.st_size, path, big_endian=_big_endian(head, start, syntax))
     source.seek(0)
     only = None if tags is None else list(_numbers(tags))
     dataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=only, force=bare)

@@ -41,11 +41,6 @@ def start_of_dataset(head: bytes) -> tuple[int, str]:
     return position, syntax
 
 
-def item_tags(data: bytes) -> int:
-    """How often the tag of a sequence item stands in the bytes, in either byte order: a bound on the depth."""
-    return data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00")
-
-
 def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False, whole: bool = False) -> str | None:
     """What is wrong with the structure of a dataset, in words; None when a parser may have it.
 

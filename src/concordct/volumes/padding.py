@@ -146,4 +146,4 @@ def touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     reaches[0] = False
     if reaches[1:].all():
         return mask
-    return np.asarray(reaches[labels])
+    return np.take(reaches, labels)
