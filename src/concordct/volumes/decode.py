@@ -199,7 +199,7 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
 
 def _without_overlays(raw: NDArray[Any], bounds: tuple[int, int], bits: int) -> NDArray[Any]:
     """Bits above BitsStored may hold overlays (retired): keep the low bits, then restore the sign."""
-    values = raw.astype(np.int32 if raw.dtype.itemsize < 4 else np.int64)
+    values: NDArray[np.signedinteger[Any]] = raw.astype(np.int32 if raw.dtype.itemsize < 4 else np.int64)
     if bounds[0] < 0:
         above = 8 * values.itemsize - bits
         values <<= above
