@@ -6,8 +6,9 @@
 
 Every verb that writes is run undisturbed first, then killed with SIGKILL at random moments (seeded) and run again. A
 kill is passed when nothing that stood before is gone, the final name holds nothing or all of it, no process is left and
-the second run ends with the bytes of the undisturbed one and without hidden leftovers. Runs are forked from a process
-that has loaded everything, so that kills fall into the work and not into imports.
+the second run ends with the bytes of the undisturbed one (but for a training's log, which tells seconds) and without
+hidden leftovers. Runs are forked from a process that has loaded everything, so that kills fall into the work and not
+into imports.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def killed(place: Path, name: str, words: str, kills: int, draw: random.Random) 
         tally.lost += contents(place / "in") != before
         half = visible(contents(out))
         # What stands under a final name is what stands there in the end; a tree may hold fewer of them.
-        tally.torn += same and any(wanted[0].get(one) != digest for one, digest in half.items() if final(name, one))
+        tally.torn += same and any(wanted[0].get(one) != digest for one, digest in half.items() if final(one))
         if same and half == wanted[0]:
             # Whole before the kill: a verb that is not resumed refuses to replace what stands, and rightly.
             tally.ended += code is None

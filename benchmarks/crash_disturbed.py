@@ -92,7 +92,7 @@ def _every_verb(place: Path, what: str, wanted: dict[str, dict[str, str]], prepa
         code = ended(forked(place, words.replace("OUT", output), prepare=prepare, finish=finish), LIMIT_SECONDS)
         said = (place / "said").read_text(errors="replace")
         left = json.loads(stood.read_text()) if stood.exists() else {}
-        torn = [one for one, digest in left.items() if final(name, one) and wanted[name].get(one) != digest]
+        torn = [one for one, digest in left.items() if final(one) and wanted[name].get(one) != digest]
         done += code == 0
         refused += code in (1, 2)
         whole = code != 0 or left == wanted[name]

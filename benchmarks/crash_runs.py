@@ -158,10 +158,14 @@ def contents(place: Path) -> dict[str, str]:
 
 
 def visible(found: dict[str, str]) -> dict[str, str]:
-    """Without what is hidden."""
-    return {name: digest for name, digest in found.items() if not any(part[0] == "." for part in name.split("/"))}
+    """Without what is hidden, and without the log of a training, whose lines tell seconds."""
+    return {
+        name: digest
+        for name, digest in found.items()
+        if not any(part[0] == "." or part in ("metrics.jsonl", "tensorboard") for part in name.split("/"))
+    }
 
 
-def final(name: str, path: str) -> bool:
-    """Whether a file is a result; records that claim a name for a run change until its end, as a training's do."""
-    return path.endswith((".dcm", ".nii.gz", ".csv", ".html")) and name != "train"
+def final(path: str) -> bool:
+    """Whether a file is a result; records that claim a name for a run change until its end."""
+    return path.endswith((".dcm", ".nii.gz", ".csv", ".html", ".safetensors"))
