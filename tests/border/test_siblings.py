@@ -123,6 +123,12 @@ def test_a_stated_tilt_that_the_positions_do_not_show_is_noted(tmp_path: Path) -
         ("SCREEN SAVE", "picture of a screen"),
         ("CT_SOM5 MIP", "MIP"),
         ("SUBTRACTION", "SUBTRACTION"),
+        ("LUNG_PBV", "PBV"),
+        ("IODINE_MAP", "IODINE"),
+        ("WATER_NO_IODINE", None),
+        ("RCBV", "RCBV"),
+        ("TMIP", "TMIP"),
+        ("VRT", "VRT"),
         ("MPR", None),
     ],
 )

@@ -29,8 +29,12 @@ _MAPS = {
 _PLAIN = frozenset(("", "NONE", "ENERGY_PROP_WT", "STANDARD"))
 #: Perfusion and subtraction of enhanced CT (C.8.15.2.1.1.4): named in a refusal.
 _ENHANCED_MAPS = frozenset(("RCBF", "RCBV", "MTT", "TTP", "TMAX", "SUBTRACTION", "DIFFERENCE", "MIP", "MINIP", "FLOW"))
-#: Of classic CT, anywhere after the second value: projections through a slab and differences, which no kernel made.
-_PROJECTION = re.compile(r"(?<![A-Z])(MIP|MINIP|MAXIP|MIN_IP|MAX_IP|SUBTRACTION)(?![A-Z])")
+#: Of classic CT, anywhere after the second value: projections through a slab or over time, differences, maps of
+#: perfusion and of one material, renderings and curved planes, which no kernel made.
+_NO_SLICE = re.compile(
+    r"(?<![A-Z])(?<!NO_)(T?MIP|MINIP|MAXIP|MIN_IP|MAX_IP|SUBTRACTION|R?CB[FV]|MTT|TTP|TMAX|PBV|IODINE|VRT|SSD|CURVED|CPR|"
+    r"SEGMENTATION|FUSED|FUSION|STD_DEVIATION)(?![A-Z])"
+)
 _MONO = re.compile(r"(VMI|VIRTUAL_MONOENERGETIC|MONOENERGETIC|MONOCHROMATIC|(CMT_|DE_)?MONO(E|_E|EN)?)([_ ]?\d.*)?")
 _KEV = re.compile(r"(\d{2,3}(?:\.\d)?)[_ ]?keV\b", re.IGNORECASE)
 _REMOVED = re.compile(r"MAT_REMOVED|MAT_MODIFIED|VNC|VNCA|VUE|WATER_NO_IODINE")
@@ -49,7 +53,7 @@ def refuse_maps(kinds: Sequence[str], path: Path, *, enhanced: bool) -> None:
     """
     fourth = kinds[3] if len(kinds) > 3 else ""
     named = next((_MAPS[kind] for kind in kinds[2:] if kind in _MAPS), None)
-    projected = None if enhanced else next(filter(None, map(_PROJECTION.search, kinds[2:])), None)
+    projected = None if enhanced else next(filter(None, map(_NO_SLICE.search, kinds[2:])), None)
     if projected is not None:
         named = projected.group()
     if enhanced and fourth in _ENHANCED_MAPS:
