@@ -24,8 +24,8 @@ demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
 
 # Lint, types and every test: under twelve minutes on two cores.
-test: .venv/installed
-	+$(MAKE) --no-print-directory --output-sync=target -j 2 packages reference lint
+test:
+	+$(MAKE) --no-print-directory --output-sync=target -j 3 .venv/installed packages reference lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The tests that take less than five seconds: under three minutes.
@@ -196,16 +196,15 @@ $(REFERENCE)/tried: tests/reference_pyradiomics.txt
 
 # RUNLEVEL=1 keeps Debian from starting what it installs: Orthanc is run by its test alone.
 packages:
-	@for package in $(PACKAGES); do \
-	  dpkg -s $$package >/dev/null 2>&1 && continue; \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing $$package"; \
-	    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1 \
-	      || { apt-get update -qq >/dev/null 2>&1; \
-	           RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package >/dev/null 2>&1; } \
-	      || echo "could not install $$package: its tests skip"; \
-	  else echo "$$package is not installed: its tests skip"; fi; \
-	done
+	@missing=$$(for package in $(PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
+	[ -n "$$missing" ] || exit 0; \
+	get() { RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$@" >/dev/null 2>&1; }; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing" $$missing; \
+	  get $$missing || { apt-get update -qq >/dev/null 2>&1; get $$missing; } || for package in $$missing; do \
+	    get $$package || echo "could not install $$package: its tests skip"; \
+	  done; \
+	else for package in $$missing; do echo "$$package is not installed: its tests skip"; done; fi
 
 # The lock file anew; takes uv. After any change of the dependencies in pyproject.toml.
 lock:
