@@ -1,12 +1,14 @@
 """Radiomic features: concordct beside PyRadiomics 3.0.1, the values and the time, each in a process of its own.
 
     python -m benchmarks.features [--pyradiomics PYTHON] [--rois 2] [--json OUT]
+    python -m benchmarks.features --rows 2    # the next two rows that are missing: half a minute to three each
+    python -m benchmarks.features --anew      # what stands is measured again
 
-Writes its page of docs/results. PYTHON is an interpreter that has PyRadiomics: by default that of
-`make reference`; without one, concordct's figures are printed and the section stays. PyRadiomics' time for 100 ROIs is
-that of `--rois` of them, scaled up. Both run with PyRadiomics' default, which filters the whole image, and with
-`preCrop`, which filters the surroundings of each ROI only and gives other values. CPU time is what a busy machine
-leaves comparable.
+Writes its page of docs/results when all rows stand in runs/features. PYTHON is an interpreter that has PyRadiomics: by
+default that of `make reference`; without one, concordct's figures are printed and the section stays. PyRadiomics' time
+for 100 ROIs is that of `--rois` of them, scaled up. Both run with PyRadiomics' default, which filters the whole image,
+and with `preCrop`, which filters the surroundings of each ROI only and gives other values. CPU time is what a busy
+machine leaves comparable.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,8 @@ import numpy as np
 from benchmarks.results import ROOT, data_folder, table, write_section
 
 ROIS = 100
-PRESETS = ROOT / "src" / "concordct" / "features" / "presets"
+PRESETS = ROOT / "src" / "concordct" / "radiomics" / "presets"
+KEPT = Path(os.environ.get("CONCORDCT_RUNS", ROOT / "runs")) / "features"
 #: Threads of BLAS gain nothing on matrices of grey levels and, on busy cores, wait for each other at full CPU.
 ONE_BLAS_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 #: What `make reference` installs.
@@ -149,38 +154,70 @@ def compare(
     return {"concordct": here, "PyRadiomics 3.0.1": rival, "ROIs measured by PyRadiomics": len(some)}
 
 
-def parity(data: Path, python: Path) -> str:
-    """Values of both on real ROIs, as a table; the cases are the tests'."""
+def parity_of(number: int, data: Path, python: Path) -> list[str]:
+    """Values of both on real ROIs, a row of the table; the cases are the tests'."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from parity_pyradiomics import CLOSE, compare, digital_phantom, random_chest, tumour
+    from parity_pyradiomics import compare, digital_phantom, random_chest, tumour
 
-    rows = []
-    for case in (digital_phantom(data), tumour(data, "pat_2"), tumour(data, "pat_3"), random_chest(data)):
-        with tempfile.TemporaryDirectory() as folder:
-            found = compare(case, Path(folder), python=python)
-        same = "yes" if found.names == found.reference_names else "no"
-        rois, columns = found.reference.shape
-        rows.append([case.title, f"{rois}", f"{columns:,}", same, f"{len(found.far)}", f"{found.largest:.0e}"])
+    cases = (digital_phantom, lambda data: tumour(data, "pat_2"), lambda data: tumour(data, "pat_3"), random_chest)
+    case = cases[number](data)
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(case, Path(folder), python=python)
+    same = "yes" if found.names == found.reference_names else "no"
+    rois, columns = found.reference.shape
+    return [case.title, f"{rois}", f"{columns:,}", same, f"{len(found.far)}", f"{found.largest:.0e}"]
+
+
+def parity_table(rows: list[list[str]]) -> str:
+    """One line for each case."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from parity_pyradiomics import CLOSE
+
     header = ["what", "ROIs", "columns each", "same order", f"values beyond {CLOSE:.0e}", "largest relative difference"]
     return table(header, rows)
 
 
-def speed(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Time and memory of every task, by its title."""
-    figures = {}
-    every = list(range(1, ROIS + 1))
+#: Title -> who makes the volume, preset, ROIs, preCrop.
+TASKS: dict[str, tuple[Callable[[], dict[str, np.ndarray]], str, list[int], str]] = {
+    "100 ROIs of 30 mm": (balls, "pyradiomics-1401", list(range(1, ROIS + 1)), "0"),
+    "100 ROIs of 30 mm, `preCrop`": (balls, "pyradiomics-1401", list(range(1, ROIS + 1)), "1"),
+    "1 ROI of 30 mm": (balls, "pyradiomics-1401", [50], "0"),
+    "1 ROI of 30 mm, `preCrop`": (balls, "pyradiomics-1401", [50], "1"),
+    "a pair of lungs": (lungs, "pyradiomics-default", [1], "0"),
+}
+NO_DATA = "Not measured: real CT data not found."
+#: Cases of `parity_of`.
+CASES = 4
+
+
+def speed_of(given: argparse.Namespace, title: str) -> dict[str, Any]:
+    """Time and memory of one task."""
+    make, preset_name, labels, crop = TASKS[title]
     with tempfile.TemporaryDirectory() as folder:
-        for case, make, preset_name, label_sets in (
-            ("balls", balls, "pyradiomics-1401", {"100 ROIs of 30 mm": every, "1 ROI of 30 mm": [50]}),
-            ("lungs", lungs, "pyradiomics-default", {"a pair of lungs": [1]}),
-        ):
-            path = Path(folder) / f"{case}.npz"
-            np.savez(path, **make())
-            for name, labels in label_sets.items():
-                for crop in ("0", "1") if case == "balls" else ("0",):
-                    title = f"{name}{', `preCrop`' if crop == '1' else ''}"
-                    figures[title] = compare(given, path, preset_name, labels, crop, title)
-    return figures
+        path = Path(folder) / "volume.npz"
+        np.savez(path, **make())
+        return compare(given, path, preset_name, labels, crop, title)
+
+
+def kept_rows(given: argparse.Namespace) -> dict[str, Any]:
+    """What stands, and of what is missing as much as is asked for."""
+    place, data = KEPT / "rows.json", data_folder()
+    rows: dict[str, Any] = {} if given.anew or not place.exists() else json.loads(place.read_text())
+    work: dict[str, Callable[[], Any]] = {title: partial(speed_of, given, title) for title in TASKS}
+    if data is not None and given.pyradiomics:
+        python = Path(given.pyradiomics)
+        work |= {f"values {number}": partial(parity_of, number, data, python) for number in range(CASES)}
+    left = given.rows
+    for name, measure in work.items():
+        if name in rows or left == 0:
+            continue
+        rows.setdefault("load", os.getloadavg()[0])
+        rows[name] = measure()
+        left = None if left is None else left - 1
+        if given.pyradiomics:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(rows))
+    return rows if rows.keys() >= work.keys() else {}
 
 
 def speed_table(figures: dict[str, dict[str, Any]]) -> str:
@@ -206,13 +243,18 @@ def main() -> None:
     parser.add_argument("--pyradiomics", default=found, help="an interpreter that has PyRadiomics")
     parser.add_argument("--rois", type=int, default=2, help="ROIs that PyRadiomics measures before scaling to 100")
     parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--rows", type=int, help="so many rows that are missing; all without")
+    parser.add_argument("--anew", action="store_true", help="measure again what stands")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(ours(Path(given.one[0]), given.one[1], json.loads(given.one[2]), crop=given.one[3] == "1")))
         return
-    load = os.getloadavg()[0]
-    figures = speed(given)
+    rows = kept_rows(given)
+    if not rows:
+        print("rows are missing yet: docs/results is left as it is")
+        return
+    load, figures = rows["load"], {title: rows[title] for title in TASKS}
     if given.json:
         machine = platform.processor() or platform.machine()
         whole = {"machine": machine, "cores": os.cpu_count(), "load": load, **figures}
@@ -220,8 +262,7 @@ def main() -> None:
     if not given.pyradiomics:
         print("no PyRadiomics 3.0.1 (see `make reference`): docs/results is left as it is")
         return
-    data = data_folder()
-    values = parity(data, Path(given.pyradiomics)) if data else "Not measured: real CT data not found."
+    values = parity_table([rows[f"values {number}"] for number in range(CASES)]) if "values 0" in rows else NO_DATA
     beside = (
         f"Other work ran on the same cores (load average {load:.1f} before it began), so that\n"
         "CPU time is what can be compared."
