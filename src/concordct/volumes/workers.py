@@ -138,7 +138,10 @@ class Crew:
         """End them: those that wait when they hear of it, those that work at once."""
         for worker, _ in self._busy.values():
             worker.process.terminate()
-        for worker in (*self._idle, *(worker for worker, _ in self._busy.values())):
+        everyone = [*self._idle, *(worker for worker, _ in self._busy.values())]
+        for worker in everyone:
+            worker.connection.close()  # so that none waits for another's end
+        for worker in everyone:
             worker.end()
 
 
