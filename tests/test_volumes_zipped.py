@@ -53,6 +53,21 @@ def test_links_bombs_and_damage_are_refused(tmp_path: Path) -> None:
     archive(tmp_path / "bomb.zip", zeros=bytes(80 * 2**20))
     whole = archive(tmp_path / "whole.zip", a=b"data" * 1000).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:40])
-    for name, says in (("link", "found a link"), ("bomb", "times its size"), ("cut", "whole zip archive")):
+    damaged = bytearray(archive(tmp_path / "damaged.zip", a=bytes(range(256)) * 100).read_bytes())
+    damaged[40] ^= 0xFF
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    archive(tmp_path / "empty.zip")
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as made, pytest.warns(UserWarning, match="Duplicate name"):
+        made.writestr("a", b"1")
+        made.writestr("a", b"2")
+    said = {
+        "link": "found a link",
+        "bomb": "times its size",
+        "cut": "whole zip archive",
+        "damaged": "whole zip archive",
+        "empty": "found none",
+        "twice": "a name twice",
+    }
+    for name, says in said.items():
         with pytest.raises(ConcordctError, match=says), as_tree(tmp_path / f"{name}.zip"):
             pass

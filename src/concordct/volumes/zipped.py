@@ -6,6 +6,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -79,6 +80,8 @@ def _extract(path: Path, folder: Path) -> None:
                         target.write(piece)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, ValueError) as error:
         raise ConcordctError(f"{path}: expected a whole zip archive, found {type(error).__name__}") from None
+    except zlib.error:
+        raise ConcordctError(f"{path}: expected a whole zip archive, found damaged data") from None
     except RuntimeError:
         raise ConcordctError(f"{path}: expected an archive without a password, found an encrypted one") from None
     except OSError as error:
@@ -89,6 +92,10 @@ def _extract(path: Path, folder: Path) -> None:
 def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if len(members) > MOST_FILES:
         raise ConcordctError(f"{path}: expected at most {MOST_FILES} files, found {len(members)}")
+    if not members:
+        raise ConcordctError(f"{path}: expected files in the archive, found none")
+    if len({member.filename for member in members}) < len(members):
+        raise ConcordctError(f"{path}: expected one file for each name, found a name twice")
     for member in members:
         parts = PurePosixPath(member.filename.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in member.filename:
