@@ -7,6 +7,7 @@ the others; each begins at its own place, so that those that run at once read a 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -45,7 +46,8 @@ def forget_headers(output: Path) -> None:
 
 
 def _place(output: Path) -> Path:
-    return output.with_name(f".{output.name}.headers")
+    whole = Path(os.path.abspath(output))  # "." has no name
+    return whole.parent / f".{whole.name}.headers"
 
 
 def _read(lists: Sequence[Sequence[Path]], *, engine: Engine) -> list[HeadersRead]:
