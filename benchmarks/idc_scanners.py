@@ -27,7 +27,8 @@ from benchmarks.results import table
 from concordct.agreement.concordance import ccc_per_feature, mean_by_class
 from concordct.errors import ConcordctError
 from concordct.judging.stages import stored
-from concordct.methods.spectral.reference import load_reference, measure, model_to
+from concordct.methods.spectral.reference import load_reference
+from concordct.methods.spectral.refined import bring
 from concordct.methods.spectral.transfer import SpectralStandardizer
 from concordct.pipelines import archive
 from concordct.pipelines.archive_series import LEAST_SLICES, Wanted
@@ -151,7 +152,7 @@ def brought(job: FeatureJob, reference: str, to: Path) -> FeatureJob:
         print(f"{reference}: {job.name}", file=sys.stderr, flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         volume = one_scan(job.image).read()
-        model = model_to(load_reference(reference), measure([volume]))
+        model = bring(load_reference(reference), [volume])
         work = SpectralStandardizer(model, "mean" if model.noise is None else "sample")
         made = stored(work(volume, generator=SliceSeeds(0, job.name)).hu, volume.hu)
         write_volume_file(path, volume.with_hu(made))

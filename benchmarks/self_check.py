@@ -279,7 +279,7 @@ def fed_back(references: Mapping[str, list[Signature]], calibrate: Sequence[Pati
         for mode in ("sample", "mean"):
             checks = []
             for number in range(3):
-                model, scan = _model(calibrate[number], source, target), _volume(fed[number].slices(source))
+                model, scan = _model(calibrate[number], source, target), slab(fed[number].slices(source))
                 once = SpectralStandardizer(model, mode)(scan, generator=SliceSeeds(0, "again"))  # type: ignore[arg-type]
                 images = np.clip(np.rint(once.hu), -1024, 3071)
                 checks.append(check_kernel(signature((images, scan.spacing_mm[2])), references[source][number]))
@@ -287,7 +287,8 @@ def fed_back(references: Mapping[str, list[Signature]], calibrate: Sequence[Pati
     return "; ".join(lines)
 
 
-def _volume(slices: Slices, count: int = 2) -> Volume:
+def slab(slices: Slices, count: int = 2) -> Volume:
+    """The first slices as a volume, 1 mm apart."""
     images, pixel = slices
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 1.0, pixel, pixel, 1.0
@@ -295,14 +296,14 @@ def _volume(slices: Slices, count: int = 2) -> Volume:
 
 
 def _model(patient: Patient, source: str, target: str) -> SpectralModel:
-    pair = (_volume(patient.slices(source), 1), _volume(patient.slices(target), 1))
+    pair = (slab(patient.slices(source), 1), slab(patient.slices(target), 1))
     return fit_pairs(partial(iter, (pair,)))
 
 
 def returned(calibrate: Sequence[Patient], fed: Sequence[Patient], data: Path | None) -> str:
     """Calibrated, standardized and taken back, in both modes."""
     rows = []
-    cases = {f"`{a}` to `{b}`, simulated": (_model(calibrate[0], a, b), _volume(fed[0].slices(a)))
+    cases = {f"`{a}` to `{b}`, simulated": (_model(calibrate[0], a, b), slab(fed[0].slices(a)))
              for a, b in (("Br40", "Bl64"), ("Bl64", "Br40"))}  # fmt: skip
     if data is not None:
         pairs = mayo_pairs(data)

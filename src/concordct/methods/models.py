@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from concordct.errors import ConcordctError
 from concordct.methods import catalogue
 from concordct.methods.spectral.reference import METHOD as REFERENCE
-from concordct.methods.spectral.reference import Reference, load_reference, measure, model_to
+from concordct.methods.spectral.reference import Reference, load_reference
+from concordct.methods.spectral.refined import bring
 from concordct.methods.spectral.thickness import Stacking
 from concordct.methods.standardizer import Mode, Standardizer
 from concordct.training.bundle import Bundle, load_bundle
@@ -72,8 +73,8 @@ class Model:
         depth = scan.shape[0]
         picked = sorted({int((at + 0.5) * depth / MEASURED_SLICES) for at in range(MEASURED_SLICES)})
         try:
-            condition = measure(scan.read(index, index + 1, allow=allow) for index in picked)
-            found = model_to(Reference.from_json(self.bundle.metadata[REFERENCE]), condition)
+            slices = (scan.read(index, index + 1, allow=allow) for index in picked)
+            found = bring(Reference.from_json(self.bundle.metadata[REFERENCE]), slices)
         except ConcordctError as error:
             raise ConcordctError(f"{scan_path(scan)}: {error}") from None
         bundle = found.to_bundle()

@@ -45,6 +45,11 @@ ROUNDING_HU2 = 1 / 12
 LARGEST_GAIN = 8.0
 #: Exponent of the local noise law, which no unpaired data shows; real pairs gave 0.3 to 0.5.
 EXPONENT = 0.4
+#: A result has its own noise alone where this share of it is known.
+KNOWN = 0.97
+#: The scan's own noise is looked at, for its local level, at this share of the frequency where information ends, and
+#: within this share of what the pixels hold.
+PROBE_SHARE, PROBE_TO_NYQUIST = 0.8, 0.6
 #: Frequencies of the model, lp/cm.
 FREQUENCY_LP_CM = np.arange(0.0, 16.01, 0.1)
 
@@ -173,13 +178,27 @@ def measure(slices: Iterable[Volume]) -> Condition:
     return Condition(signature, meter.half_error())
 
 
-def model_to(reference: Reference, condition: Condition) -> SpectralModel:
-    """What leads from a scan's condition to the reference."""
+def model_to(
+    reference: Reference,
+    condition: Condition,
+    *,
+    correction: NDArray[np.float64] | None = None,
+    louder: float | None = None,
+    drawn: float = 1.0,
+) -> SpectralModel:
+    """What leads from a scan's condition to the reference; `refined.py` finds the rest on results.
+
+    Parameters
+    ----------
+    correction : [FREQUENCY_LP_CM], natural logarithm of a gain on top of what the condition says.
+    louder : amplitude of a result's noise over the reference's; None to follow it from the condition.
+    drawn : factor on the variance of drawn noise.
+    """
     signature, f = condition.signature, FREQUENCY_LP_CM
     assert signature.edge is not None
     nyquist = MM_PER_CM / (2 * signature.pixel_mm)
-    fitted = _log_gain(signature, reference, nyquist)
-    log_gain = fitted.log_gain
+    fitted = gain_between(signature, reference)
+    log_gain = fitted.log_gain if correction is None else fitted.log_gain + correction
     rounding = ROUNDING_HU2 * signature.pixel_mm**2
     own = _on(signature.noise_hu2_mm2, f)
     wanted = _on(reference.noise_hu2_mm2, f)
@@ -196,7 +215,13 @@ def model_to(reference: Reference, condition: Condition) -> SpectralModel:
     half, gone = (falls_below(f, coherence, at) for at in (HALF, GONE))
     transfer = np.where(f < gone, gain * coherence, 0.0)
     transfer[0] = 1.0
-    noise, louder = (None, None) if own is None or wanted is None else _missing(own, wanted, transfer, f, half)
+    noise = None
+    if own is not None and wanted is not None:
+        ends = min(falls_below(f, coherence, KNOWN), NOISE_TO_NYQUIST * nyquist)
+        louder = _louder(transfer**2 * own, wanted, ends) if louder is None else louder
+        if louder is not None:
+            probe = min(PROBE_SHARE * half, PROBE_TO_NYQUIST * nyquist)
+            noise = _missing(own, wanted, transfer, probe, louder, drawn)
     unblurred = signature.edge * np.exp(np.minimum((fitted.blur_cm2 or 0.0) * EDGE_LP_CM**2, 10.0))
     reached = half_at(np.interp(EDGE_LP_CM, f, transfer) * unblurred)
     below = reached < (1 - 0.05) * reference.mtf50_lp_cm
@@ -226,7 +251,7 @@ def model_to(reference: Reference, condition: Condition) -> SpectralModel:
 
 
 @dataclass(frozen=True, eq=False)
-class _Gain:
+class Gain:
     """ln of the gain on `FREQUENCY_LP_CM`; what edges and noise disagree by, ln; blur of surfaces, cm^2.
 
     The last two are None where noise was not measured.
@@ -237,8 +262,26 @@ class _Gain:
     blur_cm2: float | None
 
 
-def _log_gain(signature: Signature, reference: Reference, nyquist: float) -> _Gain:
+def gain_between(
+    signature: Signature,
+    reference: Reference,
+    *,
+    noise_to_nyquist: float = NOISE_TO_NYQUIST,
+    blur_cm2: float = 0.0,
+) -> Gain:
+    """The gain that leads from what slices show to a reference, by edges and the shape of noise.
+
+    Parameters
+    ----------
+    noise_to_nyquist : share of what the pixels hold up to which noise is asked.
+    blur_cm2 : of surfaces, as far as it is known.
+
+    Raises
+    ------
+    ConcordctError : neither can be compared.
+    """
     assert signature.edge is not None
+    nyquist = MM_PER_CM / (2 * signature.pixel_mm)
     own, wanted = signature.edge, reference.response
     band = (EDGE_LP_CM > 0.3) & (0.9 * nyquist > EDGE_LP_CM) & (np.minimum(own, wanted) > LEAST_RESPONSE)
     band &= np.minimum.accumulate(np.minimum(own, wanted) > LEAST_RESPONSE)
@@ -251,7 +294,7 @@ def _log_gain(signature: Signature, reference: Reference, nyquist: float) -> _Ga
         f = ring_centres_lp_cm()
         rounding = ROUNDING_HU2 * signature.pixel_mm**2
         with np.errstate(invalid="ignore"):
-            known = (f >= NOISE_FROM_LP_CM) & (f <= NOISE_TO_NYQUIST * nyquist)
+            known = (f >= NOISE_FROM_LP_CM) & (f <= noise_to_nyquist * nyquist)
             known &= (noise > 4 * rounding) & (reference.noise_hu2_mm2 > 0)
         if known.sum() >= 4:
             rows.append(f[known])
@@ -267,7 +310,8 @@ def _log_gain(signature: Signature, reference: Reference, nyquist: float) -> _Ga
     basis = np.stack([*(x**k for k in range(1, TERMS + 1)), one, (1 - one) * f**2], axis=1)
     weighted = (basis / error[:, None] ** 2).T
     ridge = np.diag([*[RIDGE] * TERMS, 1e-6, SURFACE_BLUR**-2])
-    found = np.linalg.solve(weighted @ basis + ridge, weighted @ y)
+    before = np.array([*[0.0] * (TERMS + 1), blur_cm2])
+    found = np.linalg.solve(weighted @ basis + ridge, weighted @ y + ridge @ before)
     if found[-1] < 0 or not one.any():
         ridge[-1, -1] = 1e12
         found = np.linalg.solve(weighted @ basis + ridge, weighted @ y)
@@ -276,35 +320,39 @@ def _log_gain(signature: Signature, reference: Reference, nyquist: float) -> _Ga
     t = np.minimum(FREQUENCY_LP_CM, scale) / scale
     curve = np.stack([t ** (2 * k) for k in range(1, TERMS + 1)], axis=1) @ found[:TERMS]
     dosed = bool(one.any())
-    return _Gain(curve, float(np.std(left)) if dosed else None, float(max(found[-1], 0.0)) if dosed else None)
+    return Gain(curve, float(np.std(left)) if dosed else None, float(max(found[-1], 0.0)) if dosed else None)
+
+
+def _louder(passed: NDArray[np.float64], wanted: NDArray[np.float64], known_to_lp_cm: float) -> float | None:
+    """Amplitude of what is passed over the reference's where both are known."""
+    f = FREQUENCY_LP_CM
+    known = (f >= NOISE_FROM_LP_CM) & (f < known_to_lp_cm) & (wanted > 0)
+    return (
+        float(np.exp(0.5 * np.mean(np.log(np.maximum(passed[known], 1e-9) / wanted[known])))) if known.any() else None
+    )
 
 
 def _missing(
     own: NDArray[np.float64],
     wanted: NDArray[np.float64],
     transfer: NDArray[np.float64],
-    f: NDArray[np.float64],
-    half: float,
-) -> tuple[NoiseModel | None, float | None]:
-    """Noise to add, and the scan's amplitude over the reference's where both are known."""
-    passed = transfer**2 * own
-    known = (f >= NOISE_FROM_LP_CM) & (f < half) & (wanted > 0)
-    if not known.any():
-        return None, None
-    louder = float(np.exp(0.5 * np.mean(np.log(np.maximum(passed[known], 1e-9) / wanted[known]))))
-    level = max(louder, 1.0) ** 2
-    lost = np.maximum(level * wanted - passed, 0.0)
+    probe: float,
+    louder: float,
+    drawn: float,
+) -> NoiseModel | None:
+    """Noise to add."""
+    f = FREQUENCY_LP_CM
+    lost = np.maximum(max(louder, 1.0) ** 2 * wanted - transfer**2 * own, 0.0)
     if louder >= 1:
         lost *= f >= NOISE_FROM_LP_CM  # anatomy in quiet tissue is no lack of noise
     f_mm = f / MM_PER_CM
     variance = _integral(2 * np.pi * f_mm * lost, f_mm)
-    probe = min(0.8 * half, float(f[-1]))
     width = max(PROBE_WIDTH_SHARE * probe, 0.2)
     seen = np.exp(-(((f - probe) / width) ** 2))
     level2 = _integral(2 * np.pi * f_mm * own * seen, f_mm)
     if variance <= 0 or level2 <= 0:
-        return None, louder
-    return NoiseModel(lost / variance, float(np.sqrt(variance / level2)), EXPONENT, probe, width, 0.0), louder
+        return None
+    return NoiseModel(lost / variance, float(np.sqrt(drawn * variance / level2)), EXPONENT, probe, width, 0.0)
 
 
 def _integral(values: NDArray[np.float64], at: NDArray[np.float64]) -> float:
