@@ -192,8 +192,8 @@ def main() -> None:
         "the Mayo abdomen are those of pixels of 1 mm, since its pixels are not recorded. The real pairs were in view\n"
         "while the method was built.\n\n"
         + table(header, real)
-        + "\n\nSimulated patients, two slices each, in kernels that no reference was made of; the paired calibration is\n"
-        "another patient's. They were looked at once, to see whether the corrections hold on them:\n\n"
+        + "\n\nSimulated patients, two slices each, in kernels that no reference was made of; the paired calibration\n"
+        "is another patient's. They were looked at once, to see whether the corrections hold on them:\n\n"
         + table(header, virtual)
     )
     write_section("reference", "make bench-reference", body, seed="0")
