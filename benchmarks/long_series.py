@@ -24,6 +24,8 @@ from concordct.volumes.files import open_volume_file, write_volume_file
 from concordct.volumes.find import find_series
 
 SERIES = 300
+#: More than `concordct.radiomics.filters.image_types.LARGE` voxels.
+IN_SLABS = 66
 NAME = "long-series"
 #: The model is of other scans: the self-check would say so.
 FILTER = ("--any-kernel", "--check", "off", "--mode", "mean", "--overwrite")
@@ -160,19 +162,20 @@ def _wavelet(place: Path, model: Path) -> Iterator[list[str]]:
     yield _filtered(place, "wavelet's eight bands, first order", "  Wavelet: {}\n", "featureClass: {firstorder: []}\n")
 
 
+def _pointwise(place: Path, model: Path) -> Iterator[list[str]]:
+    types = "".join(f"  {name}: {{}}\n" for name in ("Square", "SquareRoot", "Logarithm", "Exponential", "Gradient"))
+    classes = "featureClass: {firstorder: [], glszm: []}\n"
+    yield _filtered(place, "square, roots, logarithm, exponential, gradient; first order and GLSZM", types, classes)
+
+
 def _columns(place: Path, model: Path) -> Iterator[list[str]]:
-    """At two lengths, since the whole takes too long: what memory grows by from one to the other."""
-    peaks = []
-    for count in (75, 150):
-        part = place / f"{count} slices"
-        part.mkdir()
-        for path in sorted(_native(place).iterdir())[:count]:
-            (part / path.name).hardlink_to(path)
-        words = ("-p", "pyradiomics-1401", "--overwrite", "-o", place / "features.csv")
-        took = succeeded("features", part, *words)
-        peaks.append(took.peak_mib)
-        yield _cells(f"`features`, whole image of {count} slices, pyradiomics-1401", took)
-    yield ["the same of 300 slices, by the straight line through both", "", "", f"{3 * peaks[1] - 2 * peaks[0]:.0f}"]
+    """The fewest slices that are filtered in slabs, as the whole series is."""
+    part = place / "part"
+    part.mkdir()
+    for path in sorted(_native(place).iterdir())[:IN_SLABS]:
+        (part / path.name).hardlink_to(path)
+    words = ("-p", "pyradiomics-1401", "--overwrite", "-o", place / "features.csv")
+    yield _row(f"`features`, whole image of {IN_SLABS} slices, pyradiomics-1401", "features", part, *words)
 
 
 def _filtered(place: Path, name: str, image_types: str, classes: str = _TEXTURES) -> list[str]:
@@ -208,6 +211,7 @@ PARTS: dict[str, Part] = {
     "features": _features,
     "log": _log,
     "wavelet": _wavelet,
+    "pointwise": _pointwise,
     "columns": _columns,
     "evaluate": _evaluate,
 }
