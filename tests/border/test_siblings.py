@@ -177,6 +177,17 @@ def test_pixels_of_more_frames_than_stated_are_refused(tmp_path: Path, factor: i
         only(tmp_path).read()
 
 
+def test_what_stands_behind_the_pixels_is_not_lost_in_silence(tmp_path: Path) -> None:
+    data = write_slice(tmp_path / "a").read_bytes()
+    start = data.index(b"\x10\0\x20\0LO")
+    length = 8 + int.from_bytes(data[start + 6 : start + 8], "little")
+    (tmp_path / "a").write_bytes(data[:start] + data[start + length :] + data[start : start + length])
+    with pytest.raises(ConcordctError, match="elements behind the pixel data, expected them before it"):
+        only(tmp_path).read()
+    (tmp_path / "a").write_bytes(data + b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", 4) + bytes(4))
+    assert only(tmp_path).read().hu.shape == (1, 48, 48)
+
+
 # Compressed frames (PS3.5 A.4).
 
 

@@ -54,6 +54,7 @@ MAX_STEP_HU = 10.0
 #: What RescaleType may say (PS3.3 C.11.1.1.2 and vendors' spellings), folded to upper case.
 _HU_NAMES = frozenset(("", "HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"))
 _UNSPECIFIED = "US"
+_PIXELS = 0x7FE00010
 _OTHER_UNITS = frozenset(("OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT", "PERCENT", "US", "IODINE", "WATER"))
 
 
@@ -212,6 +213,12 @@ def _without_overlays(raw: NDArray[Any], bounds: tuple[int, int], bits: int) -> 
 def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
     if "PixelData" not in dataset:
         raise ConcordctError(f"no pixel data: {path}")
+    # Headers are read up to the pixels: what stands behind them, an ID or an overlay, would be lost (PS3.5 7.1).
+    for tag in reversed(dataset.keys()):
+        if tag == _PIXELS:
+            break
+        if tag < _PIXELS:
+            raise ConcordctError(f"elements behind the pixel data, expected them before it in ascending order: {path}")
     size, frames = frame_bytes(dataset, path), number_of_frames(dataset, path)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
