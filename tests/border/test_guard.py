@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from concordct.errors import ConcordctError
-from concordct.volumes import guard
+from concordct.volumes import guard, guard_process
 from concordct.volumes.guard import guarded
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,7 +32,7 @@ def works() -> bool:
 @pytest.fixture(params=["fork", "spawn"])
 def afresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No worker yet, and the next one is made in this way."""
-    monkeypatch.setattr(guard, "one_thread", lambda: request.param == "fork")
+    monkeypatch.setattr(guard_process, "one_thread", lambda: request.param == "fork")
     guard.end_worker()
     yield
     guard.end_worker()

@@ -33,11 +33,7 @@ from concordct.volumes.guard_process import (
     HEAD,
     MEMORY_BYTES,
     SHARED_BYTES,
-    Forked,
     file_in_memory,
-    fork,
-    one_thread,
-    spawn,
     write,
 )
 
@@ -90,8 +86,7 @@ class _Worker:
         shared = file_in_memory()
         os.ftruncate(shared, SHARED_BYTES)
         self.shared = mmap.mmap(shared, SHARED_BYTES)
-        start: Callable[[int, int, int], Forked | subprocess.Popen[bytes]] = fork if one_thread() else spawn
-        self.process = start(theirs_in, theirs_out, shared)
+        self.process = started(theirs_in, theirs_out, shared)
         for handle in (theirs_in, theirs_out, shared):
             os.close(handle)
         self.replies, self.requests = ours_in, ours_out

@@ -88,7 +88,15 @@ def one_thread() -> bool:
         return False
 
 
-def fork(requests: int, replies: int, shared: int) -> Forked:
+def started(requests: int, replies: int, shared: int) -> Forked | subprocess.Popen[bytes]:
+    """The process, with what it is given of two pipes and of the shared memory."""
+    if one_thread():
+        with suppress(OSError):  # no room for a second process of this size
+            return _fork(requests, replies, shared)
+    return _spawn(requests, replies, shared)
+
+
+def _fork(requests: int, replies: int, shared: int) -> Forked:
     """A fork has loaded everything already: Python and pydicom anew take half a second of processor time."""
     pid = os.fork()
     if pid:
@@ -122,7 +130,7 @@ def _close_all_but(kept: set[int]) -> None:
                 os.close(handle)
 
 
-def spawn(requests: int, replies: int, shared: int) -> subprocess.Popen[bytes]:
+def _spawn(requests: int, replies: int, shared: int) -> subprocess.Popen[bytes]:
     code = f"from concordct.volumes.guard_process import serve; serve({requests}, {replies}, {shared})"
     # BLAS without threads of its own: the worker forks, and a slice is too small to share.
     quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
