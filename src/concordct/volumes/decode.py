@@ -214,7 +214,7 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
     if "PixelData" not in dataset:
         raise ConcordctError(f"no pixel data: {path}")
     # Headers are read up to the pixels: what stands behind them, an ID or an overlay, would be lost (PS3.5 7.1).
-    for tag in reversed(dataset.keys()):
+    for tag in reversed(list(dataset.keys())):
         if tag == _PIXELS:
             break
         if tag < _PIXELS:

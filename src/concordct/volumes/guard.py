@@ -29,13 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
-from concordct.volumes.guard_process import (
-    HEAD,
-    MEMORY_BYTES,
-    SHARED_BYTES,
-    file_in_memory,
-    write,
-)
+from concordct.volumes.guard_process import HEAD, MEMORY_BYTES, SHARED_BYTES, file_in_memory, started, write
 
 #: Processor time of one call: the largest slice in JPEG 2000 takes a third of it on a slow core.
 PROCESSOR_SECONDS = 15
