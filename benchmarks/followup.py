@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.followup_models import SPACING_MM, opened, place_of_model
 from benchmarks.followup_page import Study, command_of, page_of
-from benchmarks.followup_rivals import RIVALS, SLICES, SPACING_MM, by_rival, place_of_model, train_rival
 from benchmarks.followup_rows import (
     ASIDE,
     ASIDE_FOLDS,
@@ -34,18 +34,17 @@ from benchmarks.followup_rows import (
     FIRST,
     MODELS,
     OPPOSITE,
+    PLAIN,
     SHUFFLED,
     WHOLE,
     of_model,
 )
-from benchmarks.followup_subjects import FOLDS, Trend, folds, refused, usable
+from benchmarks.followup_search import learned, rate_rows, search, searched_on, train_row
+from benchmarks.followup_subjects import FOLDS, RANGE_HU, Trend, folds, measure, refused, usable
 from benchmarks.followup_tables import RULE, cost_row, rule
 from benchmarks.results import ROOT, write_section
 from concordct.methods.standardizer import Mode
-from concordct.pipelines.followup import FIBROSIS_HU, recipe_of
 from concordct.pipelines.followup_data import Prepared
-from concordct.progression import ciresdiff, ciresdiff_recipes
-from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
 from concordct.progression.ciresdiff_predict import Predictor, load
 from concordct.progression.diagnosis import (
     ClassifierRecipe,
@@ -60,53 +59,23 @@ from concordct.progression.diagnosis import (
 from concordct.progression.patches3d import region_box
 from concordct.progression.simulated import simulate_cohort
 from concordct.scanner.ipf import ipf_subject
-from concordct.signal.quality import compare_images
-from concordct.training.bundle import load_bundle, save_bundle
+from concordct.training.bundle import load_bundle
 from concordct.training.engine import Paused, Run
 from concordct.volumes.place import atomic_file
 from concordct.volumes.seeds import SliceSeeds
 
-#: With five folds 152 subjects train.
-SEED, SUBJECTS = 7, 190
+#: With five folds 151 subjects train: registration refuses 5.
+SEED, SUBJECTS = 7, 194
 #: Any interval between the scans, not one year alone.
 WEEKS_BETWEEN = (13.0, 156.0)
-RANGE_HU = HIGH_HU - LOW_HU
 #: Sampling steps against quality, on the first fold; so many of its subjects for this, the seams and the ceiling.
 STEPS, FEW = (1, 2, 4), 2
 #: Noise of a voxel of the simulated scans, HU.
 NOISE_HU = 12.0
+#: Patients whom the first study drew, a year between their scans.
+FIRST_STUDY = tuple(f"ipf-{number:04d}" for number in range(60))
 #: Names of simulated patients, who can be drawn again.
 SIMULATED = re.compile(r"ipf-\d+")
-
-
-def measure(one: Prepared, made: NDArray[np.float32]) -> dict[str, float]:
-    """PSNR, SSIM and RMSE in the lungs, and the fibrosis found there."""
-    lungs = np.asarray(one.data.lungs)
-    truth = np.asarray(one.data.followup, np.float32)
-    found = compare_images(np.clip(np.rint(made), -1024, 3071), truth, lungs, data_range_hu=RANGE_HU)
-
-    def share(hu: NDArray[np.float32]) -> float:
-        return float(((hu[lungs] >= FIBROSIS_HU[0]) & (hu[lungs] <= FIBROSIS_HU[1])).mean())
-
-    return {
-        "psnr": found.psnr_db,
-        "ssim": found.ssim,
-        "rmse": found.rmse_hu,
-        "share": share(made),
-        "true": share(truth),
-    }
-
-
-def train_fold(folder: Path, train: Sequence[Prepared], name: str, steps: int | None, stop: Callable[[], bool]) -> Path:
-    """A model of a fold, unless it stands."""
-    path = place_of_model(folder, name)
-    if path.exists():
-        return path
-    recipe = dataclasses.replace(recipe_of("small", row=name, seed=SEED, most_steps=steps), spacing_mm=SPACING_MM)
-    data = CohortData([one.data for one in train], {"row": name})
-    run = Run(path.with_name(path.name + ".run"), stop=stop)
-    save_bundle(ciresdiff.fit(data, recipe, run), path, card=name)
-    return path
 
 
 def sentence_for(name: str, test: Sequence[Prepared], index: int) -> str:
@@ -135,18 +104,17 @@ def predicted(
         drawn = name.endswith(", drawn")
         mode: Mode = "sample" if drawn else "mean"
         model = models.get(of_model(name))
-        rival = of_model(name) if of_model(name) in (*RIVALS, SLICES) else None
-        predictor = None if model is None or rival else load(load_bundle(model), mode)
+        if model is None and name not in PLAIN:
+            raise ValueError(f"{place}: expected a model of {name}, found none")
+        guess = None if model is None else opened(of_model(name), load_bundle(model), mode)
         trend = Trend(train) if name == "linear trend" else None
-        rows, cubes = [], []
+        rows: list[dict[str, float]] = []
+        cubes = []
         for index, one in enumerate(test):
             began = time.process_time()
             hu, region = np.asarray(one.data.initial, np.float32), np.asarray(one.data.region)
-            if predictor is not None:
-                said = sentence_for(name, test, index)
-                made = predictor.predict(hu, region, said, seeds=SliceSeeds(SEED, one.subject))
-            elif model is not None and rival is not None:
-                made = by_rival(rival, model, one, mode, SPACING_MM)
+            if guess is not None:
+                made = guess(one, sentence_for(name, test, index))
             else:
                 made = trend.predict(one) if trend is not None else hu
             rows.append({**measure(one, made), "seconds": time.process_time() - began})
@@ -257,6 +225,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop with a checkpoint after this long")
     parser.add_argument("--most-steps", type=int)
     parser.add_argument("--aside", nargs="*", default=list(ASIDE), choices=ASIDE, help="of these, train these alone")
+    parser.add_argument("--only", nargs="*", choices=(*MODELS, *ASIDE), help="train and predict with these, judge none")
     parser.add_argument("--brief", action="store_true", help=f"fewer rows: {', '.join(BRIEF)}")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw the cohort")
     parser.add_argument("--rehearsal", action="store_true", help="print the tables, write nothing to docs")
@@ -284,20 +253,20 @@ def main() -> None:
         parts = folds(ready)
         # Each fold is whole before the next begins: a run that ends early has a table of the folds it has.
         for index in given.folds:
-            place = models_of / f"fold-{index}"
-            run_fold(place, ready, parts[index], rows, given.most_steps, stop, check)
-            judge_fold(place, ready, parts[index], rows, given.most_steps, stop)
-            if index in ASIDE_FOLDS:
-                run_aside(place, ready, parts[index], given.aside, given.most_steps, stop)
+            further = given.aside if index in ASIDE_FOLDS else []
+            names, place = given.only or (*MODELS, *further), models_of / f"fold-{index}"
+            run_fold(models_of, index, ready, parts, names, [*rows, *FIRST], given.most_steps, stop)
+            if given.only:
+                continue
             judge_fold(place, ready, parts[index], made_in(place, rows, index), given.most_steps, stop)
             if index == 0 and not given.brief:
-                on_few(models_of, [ready[i] for i in parts[index]], place / WHOLE)
+                on_few(models_of, [ready[i] for i in parts[index]], place / place_of_model(Path(), WHOLE))
     except Paused:
         paused = True
-    if paused and given.rehearsal:
-        raise SystemExit("paused; run it again to go on")
+    if given.only or (paused and given.rehearsal):
+        raise SystemExit("paused; run it again to go on" if paused else None)
     done = {}
-    for index in range(FOLDS):
+    for index in given.folds:
         place = models_of / f"fold-{index}"
         if not all(stored(place, name).exists() for name in rows):
             continue
@@ -326,6 +295,9 @@ def main() -> None:
         trained=[len(ready) - len(parts[index]) for index in done],
         few=json.loads(few.read_text()) if few.exists() else None,
         costs=costs,
+        rates=rate_rows(models_of),
+        searched=searched_on(models_of),
+        of_old=sum(ready[i].subject in FIRST_STUDY for i in parts[1]),
         left_out=len(left_out & {f"ipf-{number:04d}" for number in range(given.subjects)}),
         steps=given.most_steps,
         weeks=WEEKS_BETWEEN,
@@ -349,23 +321,30 @@ def made_in(place: Path, rows: Sequence[str], index: int) -> list[str]:
 
 
 def run_fold(
-    place: Path,
+    folder: Path,
+    fold: int,
     ready: Sequence[Prepared],
-    tested: Sequence[int],
+    parts: Sequence[Sequence[int]],
+    names: Sequence[str],
     rows: Sequence[str],
     steps: int | None,
     stop: Callable[[], bool],
-    check: Callable[[], None],
 ) -> None:
-    """Train and predict what a fold does not have yet."""
-    if all(stored(place, name).exists() for name in rows):
-        return
-    test = [ready[i] for i in tested]
-    train = [one for i, one in enumerate(ready) if i not in tested]
-    models = {name: train_fold(place, train, name, steps, stop) for name in MODELS}
-    for name in rows:
-        predicted(place, name, train, test, models)
-        check()
+    """Train the models of a fold that it does not have yet, one after the other, and predict their rows."""
+    place, test = folder / f"fold-{fold}", [ready[i] for i in parts[fold]]
+    train = [one for i, one in enumerate(ready) if i not in parts[fold]]
+    for row in PLAIN:
+        if row in rows:
+            predicted(place, row, train, test, {})
+    for name in names:
+        own = [row for row in rows if row not in PLAIN and of_model(row) == name]
+        rate = search(folder, name, ready, parts, steps, stop)
+        model = train_row(place, train, name, steps, rate, stop)
+        learned(place, name, train)
+        for row in own:
+            predicted(place, row, train, test, {name: model})
+            if stop():
+                raise Paused
 
 
 def judge_fold(
@@ -380,27 +359,6 @@ def judge_fold(
     test = [ready[i] for i in tested]
     train = [one for i, one in enumerate(ready) if i not in tested]
     diagnose(place, train, test, {name: predicted(place, name, train, test, {}) for name in rows}, steps, stop)
-
-
-def run_aside(
-    place: Path,
-    ready: Sequence[Prepared],
-    tested: Sequence[int],
-    aside: Sequence[str],
-    steps: int | None,
-    stop: Callable[[], bool],
-) -> None:
-    """What stands beside the ablation on a fold, one after the other."""
-    test = [ready[i] for i in tested]
-    train = [one for i, one in enumerate(ready) if i not in tested]
-    for name in aside:
-        fit = train_fold if name in ciresdiff_recipes.VARIANTS else train_rival
-        models = {name: fit(place, train, name, steps, stop)}
-        for row in FIRST:
-            if of_model(row) == name:
-                predicted(place, row, train, test, models)
-        if stop():
-            raise Paused
 
 
 if __name__ == "__main__":

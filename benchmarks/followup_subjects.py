@@ -10,13 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.followup_rivals import SEED, SPACING_MM
+from benchmarks.followup_models import SEED, SPACING_MM
 from concordct.errors import ConcordctError
+from concordct.pipelines.followup import FIBROSIS_HU
 from concordct.pipelines.followup_data import Prepared, prepare
+from concordct.progression.ciresdiff import HIGH_HU, LOW_HU
 from concordct.progression.cohort import read_cohort
+from concordct.signal.quality import compare_images
 from concordct.training.engine import Paused
 
 FOLDS = 5
+RANGE_HU = HIGH_HU - LOW_HU
 #: Subjects that registration refused, beside those that are ready.
 REFUSED = "refused.json"
 #: Voxels of each training subject that the linear trend is fitted on, and its smoothing, mm.
@@ -56,6 +60,24 @@ def refused(folder: Path) -> dict[str, str]:
     """Whom registration refused and why: what the two scans have in common is not enough to be one patient's."""
     path = folder / REFUSED
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measure(one: Prepared, made: NDArray[np.float32]) -> dict[str, float]:
+    """PSNR, SSIM and RMSE of a follow-up in the lungs, and the fibrosis found there."""
+    lungs = np.asarray(one.data.lungs)
+    truth = np.asarray(one.data.followup, np.float32)
+    found = compare_images(np.clip(np.rint(made), -1024, 3071), truth, lungs, data_range_hu=RANGE_HU)
+
+    def share(hu: NDArray[np.float32]) -> float:
+        return float(((hu[lungs] >= FIBROSIS_HU[0]) & (hu[lungs] <= FIBROSIS_HU[1])).mean())
+
+    return {
+        "psnr": found.psnr_db,
+        "ssim": found.ssim,
+        "rmse": found.rmse_hu,
+        "share": share(made),
+        "true": share(truth),
+    }
 
 
 class Trend:

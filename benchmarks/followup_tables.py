@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.followup_rivals import place_of_model
+from benchmarks.followup_models import place_of_model
 from benchmarks.followup_rows import drawn, is_drawn
 from benchmarks.results import lines_in, spent_in
 from concordct.pipelines.followup_data import Prepared
@@ -109,7 +109,9 @@ def judged_rows(
 
 
 def cost_row(fold: Path, name: str, subjects: int) -> list[str] | None:
-    """Steps, processor minutes, loss at either end of the last phase, and what a scan costs; None where none stands."""
+    """Steps, processor minutes, loss at either end of the last phase, what it gains on subjects that it was trained on,
+    and what a scan costs; None where none stands.
+    """
     model = place_of_model(fold, name)
     run = model.with_name(model.name + ".run")
     phases = spent_in(run)
@@ -119,13 +121,17 @@ def cost_row(fold: Path, name: str, subjects: int) -> list[str] | None:
     end = max(1, round(END * len(losses)))
     made = fold / "predictions" / f"{model.name}.npz"
     rows = json.loads(str(np.load(made, allow_pickle=False)["rows"])) if made.exists() else []
+    own = fold / "learned" / f"{model.name}.json"
+    gains = json.loads(own.read_text()) if own.exists() else []
     return [
         name,
+        fold.name.removeprefix("fold-"),
         str(subjects),
         " + ".join(str(steps) for steps, _ in phases.values()),
         f"{sum(seconds for _, seconds in phases.values()) / 60:.1f}",
         f"{np.mean(losses[:end]):.3g}",
         f"{np.mean(losses[-end:]):.3g}",
+        against(gains, [0.0] * len(gains), 2) if gains else "",
         f"{np.median([row['seconds'] for row in rows]):.1f}" if rows else "",
     ]
 

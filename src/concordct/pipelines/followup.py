@@ -62,7 +62,8 @@ FIBROSIS_HU = (-600.0, -250.0)
 SUMMARY = "summary.json"
 #: In the header of volume files, which have no other place to say so.
 NOTE = "synthetic, not a scan, not for diagnosis"
-_INFERENCE = {
+#: What opens a model, see `open_predictor`.
+INFERENCE = {
     "bundle_root": ".",
     "predictor": {"_target_": "concordct.pipelines.followup.open_predictor", "path": "@bundle_root"},
 }
@@ -121,14 +122,14 @@ def train(
                 claim(folder, _identity(method, chosen, ready, clip))
                 if members.size > 1:
                     distributed.barrier()
-            data = CohortData([one.data for one in ready], _info(ready, recipe, title))
+            data = CohortData([one.data for one in ready], info_of(ready, recipe, title))
             run = Run(folder, members, progress, limit)
             bundle = fit(data, chosen, run)
             bundle = with_classifier(bundle, ready, run, spacing_mm=chosen.spacing_mm, seed=seed, most_steps=most_steps)
         except Paused:
             return Trained(output, False, time.monotonic() - began, 0)
         if members.rank == 0:
-            save_bundle(bundle, output, card=_card(bundle), overwrite=overwrite, inference=_INFERENCE)
+            save_bundle(bundle, output, card=card_of(bundle), overwrite=overwrite, inference=INFERENCE)
     return Trained(output, True, time.monotonic() - began, int(bundle.metadata["parameters"]))
 
 
@@ -209,7 +210,8 @@ def _identity(method: str, recipe: Recipe, ready: Sequence[Prepared], clip: Path
     }
 
 
-def _info(ready: Sequence[Prepared], recipe: str, row: str) -> dict[str, Any]:
+def info_of(ready: Sequence[Prepared], recipe: str, row: str) -> dict[str, Any]:
+    """What a model says of its training; recipe and row by name."""
     weeks = [one.weeks for one in ready]
     return {
         "software": f"concordct {__version__}",
@@ -243,7 +245,8 @@ def volume_changes(ready: Sequence[Prepared]) -> dict[str, Any]:
     return found
 
 
-def _card(bundle: Bundle) -> str:
+def card_of(bundle: Bundle) -> str:
+    """A model's card, Markdown."""
     info = bundle.metadata["info"]
     return "\n".join(
         [
