@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.followup_chain import along_chain, chain_rows
 from benchmarks.followup_models import SPACING_MM, opened, place_of_model
 from benchmarks.followup_page import Study, command_of, page_of
 from benchmarks.followup_rows import (
@@ -40,7 +41,7 @@ from benchmarks.followup_rows import (
     of_model,
 )
 from benchmarks.followup_search import learned, rate_rows, search, searched_on, train_row
-from benchmarks.followup_subjects import FOLDS, RANGE_HU, Trend, folds, measure, refused, usable
+from benchmarks.followup_subjects import FOLDS, RANGE_HU, Trend, folds, looked_at, measure, refused, usable
 from benchmarks.followup_tables import RULE, cost_row, rule
 from benchmarks.results import ROOT, write_section
 from concordct.methods.standardizer import Mode
@@ -72,8 +73,6 @@ WEEKS_BETWEEN = (13.0, 156.0)
 STEPS, FEW = (1, 2, 4), 2
 #: Noise of a voxel of the simulated scans, HU.
 NOISE_HU = 12.0
-#: Patients whom the first study drew, a year between their scans.
-FIRST_STUDY = tuple(f"ipf-{number:04d}" for number in range(60))
 #: Names of simulated patients, who can be drawn again.
 SIMULATED = re.compile(r"ipf-\d+")
 
@@ -287,6 +286,7 @@ def main() -> None:
         for name in (*MODELS, *ASIDE)
         if (row := cost_row(models_of / f"fold-{index}", name, len(ready) - len(parts[index]))) is not None
     ]
+    seen = looked_at(ready)
     left_out = {name for name in refused(folder / "subjects") if name not in {one.subject for one in ready}}
     few = models_of / "few.json"
     study = Study(
@@ -295,9 +295,10 @@ def main() -> None:
         trained=[len(ready) - len(parts[index]) for index in done],
         few=json.loads(few.read_text()) if few.exists() else None,
         costs=costs,
+        chain=chain_rows(models_of / f"fold-{min(done)}", MODELS),
         rates=rate_rows(models_of),
         searched=searched_on(models_of),
-        of_old=sum(ready[i].subject in FIRST_STUDY for i in parts[1]),
+        seen={index: [ready[i].subject in seen for i in parts[index]] for index in done},
         left_out=len(left_out & {f"ipf-{number:04d}" for number in range(given.subjects)}),
         steps=given.most_steps,
         weeks=WEEKS_BETWEEN,
@@ -341,6 +342,8 @@ def run_fold(
         rate = search(folder, name, ready, parts, steps, stop)
         model = train_row(place, train, name, steps, rate, stop)
         learned(place, name, train)
+        if name in MODELS:
+            along_chain(place, name, train)
         for row in own:
             predicted(place, row, train, test, {name: model})
             if stop():

@@ -1,6 +1,6 @@
 """Learning rates of `benchmarks.followup`, and the training of a row by the one chosen.
 
-A method of `SEARCHED` has four, at a quarter of the steps, on patients whom neither of the first two folds tests: most
+A method of `SEARCHED` has four, at an eighth of the steps, on patients whom neither of the first two folds tests: most
 of them train, eight judge by the PSNR of the estimate above that of no change. The others keep their recipes'.
 """
 
@@ -24,7 +24,9 @@ from concordct.volumes.place import atomic_file
 
 #: Whose loss hardly moved at the recipe's learning rate, the rates tried instead; one alone is taken as it is.
 SEARCHED = ("SAGAN",)
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+#: A rate is tried for one in so many of the steps.
+EIGHTH = 8
 #: Patients who judge a learning rate, and trained ones on whom it is told whether a model learned.
 JUDGES = 8
 
@@ -59,7 +61,7 @@ def search(
         if index < len(found["tried"]):
             continue
         run = Run(path.parent / str(index), stop=stop)
-        bundle = fit([ready[i] for i in trains], name, (steps or FULL_STEPS) // len(RATES), rate, run)
+        bundle = fit([ready[i] for i in trains], name, (steps or FULL_STEPS) // EIGHTH, rate, run)
         gain = gains([ready[i] for i in judges], opened(name, bundle, "mean"))
         minutes = sum(seconds for _, seconds in spent_in(run.folder).values()) / 60
         found["tried"].append({"rate": rate, "gain": float(np.mean(gain)), "minutes": minutes})

@@ -20,6 +20,8 @@ from concordct.signal.quality import compare_images
 from concordct.training.engine import Paused
 
 FOLDS = 5
+#: Patients of the studies before: of the last, whose fold 0 was looked at, and of the first.
+BEFORE, FIRST_STUDY = 144, 60
 RANGE_HU = HIGH_HU - LOW_HU
 #: Subjects that registration refused, beside those that are ready.
 REFUSED = "refused.json"
@@ -31,6 +33,15 @@ def folds(subjects: Sequence[Prepared]) -> list[list[int]]:
     """Test subjects of each fold: both labels spread evenly, by name and nothing else."""
     order = sorted(range(len(subjects)), key=lambda i: (subjects[i].label or "", subjects[i].subject))
     return [sorted(order[k::FOLDS]) for k in range(FOLDS)]
+
+
+def looked_at(subjects: Sequence[Prepared]) -> set[str]:
+    """Names of the test subjects whose results were seen while methods and classifier were developed.
+
+    They were fold 0 of the first `BEFORE` numbers; before them came, at one year, the first 60.
+    """
+    first = [one for one in subjects if one.subject in {f"ipf-{number:04d}" for number in range(BEFORE)}]
+    return {first[i].subject for i in folds(first)[0]} | {f"ipf-{number:04d}" for number in range(FIRST_STUDY)}
 
 
 def usable(cohort: Path, folder: Path, stop: Callable[[], bool]) -> list[Prepared]:

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from concordct.nets.blocks import ChannelNorm
 from concordct.nets.translators import LEAK, SelfAttention, published_start
+
+#: Size of the features before the output where there are no norms inside: each voxel's are brought to it, so that
+#: patches agree, and a step of Adam moves the output by some HU.
+LAST_GAIN = 0.1
 
 
 class UNet3d(nn.Module):
@@ -40,7 +45,8 @@ class UNet3d(nn.Module):
         depth = len(widths)
 
         def layer(kind: type[nn.Module], inputs: int, outputs: int) -> nn.Module:
-            made = published_start(kind(inputs, outputs, 4, 2, 1))
+            made: nn.Module = kind(inputs, outputs, 4, 2, 1)
+            made = published_start(made) if normed else made
             return parametrizations.spectral_norm(made) if spectral else made
 
         def norm(channels: int) -> list[nn.Module]:
@@ -62,6 +68,10 @@ class UNet3d(nn.Module):
             outputs = widths[0] if level == 0 else widths[level - 1]
             layers.append(layer(nn.ConvTranspose3d, widths[level] * (1 if deepest else 2), outputs))
             self.up.append(nn.Sequential(*layers, *(norm(outputs) if level else [])))
+        # Without norms inside the published start lets the features fade to hundredths, and the output hardly learns.
+        self.last = nn.Identity() if normed else ChannelNorm(widths[0])
+        if not normed:
+            nn.init.constant_(self.last.get_parameter("gain"), LAST_GAIN)
         # At the full size keys and values are pooled: every voxel cannot look at every other.
         self.look = SelfAttention(widths[0], dims=3, pool=2 ** min(depth, 3)) if attention else nn.Identity()
         self.out = nn.Conv3d(widths[0], 1, 3, padding=1)
@@ -77,5 +87,5 @@ class UNet3d(nn.Module):
             states.append(x)
         for index, layer in enumerate(self.up):
             x = layer(x if index == 0 else torch.cat([x, states[-1 - index]], dim=1))
-        x = self.out(self.look(torch.relu(x)))
+        x = self.out(self.last(self.look(torch.relu(x))))
         return image + x if self.residual else torch.tanh(x)
