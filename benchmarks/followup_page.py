@@ -34,7 +34,8 @@ BLIND = (
 LEARNED_WHERE = (
     "Why rows of CIResDiff lie so near to no change: squared error of their estimate over that of no change, on "
     "patches of training subjects, by the step of the chain. The estimate of a follow-up is made at the last step, "
-    "where the state holds nothing of it; most of the 15 steps that training draws ask for something else, to take noise away."
+    "where the state holds nothing of it; most of the 15 steps that training draws ask for something else, to take "
+    "noise away."
 )
 UNTRAINED = (
     "Recipes `paper` (1 mm, 96³, 400 epochs) and `gpu` (1 mm, 96³, 4,000 steps) are untrained: they need a graphics "
