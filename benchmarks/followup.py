@@ -3,7 +3,9 @@
 python -m benchmarks.followup                     # cohort, registration, every fold and method; writes docs/results
 python -m benchmarks.followup --minutes 9         # one piece; run it again to go on
 python -m benchmarks.followup --folds 0 2 4       # a second process takes the others; whoever ends last writes
-python -m benchmarks.followup --subjects 140 --folds 0 --most-steps 400 --brief   # two hours of one core, half to draw
+python -m benchmarks.followup --subjects 140 --folds 0 --most-steps 400 --brief   # two hours of one core, half to
+                                                  # draw; its page is followup-400.md
+python -m benchmarks.followup --folds 0 --only SAGAN cDiff        # a second process trains these beside the first
 python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal    # tables to the screen only
 
 Everything goes to `runs/followup` (not kept in the repository). PSNR and SSIM are taken inside the initial scan's lungs
@@ -310,7 +312,8 @@ def main() -> None:
     if not given.rehearsal:
         asked = [name for name in ASIDE if (models_of / f"fold-{min(done)}" / place_of_model(Path(), name)).exists()]
         words = command_of(given.subjects, brief=given.brief, steps=given.most_steps, folds=list(done), aside=asked)
-        write_section("followup", words, text, seed=str(SEED))
+        name = "followup" if given.most_steps is None else f"followup-{given.most_steps}"
+        write_section(name, words, text, seed=str(SEED))
     if paused:
         raise SystemExit("paused; run it again to go on")
 

@@ -31,6 +31,7 @@ BLIND = (
     "other models), while the ablation, the reading of the text and the classifier were developed. The other {fresh} "
     "were never looked at, and no learning rate was chosen on a test subject; they stand alone in the second table."
 )
+BEFORE_SAID = " Some of these stand in [the study before](followup-200.md): 112 patients, 200 steps."
 LEARNED_WHERE = (
     "Why rows of CIResDiff lie so near to no change: squared error of their estimate over that of no change, on "
     "patches of training subjects, by the step of the chain. The estimate of a follow-up is made at the last step, "
@@ -135,7 +136,7 @@ def page_of(study: Study) -> str:
             "`x_0 itself`: the network's output is not added to the initial scan; beside it a text tower that was "
             "never trained, a reading of the text that does not start along the ridge's direction, a query from the "
             "image (the usual cross-attention); and the rivals, which read no lung function."
-            + (f" Not trained: {'; '.join(absent)}." if absent else "")
+            + (f" Not trained here: {'; '.join(absent)}.{BEFORE_SAID}" if absent else "")
         )
         for index in done if len(aside) > 1 else ():
             if index in ASIDE_FOLDS:

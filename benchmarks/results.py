@@ -39,6 +39,7 @@ TITLES = {
     "features": "Radiomic features beside PyRadiomics",
     "registration": "Registration lung by lung",
     "followup-shipped": "The follow-up model that ships",
+    "followup-200": "Follow-up study before: 200 steps, 112 patients",
     "followup": "Follow-up scans of pulmonary fibrosis",
     "followup-speed": "Speed of predict-followup",
 }

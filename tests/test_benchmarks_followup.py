@@ -19,7 +19,7 @@ from test_progression_rivals import recipe_of
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import followup as benchmark
-from benchmarks import followup_models, followup_page, followup_search, followup_tables
+from benchmarks import followup_chain, followup_models, followup_page, followup_search, followup_tables
 
 
 def prepared(count: int) -> list[Prepared]:
@@ -83,6 +83,8 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(benchmark, "FEW", 1)
     monkeypatch.setattr(followup_models, "SLICES_TILE", 32)
     monkeypatch.setattr(followup_search, "RATES", (1e-3,))
+    monkeypatch.setattr(followup_search, "JUDGES", 1)
+    monkeypatch.setattr(followup_chain, "BATCHES", 1)
     for name in followup_models.RIVALS.values():
         monkeypatch.setitem(catalogue.method(name).recipes, "small", recipe_of(name))
     aside = ["DM-R-CIP, x_0 itself", "SAGAN", "cDiff", "DiffusionCT"]
@@ -105,11 +107,11 @@ def test_pieces_come_to_one_table(
     benchmark.main()
     said = capsys.readouterr().out
     shown = (*aside[:3], "cDiff, drawn", "DiffusionCT, drawn")
-    assert "Fold 0 is not blind" in said
+    assert "of 0 of these test subjects results were looked at" in said
     for name in (*benchmark.EVERY, *shown, "real follow-up", "first scan and table alone"):
         assert f"| {name}" in said
-    assert "Not trained: " in said
-    assert "ResViT" in said.split("Not trained: ")[1].splitlines()[0]
+    assert "Not trained here: " in said
+    assert "ResViT" in said.split("Not trained here: ")[1].splitlines()[0]
     assert re.search(r"\| SAGAN \| 0 \| 8 \| 2 \| \d+\.\d \| \S+ \| \S+ \| [+-]\S+ \(.+?\) \| \d+\.\d \|", said)
     assert "2 simulated test subjects of 1 folds, 1 progressive" in said
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}

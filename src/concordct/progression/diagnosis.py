@@ -188,16 +188,21 @@ def auc(
 ) -> tuple[float, tuple[float, float]]:
     """Area under the ROC curve (Mann-Whitney) with a bootstrap interval over subjects; NaN with one label alone."""
     generator = np.random.default_rng(seed)
+    # How often a progressive subject has the larger probability, a tie for half.
+    above = probability[progressive, None] - probability[None, ~progressive]
+    wins = (above > 0) + 0.5 * (above == 0)
 
-    def area(p: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
-        positive, negative = int(y.sum()), int((~y).sum())
-        if not positive or not negative:
-            return float("nan")
-        ranks = stats.rankdata(p)
-        return float((ranks[y].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    def areas(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[n, subjects] how often each subject is drawn, to [n]."""
+        of_progressive, of_stable = counts[:, progressive], counts[:, ~progressive]
+        pairs = of_progressive.sum(axis=1) * of_stable.sum(axis=1)
+        won = ((of_progressive @ wins) * of_stable).sum(axis=1)
+        return np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
-    places = generator.integers(len(probability), size=(draws, len(probability)))
-    drawn = [area(probability[i], progressive[i]) for i in places]
-    kept = [one for one in drawn if not math.isnan(one)]
-    low, high = np.percentile(kept, (2.5, 97.5)) if kept else (float("nan"), float("nan"))
-    return area(probability, progressive), (float(low), float(high))
+    subjects = len(probability)
+    places = generator.integers(subjects, size=(draws, subjects))
+    counts = np.stack([np.bincount(one, minlength=subjects) for one in places])
+    drawn = areas(counts)
+    kept = drawn[~np.isnan(drawn)]
+    low, high = np.percentile(kept, (2.5, 97.5)) if len(kept) else (float("nan"), float("nan"))
+    return float(areas(np.ones((1, subjects), np.int64))[0]), (float(low), float(high))
