@@ -20,7 +20,8 @@ from benchmarks.results import table
 
 SHORT = (
     " **Cut short:** every model has the same number of optimizer steps, {steps}, where recipe `small` has {full}; "
-    "rows compare what so much training gives, not what the methods can do."
+    "rows compare what so much training gives, not what the methods can do. [The whole recipe](followup.md) has a page "
+    "of its own."
 )
 WHOLE_RECIPE = (
     " Every model has the same number of optimizer steps, the recipe's {full} (a text tower's 100 come before; "
@@ -98,6 +99,7 @@ def page_of(study: Study) -> str:
     every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in first_rows}
     truth = np.array([label for _, _, labels in done.values() for label in labels])
     stuck = sorted({f"{row[0]} (fold {row[1]})" for row in study.costs if row[7] and float(row[7].split()[0]) <= 0})
+    spent = [f"{sum(float(row[4]) for row in study.costs if row[1] == str(fold)):.0f}" for fold in done]
     missing = [str(fold) for fold in range(FOLDS) if fold not in done]
     aside = [done[index][0] for index in ASIDE_FOLDS if index in done]
     beside = [name for name in FIRST if aside and all(name in made for made in aside)]
@@ -159,7 +161,8 @@ def page_of(study: Study) -> str:
         "different losses, not to be compared), and whether it learned: its gain in PSNR over no change, dB, on "
         "eight of the patients that it was trained on. Loss is of few random patches a step and may hide what was "
         "learned; a row without gain on its own patients counts as not trained."
-        + (f" That is: {', '.join(stuck)}." if stuck else ""),
+        + (f" That is: {', '.join(stuck)}." if stuck else "")
+        + f" Training a fold took {' and '.join(spent)} processor minutes, of the 60 that a fold may take.",
         table(
             [
                 "model",
