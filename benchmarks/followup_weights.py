@@ -173,8 +173,9 @@ def main() -> None:
         f"{losses(run)}; {losses(place / 'classifier')}.",
     ])  # fmt: skip
     # What it is worth goes with every result, too.
-    if not all(sure(found, name) for name in (PLAIN, TREND)):
-        info["caution"] = f"{caution}; on {len(judged)} others it was not better than no change and a linear trend"
+    weak = [name for name in (PLAIN, TREND) if not sure(found, name)]
+    if weak:
+        info["caution"] = f"{caution}; on {len(judged)} others it was not surely better than {' or '.join(weak)}"
     save_bundle(
         halved(bundle, keep=STATISTICS, info=info), target, overwrite=True, inference=INFERENCE,
         card=f"{card}\n## What it is worth\n\n{text.replace(STUDY, STUDY_FROM_CARD)}\n\n"

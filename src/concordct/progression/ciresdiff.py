@@ -143,7 +143,7 @@ class CIResDiff(nn.Module):
         self, initial: Tensor, followup: Tensor, region: Tensor, condition: Condition, seeds: Sequence[int]
     ) -> Tensor:
         """Eq. 4 inside the region, in [0, 1]: ||f_theta(x_t, y_0, t) - x_0||^2 at a random step for each patch."""
-        t, noise = _draws(seeds, self.config.steps, initial.shape[1:])
+        t, noise = _draws(seeds, self.config.steps, initial.shape[1:], self.config.at_last)
         t, noise = t.to(initial.device), noise.to(initial.device)
         if self.config.residual:
             x, scale = shifting.q_sample(self.shift, followup, initial, t, noise), 1.0
@@ -198,12 +198,13 @@ def _noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed ^ 1)) for seed in seeds])
 
 
-def _draws(seeds: Sequence[int], steps: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A step 1 ... T and noise for each patch from its own seed, whatever batch it stands in."""
+def _draws(seeds: Sequence[int], steps: int, shape: Sequence[int], at_last: float) -> tuple[Tensor, Tensor]:
+    """A step 1 ... T and noise for each patch from its own seed, whatever batch it stands in; T for a share of them."""
     t, noise = [], []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        t.append(torch.randint(1, steps + 1, (), generator=generator))
+        drawn = torch.randint(1, steps + 1, (), generator=generator)
+        t.append(torch.tensor(steps) if seed // 2**40 % 2**10 < 2**10 * at_last else drawn)
         noise.append(torch.randn(tuple(shape), generator=generator))
     return torch.stack(t), torch.stack(noise)
 

@@ -26,6 +26,8 @@ class Config:
     intensity : "fixed", or "minmax" of each scan, as the paper has it.
     onto_initial : the network's output is added to y_0; without, it is x_0 itself.
     tower : "contrast" pre-trains the text tower on the training set, "random" leaves it as it was drawn.
+    at_last : share of the patches in training that stand at step T, where the follow-up is asked for with nothing of it
+        in the state; the others have any step.
     ridge : the reading of the text starts along the direction that goes with the training subjects' change.
     """
 
@@ -43,6 +45,7 @@ class Config:
     onto_initial: bool = True
     tower: Literal["contrast", "random"] = "contrast"
     ridge: bool = True
+    at_last: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "DM-R-CIP, random text tower": ("DM-R-CIP", {"tower": "random"}),
     "DM-R-CIP, without ridge start": ("DM-R-CIP", {"ridge": False}),
     "DM-R-CIP, query from the image": ("DM-R-CIP", {"query": "image"}),
+    "DM-R-CIP, half of the patches at T": ("DM-R-CIP", {"at_last": 0.5}),
 }
 
 
