@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -19,7 +20,14 @@ from test_progression_rivals import recipe_of
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import followup as benchmark
-from benchmarks import followup_chain, followup_models, followup_page, followup_search, followup_tables
+from benchmarks import (
+    followup_chain,
+    followup_models,
+    followup_page,
+    followup_search,
+    followup_subjects,
+    followup_tables,
+)
 
 
 def prepared(count: int) -> list[Prepared]:
@@ -48,6 +56,45 @@ def test_the_linear_trend_finds_a_trend() -> None:
     assert change.mean() == pytest.approx(200, abs=10)
     better = benchmark.measure(subjects[3], found), benchmark.measure(subjects[3], np.float32(subjects[3].data.initial))
     assert better[0]["psnr"] > better[1]["psnr"] + 10
+
+
+def test_a_learning_rate_is_chosen_on_subjects_of_neither_tested_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subjects = prepared(20)
+    parts = benchmark.folds(subjects)
+    used: set[str] = set()
+
+    def fitted(train: list[Prepared], name: str, steps: int, rate: float, run: object) -> float:
+        used.update(one.subject for one in train)
+        assert steps == 100
+        return rate
+
+    def judged(some: list[Prepared], rate: float) -> list[float]:
+        assert not used & {one.subject for one in some}
+        seen.update(one.subject for one in some)
+        return [-abs(rate - 4e-3)] * len(some)
+
+    seen: set[str] = set()
+    monkeypatch.setattr(followup_search, "fit", fitted)
+    monkeypatch.setattr(followup_search, "opened", lambda name, bundle, mode: bundle)
+    monkeypatch.setattr(followup_search, "gains", judged)
+    assert followup_search.search(tmp_path, "SAGAN", subjects, parts, None, lambda: False) == 4e-3
+    assert followup_search.search(tmp_path, "TransUNet", subjects, parts, None, lambda: False) is None
+    assert not (used | seen) & {subjects[i].subject for fold in (0, 1) for i in parts[fold]}
+    assert followup_search.rate_rows(tmp_path)[0][-2] == "0.004"
+
+
+def test_who_was_looked_at_before_is_known_by_number() -> None:
+    subjects = [
+        dataclasses.replace(one, subject=f"ipf-{number:04d}")
+        for number, one in zip(range(50, 160, 5), prepared(22), strict=True)
+    ]
+    seen = followup_subjects.looked_at(subjects)
+    assert {"ipf-0050", "ipf-0055"} <= seen
+    assert "ipf-0145" not in seen
+    before = [one for one in subjects if one.subject < "ipf-0144"]
+    assert {before[i].subject for i in benchmark.folds(before)[0]} <= seen
 
 
 def test_a_difference_comes_with_its_interval() -> None:

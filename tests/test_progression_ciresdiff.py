@@ -12,11 +12,11 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.nets.clip import TextConfig
-from concordct.progression.ciresdiff import CIResDiff, CohortData, fit, scale_of, thumbnail
+from concordct.progression.ciresdiff import CIResDiff, CohortData, _draws, fit, scale_of, thumbnail
 from concordct.progression.ciresdiff_known import TOLD, dense_share, text_direction, told_again
 from concordct.progression.ciresdiff_predict import Predictor, load
 from concordct.progression.ciresdiff_recipes import ABLATIONS, RECIPES, VARIANTS, Config, Recipe, ablated
-from concordct.progression.patches3d import Followup, Patches3d
+from concordct.progression.patches3d import Followup, Patches3d, patch_seed
 from concordct.progression.tiling3d import blended, starts, window
 from concordct.training.bundle import load_bundle, save_bundle
 from concordct.training.engine import Paused, Phase, Run
@@ -169,6 +169,18 @@ def test_patches_of_every_recipe_lie_on_its_networks_grid(name: str) -> None:
     assert 0 < recipe.overlap < recipe.patch
     assert recipe.sampling_steps <= recipe.config.steps
     assert max(recipe.config.attend) < len(recipe.config.widths)
+
+
+def test_a_share_of_the_patches_stands_at_the_last_step() -> None:
+    """The others have the step, and all the noise, that they would have had."""
+    seeds = [patch_seed(1, step, 0) for step in range(400)]
+    (some, noise), (every, same) = (_draws(seeds, 15, (2, 2), share) for share in (0.5, 0.0))
+    assert torch.equal(noise, same)
+    assert set(every.tolist()) == set(range(1, 16))
+    moved = some != every
+    assert (some[moved] == 15).all()
+    assert 0.45 < (some == 15).float().mean() < 0.6
+    assert _draws(seeds, 15, (1,), 1.0)[0].unique().tolist() == [15]
 
 
 def test_intensity_maps() -> None:

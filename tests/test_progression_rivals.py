@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from concordct.errors import ConcordctError
 from concordct.nets.discriminators import Judge
+from concordct.nets.unet_sagan import LAST_GAIN, UNet3d
 from concordct.progression import catalogue, cdiff, ciresdiff_recipes, pix2pix3d, resvit, sagan, transunet
 from concordct.progression.ciresdiff import HIGH_HU, LOW_HU, CohortData
 from concordct.progression.patches3d import Followup
@@ -191,3 +192,14 @@ def test_it_overfits_two_subjects(name: str, tmp_path: Path) -> None:
     made = entry.load(bundle, "mean").predict(one.initial, one.region, "", seeds=SEEDS)
     errors = [np.sqrt(np.square(scan - one.followup)[one.lungs].mean()) for scan in (made, one.initial.astype(float))]
     assert errors[0] < errors[1] / 2
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_features_do_not_fade_before_the_output_of_a_network_without_norms(spectral: bool) -> None:
+    """Their size is what it is set to, whatever the levels made of it; a first guess is the source itself."""
+    torch.manual_seed(0)
+    net, seen = UNet3d((4, 8), normed=False, spectral=spectral, residual=True), []
+    net.out.register_forward_hook(lambda layer, given, out: seen.append(given[0].square().mean(dim=1).sqrt()))
+    image = 0.15 * torch.randn(1, 1, 8, 8, 8) - 0.7
+    assert torch.equal(net(image), image)
+    assert seen[0].median().item() == pytest.approx(LAST_GAIN, rel=0.05)
