@@ -153,7 +153,7 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(sys, "argv", words)
     benchmark.main()
     said = capsys.readouterr().out
-    shown = (*aside[:3], "cDiff, drawn", "DiffusionCT, drawn")
+    shown = (*aside, "DiffusionCT, drawn")
     assert "of 0 of these test subjects results were looked at" in said
     for name in (*benchmark.EVERY, *shown, "real follow-up", "first scan and table alone"):
         assert f"| {name}" in said
