@@ -115,7 +115,7 @@ bench-thickness: .venv/installed
 bench-install: .venv/installed
 	$(BIN)/python -m benchmarks.install
 
-# A quarter of an hour of one core: the follow-up model that ships, and its page; resumes.
+# Minutes after `make bench-followup`, whose cohort and model it takes: the follow-up model that ships, and its page.
 bench-followup-weights: .venv/installed
 	$(BIN)/python -m benchmarks.followup_weights
 
@@ -161,8 +161,9 @@ bench-service: .venv/installed
 bench-followup-speed: .venv/installed
 	$(BIN)/python -m benchmarks.followup_speed
 
-# Most of a day on two cores (190 subjects, 17 models on each of the first two folds); `--minutes 9` makes pieces of it,
-# `--folds 3 4` in a second process takes a share; `--subjects 40 --folds 0 --most-steps 150 --brief` takes half an hour.
+# Most of a day on two cores (194 subjects, 18 models on each of the first two folds, about an hour of one core a fold);
+# `--minutes 9` makes pieces of it, `--folds 3 4` or `--only SAGAN` in a second process takes a share;
+# `--subjects 40 --folds 0 --most-steps 150 --brief` takes half an hour.
 bench-followup: .venv/installed
 	$(BIN)/python -m benchmarks.followup
 
