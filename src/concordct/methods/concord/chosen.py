@@ -1,9 +1,8 @@
 """Which texture a calibration keeps, said by slices that were held out of its fit.
 
 A transfer that shrinks what it cannot know lacks noise; how much of it is drawn in each band, the noise power of
-held-out slices says: of what lies near the target's, the texture has to agree (Lin's CCC of PyRadiomics features over
-square ROIs), and a little of that agreement is given where two samples then agree no better with each other than with
-the target: noise that is only amplified looks more certain than it is.
+held-out slices says: of what lies near the target's, the texture has to agree best (Lin's CCC of PyRadiomics features
+over square ROIs). Samples that are as wide as they should be are another calibration (`width.py`).
 """
 
 from __future__ import annotations
@@ -29,15 +28,14 @@ DRAWN = ((0.0,) * 4, (1.0, 0.0, 0.0, 0.0), (2.0, 0.0, 0.0, 0.0), (0.5,) * 4, (1.
 BAND, FROM_BAND = 0.1, 1
 #: Noise power within this share of the target's in every band is right.
 NEAR = 0.1
-#: Agreement that is given, at most, for samples whose width is nearer to the truth by more than that, mean CCC.
-FREE = 0.005
 #: Texture is compared in squares of this edge, pixels; fewer of them than this tell nothing.
 ROI, FEWEST_ROIS = 28, 12
 #: An adaptive transfer has to agree better than the transport by this much, mean CCC.
 GAIN = 0.01
 #: Classes that texture is judged by.
 TEXTURES = ("glcm", "glrlm", "glszm", "gldm", "ngtdm")
-SEED = 0
+#: Samples whose agreement is averaged: a single one differs by as much as two choices do.
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +51,12 @@ class Held:
     target: Volume
     mask: NDArray[np.bool_]
 
-    def made(self, work: ConcordStandardizer, seed: int = SEED) -> NDArray[np.float32]:
+    def made(self, work: ConcordStandardizer, seed: int) -> NDArray[np.float32]:
         """[k, y, x] whole HU, standardized."""
-        return np.rint(work(self.source, generator=SliceSeeds(seed, "calibration")).hu[-len(self.mask) :])
+        # Slices beside them only where they count.
+        count = min(self.source.shape[0], len(self.mask) + work.context_slices)
+        last = self.source.slab(self.source.shape[0] - count, self.source.shape[0])
+        return np.rint(work(last, generator=SliceSeeds(seed, "calibration")).hu[-len(self.mask) :])
 
     def power(self, hu: NDArray[np.float32]) -> NDArray[np.float64]:
         """[band] noise power of these slices; anatomy is the same in all that are compared."""
@@ -81,30 +82,25 @@ def chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, held:
     truth = extract(like, rois, settings)
     wanted = held.power(like.hu)
 
-    def features(work: ConcordStandardizer, seed: int = SEED) -> NDArray[np.float64]:
-        return extract(replace(like, hu=held.made(work, seed)), rois, settings).values
-
-    def agree(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-        by_class = agreement.mean_by_class(agreement.ccc_per_feature(one, other), truth.classes)
-        return float(np.mean([by_class[name].mean for name in TEXTURES]))
+    def agree(images: list[NDArray[np.float32]]) -> float:
+        found = []
+        for hu in images:
+            ccc = agreement.ccc_per_feature(extract(replace(like, hu=hu), rois, settings).values, truth.values)
+            by_class = agreement.mean_by_class(ccc, truth.classes)
+            found += [by_class[name].mean for name in TEXTURES]
+        return float(np.mean(found))
 
     def at_work(drawn: NDArray[np.float64]) -> ConcordStandardizer:
         return ConcordStandardizer(model, transport, adaptive=replace(adaptive, drawn=drawn))
 
     tried = [np.array(shares) for shares in DRAWN]
-    works = [at_work(drawn) for drawn in tried]
-    wrong = np.array([off(held.power(held.made(one)), wanted) for one in works])
+    made = [[held.made(at_work(drawn), seed) for seed in (SEEDS if drawn.any() else SEEDS[:1])] for drawn in tried]
+    wrong = np.array([off(np.mean([held.power(hu) for hu in one], axis=0), wanted) for one in made])
     right = np.flatnonzero(wrong <= max(NEAR, float(wrong.min())))
-    first = {index: features(works[index]) for index in right}
-    scores = {index: agree(first[index], truth.values) for index in right}
+    scores = {index: agree(made[index]) for index in right}
     best = max(scores, key=lambda index: scores[index])
-    # Two samples as far from each other as each is from the target: then its width is right.
-    alike = [index for index in right if scores[index] >= scores[best] - FREE]
-    gaps = {index: agree(first[index], features(works[index], SEED + 1)) - scores[index] for index in alike}
-    narrow = min(gaps, key=lambda index: gaps[index])
-    kept = narrow if gaps[narrow] < gaps[best] - FREE else best
-    plain = agree(features(ConcordStandardizer(model, transport)), truth.values)
-    return replace(adaptive, drawn=tried[kept]) if scores[kept] > plain + GAIN else None
+    plain = agree([held.made(ConcordStandardizer(model, transport), seed) for seed in SEEDS])
+    return replace(adaptive, drawn=tried[best]) if scores[best] > plain + GAIN else None
 
 
 def off(power: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:

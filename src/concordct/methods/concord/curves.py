@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,6 @@ from concordct.signal.spectra import MM_PER_CM, cosine_frequencies, detail_from_
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
-#: Texture beyond this many levels is an edge: it is cut off, stands as transported and is put back.
-TEXTURE_LIMIT = 5.0
 #: Texture is amplified as it is up to this many levels, so that noise grows and edges stay.
 RAISE_LIMIT = 3.0
 #: Pixels wider than the calibrated ones by more than this factor fold noise back that calibration saw elsewhere.
@@ -39,16 +38,14 @@ class PreparedSlice:
     Attributes
     ----------
     base : [y, x], the slice through the calibrated transfer, HU.
-    transferred : [y, x], what of it lies in the bands that may be written, in units of `level`.
-    texture : [y, x], the same transported to the target's power. edges : what of it lay beyond `TEXTURE_LIMIT`.
+    raised : [y, x] cosine coefficients of what texture is raised by in the bands that may be written, in units of
+        `level`.
     level : [y, x], standard deviation expected of the target's texture, HU.
     inside : [y, x] bool, the body.
     """
 
     base: NDArray[np.float32]
-    transferred: NDArray[np.float32]
-    texture: NDArray[np.float32]
-    edges: NDArray[np.float32]
+    raised: NDArray[np.float32]
     level: NDArray[np.float32]
     inside: NDArray[np.bool_]
 
@@ -72,6 +69,7 @@ class Curves:
     law: LevelLaw
 
 
+@lru_cache(maxsize=2)
 def curves(
     model: SpectralModel, transport: Transport, shape: tuple[int, int], spacing_mm: tuple[float, float]
 ) -> Curves:
@@ -167,18 +165,6 @@ def prepare(spectral: SpectralStandardizer, transport: Transport, on: Curves, vo
         coefficients = to_cosines(made)
         level = level_of(coefficients, inside, on.law, spacing_mm=spacing) * np.float32(transport.scale)
         level = np.maximum(level, np.float32(LEAST_LEVEL_HU))
-        transferred = detail_from_cosines(coefficients * on.free) / level
-        kept = np.clip(transferred, -TEXTURE_LIMIT, TEXTURE_LIMIT)
         small = np.clip(detail_from_cosines(coefficients * may_write) / level, -RAISE_LIMIT, RAISE_LIMIT)
-        raised = detail_from_cosines(detail_to_cosines(small) * raising)
-        found.append(
-            PreparedSlice(
-                base=made,
-                transferred=transferred,
-                texture=kept + raised,
-                edges=transferred - kept,
-                level=level,
-                inside=inside,
-            )
-        )
+        found.append(PreparedSlice(made, detail_to_cosines(small) * raising, level, inside))
     return found

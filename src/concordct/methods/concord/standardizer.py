@@ -105,8 +105,8 @@ class ConcordStandardizer:
             if not one.inside.any():
                 continue
             white = base.white(volume, index, generator)
-            texture = one.texture + detail_from_cosines(white * on.drawn)
-            hu[index] += _kept(one.level * (texture + one.edges - one.transferred), on.free > 0)
+            texture = detail_from_cosines(one.raised + white * on.drawn)
+            hu[index] += _kept(one.level * texture, on.free > 0)
             hu[index] += one.level * detail_from_cosines(white * (on.in_all - on.drawn))
         return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)
 
