@@ -288,6 +288,7 @@ def calibrate(
     target: Source | Sequence[Source],
     *,
     method: str = "concord",
+    width: str = "agreement",
     output: str | Path | None = None,
     allow: Collection[str] = (),
     overwrite: bool = False,
@@ -299,6 +300,8 @@ def calibrate(
     ----------
     source, target : one scan each, or as many of each in the same order; folders of several series pair themselves.
     method : "concord" or "spectral".
+    width : of concord's samples: "agreement", as near to the target as they come, or "honest", as far from each other
+        as from the target, which costs agreement.
     output : folder to keep the model in; without it the model lives in memory, and `Model.save` writes it.
     allow : problems of the scans that may pass.
 
@@ -323,7 +326,13 @@ def calibrate(
                 else:
                     found.append((_scan(one), _scan(other)))
             made = calibrate_pairs(
-                found, place, method=method, allow=frozenset(allow), overwrite=overwrite, progress=progress
+                found,
+                place,
+                method=method,
+                width=width,
+                allow=frozenset(allow),
+                overwrite=overwrite,
+                progress=progress,
             )
         return replace(load(place), warnings=made.warnings)
 

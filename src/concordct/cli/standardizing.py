@@ -41,7 +41,7 @@ from concordct.cli.common import (
     warn,
 )
 from concordct.errors import ConcordctError
-from concordct.methods.catalogue import names
+from concordct.methods.catalogue import WIDTHS, names
 from concordct.pipelines.engines import ready
 
 CALIBRATED = names("calibrate")
@@ -77,6 +77,14 @@ def calibrate(
             show_default="concord for pairs, spectral for --unpaired and --tables",
         ),
     ] = None,
+    width: Annotated[
+        str,
+        typer.Option(
+            help="Samples of concord: agreement, as near to the target as they come; honest, as far from each other as "
+            "from the target, which costs agreement.",
+            callback=one_of(WIDTHS),
+        ),
+    ] = WIDTHS[0],
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="SOURCE and TARGET are folders of unrelated scans.")
     ] = False,
@@ -114,6 +122,8 @@ def calibrate(
         )
     if method == "concord" and (unpaired or tables):
         raise ConcordctError("expected pairs for method concord, found none: --unpaired and --tables serve spectral")
+    if width != WIDTHS[0] and (unpaired or tables):
+        raise ConcordctError("expected pairs for honest width, found none: --unpaired and --tables serve spectral")
     allowed = frozenset(allow or ())
     unpaired_scans: tuple[str, ...] = ()
     paired_method = method or "concord"
@@ -121,21 +131,21 @@ def calibrate(
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
         if pairs is not None:
             found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
-            result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
+            result = pipeline.calibrate_pairs(found, output, method=paired_method, width=width, **common)
         elif source_kernel is not None and target_kernel is not None:
             assert source is not None
             tree = opened.enter_context(as_tree(source))
             found, unpaired_scans = pipeline.pairs_of_folder(
                 tree, source_kernel=source_kernel, target_kernel=target_kernel, allow=allowed, progress=report
             )
-            result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
+            result = pipeline.calibrate_pairs(found, output, method=paired_method, width=width, **common)
         elif tables:
             result = pipeline.calibrate_tables(source, target, output, overwrite=overwrite)  # type: ignore[arg-type]
         elif unpaired:
             result = pipeline.calibrate_unpaired(source, target, output, **common)  # type: ignore[arg-type]
         else:
             found = pipeline.pairs_of_paths(source, target, allow=allowed)  # type: ignore[arg-type]
-            result = pipeline.calibrate_pairs(found, output, method=paired_method, **common)
+            result = pipeline.calibrate_pairs(found, output, method=paired_method, width=width, **common)
     summary = {**pipeline.summary(result), "left_out": list(unpaired_scans)}
     if as_json:
         print_json(summary)

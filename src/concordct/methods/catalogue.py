@@ -45,6 +45,11 @@ CATALOGUE: dict[str, Place] = {
 }
 
 
+#: How wide samples of `concord` are: as near to the target as they come, the default, or as far from each other as from
+#: the target, which costs agreement (`methods/concord/honest.py`).
+WIDTHS = ("agreement", "honest")
+
+
 def names(fitted_by: Literal["calibrate", "train"] | None = None) -> tuple[str, ...]:
     """Names of all methods, or of those that one verb fits."""
     return tuple(name for name, place in CATALOGUE.items() if fitted_by in (None, place.fitted_by))

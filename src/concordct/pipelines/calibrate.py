@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from concordct import __version__
 from concordct.errors import ConcordctError
 from concordct.judging.seen import CALIBRATED_ON
+from concordct.methods.catalogue import WIDTHS
 from concordct.methods.concord import bundle as concord_bundle
 from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.fit import fit_concord
+from concordct.methods.concord.honest import widened
 from concordct.methods.concord.transport import Transport
+from concordct.methods.concord.width import Width
 from concordct.methods.models import Model
 from concordct.methods.spectral import transfer as spectral
 from concordct.methods.spectral.fit import fit_pairs
@@ -52,10 +55,11 @@ METHODS = (concord_bundle.METHOD, spectral.METHOD)
 
 Pair = tuple[Scan, Scan]
 #: What `concord` adds to a transfer.
-Texture = tuple[Transport | None, Adaptive | None]
-NO_TEXTURE: Texture = (None, None)
-#: How often a calibration reads its slices.
+Texture = tuple[Transport | None, Adaptive | None, Width | None]
+NO_TEXTURE: Texture = (None, None, None)
+#: How often a calibration reads its slices, and how much more often for honest width.
 PASSES = {concord_bundle.METHOD: 10, spectral.METHOD: 3}
+HONEST_PASSES = 25
 #: Called with (what is being read, slices done, slices in all).
 Progress = Callable[[str, int, int], None]
 
@@ -145,6 +149,7 @@ def calibrate_pairs(
     output: Path,
     *,
     method: str = METHODS[0],
+    width: str = WIDTHS[0],
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -154,6 +159,7 @@ def calibrate_pairs(
     Parameters
     ----------
     method : one of `METHODS`; "concord" adds the transport of texture.
+    width : one of `WIDTHS`; "honest" is of "concord" alone.
     allow : problems of a series that may pass, see `Series.check`; they are recorded.
 
     Raises
@@ -166,12 +172,15 @@ def calibrate_pairs(
     """
     if method not in METHODS:
         raise ConcordctError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
+    if width not in WIDTHS or (width != WIDTHS[0] and method != concord_bundle.METHOD):
+        raise ConcordctError(f"expected a width of {' or '.join(WIDTHS)} (of concord alone), found {width!r}")
+    honest = width != WIDTHS[0]
     for source, target in pairs:
         if source.key == target.key:
             raise ConcordctError(f"{scan_path(source)}: expected two reconstructions of one scan, found the same twice")
     pairs, stacking = stacked(pairs, allow=allow)
     kept: dict[tuple[int, int], tuple[Volume, Volume]] = {}
-    passes = PASSES[method]
+    passes = PASSES[method] + honest * HONEST_PASSES
     total = passes * sum(stop - start for source, _ in pairs for start, stop in _slabs(source))
     done = 0
 
@@ -187,7 +196,7 @@ def calibrate_pairs(
                 yield slab
                 done += stop - start
                 if progress is not None:
-                    progress("calibrating", done, total)
+                    progress("calibrating", min(done, total), total)
 
     try:
         agreements = [check_pair(source, target, allow=allow) for source, target in pairs]
@@ -210,7 +219,12 @@ def calibrate_pairs(
     if stacking is not None:
         info["slices_made"] = stacking.said()
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
-    texture = fit_concord(model, slabs) if method == concord_bundle.METHOD else NO_TEXTURE
+    texture = NO_TEXTURE
+    if method == concord_bundle.METHOD:
+        fitted = fit_concord(model, slabs)
+        texture = widened(model, *fitted, slabs) if honest else (*fitted, None)
+    if honest:
+        model = replace(model, info={**model.info, "width": width})
     model = _with_own_return(model, texture, pairs[0][0], method, allow)
     return _save(model, texture, output, method, overwrite, stacking)
 
@@ -390,6 +404,7 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
         f"  {lost} of the target's noise power lies there. Above {limits.gone_lp_cm:.2f} lp/cm nothing is passed.",
         f"- Neighbouring slices are {'used' if model.uses_neighbours else 'not used'}.",
         f"- Noise for mode `sample`: {'measured' if model.noise else 'not measured, use mode `mean`'}.",
+        *(["- Samples are as far from each other as from the target (width: honest)."] if "width" in info else []),
         *([f"- It makes {info['slices_made']}."] if "slices_made" in info else []),
         *(f"- Warning: {text}" for text in warnings),
         "",

@@ -171,14 +171,14 @@ class Adaptive:
 
 @lru_cache(maxsize=4)
 def _amplitude(adaptive: Adaptive, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> tuple[Image, Image]:
-    frequency, weights = _lattice(shape, spacing_mm, adaptive.pixel_mm)
+    frequency, weights = lattice(shape, spacing_mm, adaptive.pixel_mm)
     amplitude = adaptive.on_grid(adaptive.left, frequency)
     unit = [float(np.sqrt(np.mean((amplitude * weight) ** 2, dtype=np.float64))) for weight in weights]
     return amplitude, np.maximum(np.array(unit, np.float32), np.float32(1e-6))
 
 
 @lru_cache(maxsize=8)
-def _lattice(
+def lattice(
     shape: tuple[int, int], spacing_mm: tuple[float, float], pixel_mm: float
 ) -> tuple[Image, tuple[Image, ...]]:
     """Frequency of every coefficient, lp/cm, and the weights of the bands, from fine to coarse."""
@@ -212,7 +212,7 @@ class Near:
         pixel_mm: float,
     ) -> None:
         self.made, self.body = made, body
-        self.frequency, self._weights = _lattice((made.shape[0], made.shape[1]), spacing_mm, pixel_mm)
+        self.frequency, self._weights = lattice((made.shape[0], made.shape[1]), spacing_mm, pixel_mm)
         self.made_cosines = to_cosines(made)
         self.half = body[::2, ::2]
         scale = [pixel_mm / d for d in spacing_mm]

@@ -64,31 +64,61 @@ class Held:
         return np.asarray(found.nps_hu2_mm2.sum(axis=0))
 
 
+class Texture:
+    """Agreement of texture over held-out slices.
+
+    Only pairs that are not linear, and calibrations for honest width, come here: a plain installation, without numba,
+    calibrates all others.
+
+    Attributes
+    ----------
+    target : [roi, feature].
+    """
+
+    def __init__(self, held: Held) -> None:
+        from concordct.radiomics.definitions.pyradiomics import PyRadiomics
+        from concordct.radiomics.regions.rois import grid_rois
+
+        self._settings = PyRadiomics(classes=dict.fromkeys(TEXTURES, ()), bin_width=25.0, force_2d=True)
+        self._rois = grid_rois(held.mask, size=ROI)
+        self._like = Volume(held.target.hu[-len(held.mask) :], held.target.affine)
+        self.target = self.features(self._like.hu)
+
+    @staticmethod
+    def of(held: Held) -> Texture | None:
+        """None where there are too few regions to compare."""
+        from concordct.radiomics.regions.rois import grid_rois
+
+        try:
+            enough = grid_rois(held.mask, size=ROI).max() >= FEWEST_ROIS
+        except ConcordctError:
+            return None
+        return Texture(held) if enough else None
+
+    def features(self, hu: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[roi, feature] of these slices."""
+        from concordct.radiomics.extract import extract
+
+        table = extract(replace(self._like, hu=hu), self._rois, self._settings)
+        self._classes = table.classes
+        return table.values
+
+    def agreement(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[class] mean CCC per feature."""
+        by_class = agreement.mean_by_class(agreement.ccc_per_feature(one, other), self._classes)
+        return np.array([by_class[name].mean for name in TEXTURES])
+
+    def score(self, images: list[NDArray[np.float32]]) -> float:
+        """Mean agreement of several samples with the target."""
+        return float(np.mean([self.agreement(self.features(hu), self.target) for hu in images]))
+
+
 def chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, held: Held) -> Adaptive | None:
     """The adaptive transfer with the best shares drawn; None where the transport is as good."""
-    # Only pairs that are not linear come here: a plain installation, without numba, calibrates all others.
-    from concordct.radiomics.definitions.pyradiomics import PyRadiomics
-    from concordct.radiomics.extract import extract
-    from concordct.radiomics.regions.rois import grid_rois
-
-    settings = PyRadiomics(classes=dict.fromkeys(TEXTURES, ()), bin_width=25.0, force_2d=True)
-    try:
-        rois = grid_rois(held.mask, size=ROI)
-    except ConcordctError:
+    texture = Texture.of(held)
+    if texture is None:
         return None
-    if rois.max() < FEWEST_ROIS:
-        return None
-    like = Volume(held.target.hu[-len(held.mask) :], held.target.affine)
-    truth = extract(like, rois, settings)
-    wanted = held.power(like.hu)
-
-    def agree(images: list[NDArray[np.float32]]) -> float:
-        found = []
-        for hu in images:
-            ccc = agreement.ccc_per_feature(extract(replace(like, hu=hu), rois, settings).values, truth.values)
-            by_class = agreement.mean_by_class(ccc, truth.classes)
-            found += [by_class[name].mean for name in TEXTURES]
-        return float(np.mean(found))
+    wanted = held.power(held.target.hu[-len(held.mask) :])
 
     def at_work(drawn: NDArray[np.float64]) -> ConcordStandardizer:
         return ConcordStandardizer(model, transport, adaptive=replace(adaptive, drawn=drawn))
@@ -97,9 +127,9 @@ def chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, held:
     made = [[held.made(at_work(drawn), seed) for seed in (SEEDS if drawn.any() else SEEDS[:1])] for drawn in tried]
     wrong = np.array([off(np.mean([held.power(hu) for hu in one], axis=0), wanted) for one in made])
     right = np.flatnonzero(wrong <= max(NEAR, float(wrong.min())))
-    scores = {index: agree(made[index]) for index in right}
+    scores = {index: texture.score(made[index]) for index in right}
     best = max(scores, key=lambda index: scores[index])
-    plain = agree([held.made(ConcordStandardizer(model, transport), seed) for seed in SEEDS])
+    plain = texture.score([held.made(ConcordStandardizer(model, transport), seed) for seed in SEEDS])
     return replace(adaptive, drawn=tried[best]) if scores[best] > plain + GAIN else None
 
 

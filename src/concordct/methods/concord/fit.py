@@ -71,7 +71,7 @@ def fit_concord(model: SpectralModel, pairs: Pairs) -> tuple[Transport | None, A
     if transport is None:
         return None, None
     adaptive = fit_adaptive(model, pairs)
-    return transport, None if adaptive is None else chosen(model, transport, adaptive, _held_out(pairs))
+    return transport, None if adaptive is None else chosen(model, transport, adaptive, held_out(pairs))
 
 
 def fit_adaptive(model: SpectralModel, pairs: Pairs) -> Adaptive | None:
@@ -216,7 +216,7 @@ def _pixels(
     return near.features[chosen], at(flat), at(left), near.strengths[:, near.half][:, chosen].T.copy()
 
 
-def _held_out(pairs: Pairs) -> Held:
+def held_out(pairs: Pairs) -> Held:
     """What no adaptive transfer was fitted to."""
     total, (source, target) = _last(pairs)
     kept = min(_held(total), source.shape[0])

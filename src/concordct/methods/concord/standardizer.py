@@ -9,7 +9,8 @@
    calibrated ones fold back (`curves.py`).
 
 Pairs of iterative or deep-learning reconstruction, in which noise and edges have different gains, have an adaptive
-transfer in place of both, if held-out slices said so (`adaptive.py`); it serves `mean`, too.
+transfer in place of both, if held-out slices said so (`adaptive.py`); it serves `mean`, too. Where honest
+width was asked of the calibration, a sample's local gain is drawn as well (`width.py`).
 
     standardized = ConcordStandardizer(model, transport)(volume, generator=SliceSeeds(0, "series"))
 """
@@ -27,6 +28,7 @@ from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.bundle import METHOD, parts
 from concordct.methods.concord.curves import curves, prepare
 from concordct.methods.concord.transport import Transport
+from concordct.methods.concord.width import Width
 from concordct.methods.method import Method
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.methods.standardizer import Mode
@@ -48,6 +50,7 @@ class ConcordStandardizer:
     mode : "sample" (right texture) or "mean" (least HU error).
     use_neighbours : set to False for series whose slices are not evenly spaced.
     adaptive : in place of the transport for pairs that one transfer does not serve; None for linear ones.
+    width : what of the local gain is not known and is drawn in mode "sample"; None draws none of it.
     """
 
     model: SpectralModel
@@ -55,6 +58,7 @@ class ConcordStandardizer:
     mode: Mode = "sample"
     use_neighbours: bool = True
     adaptive: Adaptive | None = None
+    width: Width | None = None
 
     def __post_init__(self) -> None:
         if self.mode == "sample" and self.model.noise is None:
@@ -93,6 +97,18 @@ class ConcordStandardizer:
         ------
         ConcordctError : slices that are not axial.
         """
+        made = self._made(volume, generator)
+        if self.width is None or self.mode == "mean":
+            return made
+        # Seeds of its own: the noise of a sample is the same with and without.
+        seeds = SliceSeeds(generator.seed, f"{generator.key}/width")
+        spacing = volume.spacing_mm[1:]
+        hu = made.hu.copy()
+        for index, body in enumerate(material_mask(volume.hu, spacing)):
+            hu[index] += self.width.written(hu[index], body, spacing, seeds.at(volume.first_slice + index))
+        return replace(made.with_hu(hu), reach_hu=self.model.reach_hu)
+
+    def _made(self, volume: Volume, generator: SliceSeeds) -> Volume:
         base = self.base
         if self.adaptive is not None:
             return self._adapted(self.adaptive, volume, generator)
@@ -128,8 +144,8 @@ def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.fl
 
 def load(bundle: Bundle, mode: Mode, *, use_neighbours: bool = True) -> ConcordStandardizer:
     """A stored calibration at work."""
-    model, transport, adaptive = parts(bundle)
-    return ConcordStandardizer(model, transport, mode, use_neighbours, adaptive)
+    model, transport, adaptive, width = parts(bundle)
+    return ConcordStandardizer(model, transport, mode, use_neighbours, adaptive, width)
 
 
 ENTRY = Method(
