@@ -85,6 +85,12 @@ def calibrate(
             callback=one_of(WIDTHS),
         ),
     ] = WIDTHS[0],
+    learned: Annotated[
+        bool,
+        typer.Option(
+            "--learned", help="Of many pairs that are not linear: learn what the transfer leaves over, if that serves."
+        ),
+    ] = False,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="SOURCE and TARGET are folders of unrelated scans.")
     ] = False,
@@ -122,8 +128,10 @@ def calibrate(
         )
     if method == "concord" and (unpaired or tables):
         raise ConcordctError("expected pairs for method concord, found none: --unpaired and --tables serve spectral")
-    if width != WIDTHS[0] and (unpaired or tables):
-        raise ConcordctError("expected pairs for honest width, found none: --unpaired and --tables serve spectral")
+    if (width != WIDTHS[0] or learned) and (unpaired or tables):
+        raise ConcordctError(
+            "expected pairs for honest width and learned residuals, found none: --unpaired, --tables serve spectral"
+        )
     allowed = frozenset(allow or ())
     unpaired_scans: tuple[str, ...] = ()
     paired_method = method or "concord"
@@ -131,21 +139,27 @@ def calibrate(
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
         if pairs is not None:
             found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
-            result = pipeline.calibrate_pairs(found, output, method=paired_method, width=width, **common)
+            result = pipeline.calibrate_pairs(
+                found, output, method=paired_method, width=width, learned=learned, **common
+            )
         elif source_kernel is not None and target_kernel is not None:
             assert source is not None
             tree = opened.enter_context(as_tree(source))
             found, unpaired_scans = pipeline.pairs_of_folder(
                 tree, source_kernel=source_kernel, target_kernel=target_kernel, allow=allowed, progress=report
             )
-            result = pipeline.calibrate_pairs(found, output, method=paired_method, width=width, **common)
+            result = pipeline.calibrate_pairs(
+                found, output, method=paired_method, width=width, learned=learned, **common
+            )
         elif tables:
             result = pipeline.calibrate_tables(source, target, output, overwrite=overwrite)  # type: ignore[arg-type]
         elif unpaired:
             result = pipeline.calibrate_unpaired(source, target, output, **common)  # type: ignore[arg-type]
         else:
             found = pipeline.pairs_of_paths(source, target, allow=allowed)  # type: ignore[arg-type]
-            result = pipeline.calibrate_pairs(found, output, method=paired_method, width=width, **common)
+            result = pipeline.calibrate_pairs(
+                found, output, method=paired_method, width=width, learned=learned, **common
+            )
     summary = {**pipeline.summary(result), "left_out": list(unpaired_scans)}
     if as_json:
         print_json(summary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from concordct.judging.seen import CALIBRATED_ON
 from concordct.methods.catalogue import WIDTHS
 from concordct.methods.concord import bundle as concord_bundle
 from concordct.methods.concord.adaptive import Adaptive
-from concordct.methods.concord.fit import fit_concord
+from concordct.methods.concord.chosen import chosen
+from concordct.methods.concord.fit import fit_concord, held_out
 from concordct.methods.concord.honest import widened
+from concordct.methods.concord.learned import Learned, fit_learned
+from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.concord.transport import Transport
 from concordct.methods.concord.width import Width
 from concordct.methods.models import Model
@@ -37,6 +40,7 @@ from concordct.volumes.identity import identity, together
 from concordct.volumes.pairing import check_pair, pair_by_kernel, pair_series
 from concordct.volumes.restacked import RestackedFile, RestackedSeries
 from concordct.volumes.scans import Scan, checked, evenly_spaced, find_scans, one_scan, paired_scans, scan_path
+from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.series import Series
 from concordct.volumes.volume import Volume
 
@@ -55,11 +59,11 @@ METHODS = (concord_bundle.METHOD, spectral.METHOD)
 
 Pair = tuple[Scan, Scan]
 #: What `concord` adds to a transfer.
-Texture = tuple[Transport | None, Adaptive | None, Width | None]
-NO_TEXTURE: Texture = (None, None, None)
-#: How often a calibration reads its slices, and how much more often for honest width.
+Texture = tuple[Transport | None, Adaptive | None, Width | None, Learned | None]
+NO_TEXTURE: Texture = (None, None, None, None)
+#: How often a calibration reads its slices, and how much more often for honest width and for a learned residual.
 PASSES = {concord_bundle.METHOD: 10, spectral.METHOD: 3}
-HONEST_PASSES = 25
+HONEST_PASSES, LEARNED_PASSES = 25, 4
 #: Called with (what is being read, slices done, slices in all).
 Progress = Callable[[str, int, int], None]
 
@@ -150,6 +154,7 @@ def calibrate_pairs(
     *,
     method: str = METHODS[0],
     width: str = WIDTHS[0],
+    learned: bool = False,
     allow: Collection[str] = frozenset(),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -160,6 +165,8 @@ def calibrate_pairs(
     ----------
     method : one of `METHODS`; "concord" adds the transport of texture.
     width : one of `WIDTHS`; "honest" is of "concord" alone.
+    learned : learn from all pairs what is left over of one that is not linear ("concord" alone); kept where it serves
+        pairs that were held out, by exam.
     allow : problems of a series that may pass, see `Series.check`; they are recorded.
 
     Raises
@@ -174,29 +181,35 @@ def calibrate_pairs(
         raise ConcordctError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
     if width not in WIDTHS or (width != WIDTHS[0] and method != concord_bundle.METHOD):
         raise ConcordctError(f"expected a width of {' or '.join(WIDTHS)} (of concord alone), found {width!r}")
+    if learned and method != concord_bundle.METHOD:
+        raise ConcordctError(f"expected concord for a learned residual, found {method}")
     honest = width != WIDTHS[0]
     for source, target in pairs:
         if source.key == target.key:
             raise ConcordctError(f"{scan_path(source)}: expected two reconstructions of one scan, found the same twice")
     pairs, stacking = stacked(pairs, allow=allow)
     kept: dict[tuple[int, int], tuple[Volume, Volume]] = {}
-    passes = PASSES[method] + honest * HONEST_PASSES
+    passes = PASSES[method] + honest * HONEST_PASSES + learned * LEARNED_PASSES
     total = passes * sum(stop - start for source, _ in pairs for start, stop in _slabs(source))
     done = 0
 
-    def slabs() -> Iterator[tuple[Volume, Volume]]:
+    def by_exam() -> Iterator[tuple[str, tuple[Volume, Volume]]]:
         nonlocal done
         for number, (source, target) in enumerate(pairs):
+            exam = " ".join(sorted(identity(source).exams)) or source.key
             for start, stop in _slabs(source):
                 slab = kept.get((number, start))
                 if slab is None:
                     slab = source.read(start, stop, allow=allow), target.read(start, stop, allow=allow)
                 if stacking is not None:
                     kept[number, start] = slab  # made of many slices: once is enough
-                yield slab
+                yield exam, slab
                 done += stop - start
                 if progress is not None:
                     progress("calibrating", min(done, total), total)
+
+    def slabs() -> Iterator[tuple[Volume, Volume]]:
+        return (slab for _, slab in by_exam())
 
     try:
         agreements = [check_pair(source, target, allow=allow) for source, target in pairs]
@@ -221,10 +234,18 @@ def calibrate_pairs(
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
     texture = NO_TEXTURE
     if method == concord_bundle.METHOD:
-        fitted = fit_concord(model, slabs)
-        texture = widened(model, *fitted, slabs) if honest else (*fitted, None)
-    if honest:
-        model = replace(model, info={**model.info, "width": width})
+        transport, adaptive = fit_concord(model, slabs)
+        residual = None
+        if learned and transport is not None and adaptive is not None:
+            quiet = ConcordStandardizer(model, transport, "mean", adaptive=adaptive)
+            residual, explained = fit_learned(by_exam, lambda volume: quiet(volume, generator=SliceSeeds(0, "")))
+            model = replace(model, info={**model.info, "learned": round(explained, 4), "learned_kept": bool(residual)})
+            if residual is not None:
+                adaptive = chosen(model, transport, adaptive, held_out(slabs), residual) or adaptive
+        texture = (transport, adaptive, None, residual)
+        if honest:
+            texture = (*widened(model, transport, adaptive, slabs, residual), residual)
+            model = replace(model, info={**model.info, "width": width})
     model = _with_own_return(model, texture, pairs[0][0], method, allow)
     return _save(model, texture, output, method, overwrite, stacking)
 
@@ -404,6 +425,7 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
         f"  {lost} of the target's noise power lies there. Above {limits.gone_lp_cm:.2f} lp/cm nothing is passed.",
         f"- Neighbouring slices are {'used' if model.uses_neighbours else 'not used'}.",
         f"- Noise for mode `sample`: {'measured' if model.noise else 'not measured, use mode `mean`'}.",
+        *([_learned(info)] if "learned" in info else []),
         *(["- Samples are as far from each other as from the target (width: honest)."] if "width" in info else []),
         *([f"- It makes {info['slices_made']}."] if "slices_made" in info else []),
         *(f"- Warning: {text}" for text in warnings),
@@ -412,6 +434,11 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
         "thickness should be those of the calibration.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _learned(info: Mapping[str, Any]) -> str:
+    kept = "it is written" if info["learned_kept"] else "it is left out"
+    return f"- A learned residual explains {info['learned']:.1%} of what is left over on exams held out: {kept}."
 
 
 def summary(result: Calibration) -> dict[str, Any]:

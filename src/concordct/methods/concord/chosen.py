@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from concordct.agreement import concordance as agreement
 from concordct.errors import ConcordctError
 from concordct.methods.concord.adaptive import Adaptive
+from concordct.methods.concord.learned import Learned
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.concord.transport import Transport
 from concordct.methods.spectral.transfer import SpectralModel
@@ -113,7 +114,9 @@ class Texture:
         return float(np.mean([self.agreement(self.features(hu), self.target) for hu in images]))
 
 
-def chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, held: Held) -> Adaptive | None:
+def chosen(
+    model: SpectralModel, transport: Transport, adaptive: Adaptive, held: Held, learned: Learned | None = None
+) -> Adaptive | None:
     """The adaptive transfer with the best shares drawn; None where the transport is as good."""
     texture = Texture.of(held)
     if texture is None:
@@ -121,7 +124,7 @@ def chosen(model: SpectralModel, transport: Transport, adaptive: Adaptive, held:
     wanted = held.power(held.target.hu[-len(held.mask) :])
 
     def at_work(drawn: NDArray[np.float64]) -> ConcordStandardizer:
-        return ConcordStandardizer(model, transport, adaptive=replace(adaptive, drawn=drawn))
+        return ConcordStandardizer(model, transport, adaptive=replace(adaptive, drawn=drawn), learned=learned)
 
     tried = [np.array(shares) for shares in DRAWN]
     made = [[held.made(at_work(drawn), seed) for seed in (SEEDS if drawn.any() else SEEDS[:1])] for drawn in tried]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.chosen import Held, Texture
 from concordct.methods.concord.fit import held_out
+from concordct.methods.concord.learned import Learned
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.concord.transport import Transport, fit_transport
 from concordct.methods.concord.width import Width, measured
@@ -51,13 +52,17 @@ class _Tried:
 
 
 def widened(
-    model: SpectralModel, transport: Transport | None, adaptive: Adaptive | None, pairs: Pairs
+    model: SpectralModel,
+    transport: Transport | None,
+    adaptive: Adaptive | None,
+    pairs: Pairs,
+    learned: Learned | None = None,
 ) -> tuple[Transport | None, Adaptive | None, Width | None]:
     """A calibration of `fit_concord` with samples as wide as they should be.
 
     Parameters
     ----------
-    model, transport, adaptive : as calibrated on `pairs`.
+    model, transport, adaptive, learned : as calibrated on `pairs`.
 
     Returns
     -------
@@ -74,7 +79,8 @@ def widened(
     tried: list[_Tried] = []
     if adaptive is not None:  # it was fitted to the rest alone
         for drawn in DRAWN:
-            work = ConcordStandardizer(model, transport, adaptive=replace(adaptive, drawn=np.array(drawn)))
+            shares = replace(adaptive, drawn=np.array(drawn))
+            work = ConcordStandardizer(model, transport, adaptive=shares, learned=learned)
             tried += _tried(drawn, work, held, texture)
     else:
         apart = model if rest is pairs else fit_pairs(rest)

@@ -27,6 +27,7 @@ from concordct.errors import ConcordctError
 from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.bundle import METHOD, parts
 from concordct.methods.concord.curves import curves, prepare
+from concordct.methods.concord.learned import Learned
 from concordct.methods.concord.transport import Transport
 from concordct.methods.concord.width import Width
 from concordct.methods.method import Method
@@ -51,6 +52,7 @@ class ConcordStandardizer:
     use_neighbours : set to False for series whose slices are not evenly spaced.
     adaptive : in place of the transport for pairs that one transfer does not serve; None for linear ones.
     width : what of the local gain is not known and is drawn in mode "sample"; None draws none of it.
+    learned : what many pairs tell beyond an adaptive transfer; None without.
     """
 
     model: SpectralModel
@@ -59,6 +61,7 @@ class ConcordStandardizer:
     use_neighbours: bool = True
     adaptive: Adaptive | None = None
     width: Width | None = None
+    learned: Learned | None = None
 
     def __post_init__(self) -> None:
         if self.mode == "sample" and self.model.noise is None:
@@ -133,7 +136,11 @@ class ConcordStandardizer:
         for index, (source, body) in enumerate(zip(volume.hu, bodies, strict=True)):
             draws = self.mode == "sample" and adaptive.draws
             white = base.white(volume, index, generator) if draws else None
-            hu[index] += adaptive.written(hu[index], source, body, spacing, white)
+            written = adaptive.written(hu[index], source, body, spacing, white)
+            if self.learned is not None:  # it sees what is not drawn
+                quiet = adaptive.written(hu[index], source, body, spacing, None) if draws else written
+                written = written + self.learned.written(hu[index] + quiet, source, body, spacing)
+            hu[index] += written
         return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)
 
 
@@ -144,8 +151,8 @@ def _kept(image: NDArray[np.float32], bands: NDArray[np.bool_]) -> NDArray[np.fl
 
 def load(bundle: Bundle, mode: Mode, *, use_neighbours: bool = True) -> ConcordStandardizer:
     """A stored calibration at work."""
-    model, transport, adaptive, width = parts(bundle)
-    return ConcordStandardizer(model, transport, mode, use_neighbours, adaptive, width)
+    model, transport, adaptive, width, learned = parts(bundle)
+    return ConcordStandardizer(model, transport, mode, use_neighbours, adaptive, width, learned)
 
 
 ENTRY = Method(
