@@ -289,6 +289,7 @@ def calibrate(
     *,
     method: str = "concord",
     width: str = "agreement",
+    learned: bool = False,
     output: str | Path | None = None,
     allow: Collection[str] = (),
     overwrite: bool = False,
@@ -302,6 +303,7 @@ def calibrate(
     method : "concord" or "spectral".
     width : of concord's samples: "agreement", as near to the target as they come, or "honest", as far from each other
         as from the target, which costs agreement.
+    learned : learn from all pairs what is left over of a pair that is not linear; kept where it serves exams held out.
     output : folder to keep the model in; without it the model lives in memory, and `Model.save` writes it.
     allow : problems of the scans that may pass.
 
@@ -330,6 +332,7 @@ def calibrate(
                 place,
                 method=method,
                 width=width,
+                learned=learned,
                 allow=frozenset(allow),
                 overwrite=overwrite,
                 progress=progress,
