@@ -22,7 +22,7 @@ from synthetic import pair, volume
 
 #: What a minor version may not change. A new name or keyword is added here; one that goes is a major version.
 SURFACE = {
-    "calibrate": "(source, target, *, method, output, allow, overwrite, progress)",
+    "calibrate": "(source, target, *, method, width, learned, output, allow, overwrite, progress)",
     "describe": "(model)",
     "evaluate": "(source, standardized, target, *, output, model, mask, preset, origin, allow, overwrite)",
     "from_numpy": "(hu, affine, *, axes, world, kernel, slice_thickness_mm)",
