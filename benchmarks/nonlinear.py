@@ -1,6 +1,7 @@
 """Real pairs of deep-learning and iterative reconstruction, each beside a real repeat of its target; linear pairs too.
 
-python -m benchmarks.nonlinear      # writes its section of docs/results.md; needs ../shared/data
+python -m benchmarks.nonlinear          # writes its page of docs/results; needs ../shared/data
+python -m benchmarks.nonlinear 0 3      # these parts alone, kept in runs/nonlinear until the page is written
 
 Canon lung phantom: two scans of one protocol, each reconstructed twice. Scan 2 calibrates, scan 3 is judged;
 choices were made on slices of scan 2 that were held out. The phantom did not move between the scans, so that the target
@@ -9,6 +10,7 @@ of scan 2 is a repeat of the target of scan 3.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.papers_cohort import cohort
 from benchmarks.real_pairs import Texture, mayo_pairs, rmse
-from benchmarks.results import data_folder, table, write_section
+from benchmarks.results import ROOT, data_folder, table, write_section
 from concordct.agreement import concordance as agreement
 from concordct.judging.stages import stored
 from concordct.methods.concord.adaptive import Adaptive
@@ -186,16 +188,40 @@ def simulated() -> list[list[str]]:
     return found
 
 
+def part(one: Conversion) -> str:
+    """Markdown of a pair."""
+    words, header, rows = judged(one)
+    return f"### {one.name}\n\n{words}.\n\n" + table(header, rows)
+
+
+def simulated_part() -> str:
+    """Markdown of the simulated patients."""
+    return (
+        "### Learned residual on simulated patients\n\n"
+        "Eight patients of four slices fit transfer and residual, two more say what it explains. The step shrinks\n"
+        "noise as iterative reconstruction does ([how far from it](iterative.md)).\n\n"
+        + table(["pair", "kept", "learned residual"], simulated())
+    )
+
+
 def main() -> None:
     """Measure and write the section."""
     data = data_folder()
     if data is None:
         raise SystemExit("expected real scans in ../shared/data, found none")
+    wanted = sorted(int(number) for number in sys.argv[1:])
+    folder = ROOT / "runs" / "nonlinear"
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = (*canon(data), *linear(data))
     parts = []
-    for one in (*canon(data), *linear(data)):
-        words, header, rows = judged(one)
-        parts.append(f"### {one.name}\n\n{words}.\n\n" + table(header, rows))
-        print(parts[-1], flush=True)
+    for number in range(len(pairs) + 1):
+        kept = folder / f"{number}.md"
+        if not kept.exists() and (not wanted or number in wanted):
+            kept.write_text(part(pairs[number]) if number < len(pairs) else simulated_part())
+            print(kept.read_text(), flush=True)
+        parts.append(kept)
+    if wanted:
+        return
     body = (
         "## Deep-learning and iterative reconstruction (real)\n\n"
         "CCC per feature over a grid of 28-pixel ROIs in the body (2D, bin width 25 HU), mean of a class; RMSE in the\n"
@@ -203,13 +229,11 @@ def main() -> None:
         "on the lung phantom's scan 2 (8 slices, two of them held out to choose by), judged on scan 3; one phantom.\n"
         "On the other pairs nothing was chosen. The learned residual is fitted to the calibration slices but the last\n"
         "two, on which it is held to explain at least 2 % of what is left over; a hospital would have many pairs.\n\n"
-        + "\n\n".join(parts)
-        + "\n\n### Learned residual on simulated patients\n\n"
-        "Eight patients of four slices fit transfer and residual, two more say what it explains. The step shrinks\n"
-        "noise as iterative reconstruction does ([how far from it](iterative.md)).\n\n"
-        + table(["pair", "kept", "learned residual"], simulated())
+        + "\n\n".join(kept.read_text() for kept in parts)
     )
     write_section("nonlinear", "make bench-nonlinear", body, seed="0 to 2")
+    for kept in parts:
+        kept.unlink()
 
 
 if __name__ == "__main__":
