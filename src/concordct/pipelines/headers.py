@@ -23,7 +23,7 @@ from concordct.volumes.headers import header_from_json, header_to_json
 from concordct.volumes.place import atomic_file
 
 #: Lists of files whose headers are left in one file.
-TOGETHER = 10
+TOGETHER = 4
 
 
 def headers_on(engine: Engine, *, output: Path | None = None) -> Reader | None:
