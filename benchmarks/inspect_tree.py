@@ -21,6 +21,8 @@ from concordct.volumes.new_series import SimulatedScan, write_new_series
 from concordct.volumes.volume import Volume
 
 KEPT = Path(os.environ.get("CONCORDCT_RUNS", ROOT / "runs")) / "inspect" / "rows.json"
+#: Files whose index is larger than the memory that it is given.
+FULL_CACHE = 20_000
 #: Files of a series.
 SLICES = 40
 FILES = (2_000, 20_000)
@@ -73,6 +75,13 @@ def main() -> None:
     text = f"Slices of 8 x 8 in series of {SLICES}, on a local disk; `inspect --index`.\n\n" + table(
         heads, [row for _, rows in sorted(kept.items(), key=lambda one: int(one[0])) for row in rows]
     )
+    first = {int(files): float(rows[0][4]) for files, rows in kept.items() if int(files) >= FULL_CACHE}
+    if len(first) > 1:
+        a_series = 1024 * SLICES * (first[max(first)] - first[min(first)]) / (max(first) - min(first))
+        text += (
+            f"\n\nFrom {min(first):,} files on, where the index fills its cache of 16 MB, memory grows by "
+            f"{a_series:.1f} kB a series: what is printed of it."
+        )
     write_section("inspect", "make bench-inspect", text, seed="none")
 
 
