@@ -193,7 +193,7 @@ def main() -> None:
         "while the method was built.\n\n"
         + table(header, real)
         + "\n\nSimulated patients, two slices each, in kernels that no reference was made of; the paired calibration\n"
-        "is another patient's. They were looked at once, to see whether the corrections hold on them:\n\n"
+        "is another patient's. They were looked at to see whether the corrections hold on them:\n\n"
         + table(header, virtual)
     )
     write_section("reference", "make bench-reference", body, seed="0")
