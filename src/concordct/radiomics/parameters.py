@@ -6,6 +6,7 @@ voxel-based maps are read and have no meaning here. What is not supported is ref
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ FILTERS = {
     "lbp3DIcosphereRadius": "lbp_3d_radius",
     "lbp3DIcosphereSubdivision": "lbp_3d_subdivision",
 }
+
+#: What kind of value a key takes, one or a list: whole numbers from a least one, numbers above or at least a bound.
+_WHOLE = {
+    "binCount": 1, "force2Ddimension": 0, "distances": 1, "gldm_a": 0, "padDistance": 0, "minimumROIDimensions": 0,
+    "minimumROISize": 0, "start_level": 0, "level": 1, "lbp2DSamples": 1, "lbp3DLevels": 1,
+    "lbp3DIcosphereSubdivision": 0,
+}  # fmt: skip
+_ABOVE_0 = ("binWidth", "sigma", "lbp2DRadius", "lbp3DIcosphereRadius")
+_NUMBERS = ("voxelArrayShift", "normalizeScale", "removeOutliers", "resampledPixelSpacing", "resegmentRange")
+_LISTS = ("sigma", "distances", "resampledPixelSpacing", "resegmentRange")
 
 #: Keys that choose the mask or what is reported, not how features are computed: masks come as labels here.
 WITHOUT_EFFECT = ("additionalInfo", "label", "label_channel", "geometryTolerance", "correctMask")
@@ -115,6 +126,7 @@ def _translated(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
             continue
         if key not in known:
             raise ConcordctError(f"unknown setting {key} in {origin}")
+        _check(key, value, origin)
         attribute = known[key]
         if attribute == "resampled_spacing_mm" and value is not None:
             if len(value) != 3:
@@ -123,3 +135,24 @@ def _translated(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
         else:
             found[attribute] = tuple(value) if isinstance(value, list) else value
     return found
+
+
+def _check(key: str, value: Any, origin: str) -> None:
+    """Refuse a value of another kind than its key takes; nothing (null) is the default."""
+    if value is None or key not in (*_WHOLE, *_ABOVE_0, *_NUMBERS):
+        return
+    several = key in _LISTS
+    if isinstance(value, list | tuple) != several:
+        said = "a list" if several else "one value"
+        raise ConcordctError(f"expected {said} as {key}, found {value!r:.60} in {origin}")
+    for one in value if several else (value,):
+        right = isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+        expected = "numbers"
+        if key in _WHOLE:
+            right = right and one == int(one) and one >= _WHOLE[key]
+            expected = f"whole numbers from {_WHOLE[key]}"
+        elif key in _ABOVE_0:
+            right, expected = right and one > 0, "numbers above 0"
+        if not right:
+            # YAML 1.1 takes 1e-3 for text, 1.0e-3 for a number.
+            raise ConcordctError(f"expected {expected} as {key}, found {one!r:.60} in {origin}")

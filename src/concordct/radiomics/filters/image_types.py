@@ -254,7 +254,10 @@ def _wavelet(image: Image, box: Box, settings: FilterSettings) -> Iterator[tuple
     """
     import pywt
 
-    wavelet = pywt.Wavelet(settings.wavelet)
+    try:
+        wavelet = pywt.Wavelet(settings.wavelet)
+    except ValueError:
+        raise ConcordctError(f"no wavelet {settings.wavelet}, expected one of PyWavelets' such as coif1") from None
     axes = [axis for axis in (2, 1, 0) if axis != settings.planar_axis]
     if _voxels(box) > LARGE:
         yield from _wavelet_in_slabs(image, box, settings, wavelet, axes)

@@ -58,6 +58,10 @@ def crop_frame(frame: GridFrame, label: int, pad: int) -> GridFrame:
     return GridFrame(frame.image[wide], frame.spacing_mm, {label: (mask, inner)})
 
 
+#: A chest of half a metre in voxels of 0.5 mm; finer grids hold no more and fill the memory.
+MOST_VOXELS = 2**30
+
+
 def resampled_frame(
     frame: GridFrame,
     label: int,
@@ -78,7 +82,7 @@ def resampled_frame(
 
     Raises
     ------
-    ConcordctError : when SimpleITK has no such interpolator.
+    ConcordctError : when SimpleITK has no such interpolator, or the new grid more than `MOST_VOXELS`.
     """
     import SimpleITK as sitk
 
@@ -96,6 +100,9 @@ def resampled_frame(
     ratio = old / new
     first = np.maximum(np.floor((start - 0.5) * ratio - pad), 0)
     last = np.minimum(np.ceil((stop - 0.5) * ratio + pad), np.ceil(size * ratio) - 1)
+    if (last - first + 1).prod() > MOST_VOXELS:
+        said = " x ".join(f"{side:.4g}" for side in last - first + 1)
+        raise ConcordctError(f"an ROI resampled to {said} voxels (z, y, x), expected {MOST_VOXELS} at most in all")
     shape = (last - first + 1).astype(int)
     # The corner of the first voxel stays where it was: centre at half the difference of the spacings
     origin = (0.5 * (new - old) / old + first / ratio) * old
