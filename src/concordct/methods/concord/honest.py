@@ -1,8 +1,8 @@
 """Calibrates for honest width: two samples agree with each other as each agrees with the target.
 
 The last slices are left out; what is drawn of the noise that could be raised, and how far the local gain is drawn
-(`width.py`), are those with which held-out samples agree as they should, and among several such the ones that agree
-best. It costs agreement, since what a sample draws it does not know: `calibrate` does it where it is asked to.
+(`width.py`), are those with which held-out samples agree most nearly as they should, in the class that is furthest off.
+It costs agreement, since what a sample draws it does not know: `calibrate` does it where it is asked to.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ SHARES: tuple[float, ...] = (0.0, 0.5, 1.0)
 DRAWN: tuple[tuple[float, ...], ...] = ((0.5,) * 4, (1.0,) * 4, (2.0,) * 4)
 #: Measured width times this is tried: squares tell most of what is not known, not all of it.
 FACTORS = (0.0, 0.7, 1.0, 1.25, 1.5, 2.0)
-#: Samples agree as they should where no class is off by more than this, CCC; where none do, half of it more than the
-#: least is as good.
-NEAR = 0.01
+#: Choices that are off by this much more than the least are as good, CCC: the one that agrees best is taken.
+AS_GOOD = 0.0025
 SEEDS = (0, 1)
 
 
@@ -88,7 +87,7 @@ def widened(
             work = ConcordStandardizer(apart, fit_transport(apart, rest, drawn_share=share))
             tried += _tried(share, work, held, texture)
     least = min(one.off for one in tried)
-    near = [one for one in tried if one.off <= max(NEAR, least + NEAR / 2)]
+    near = [one for one in tried if one.off <= least + AS_GOOD]
     best = max(near, key=lambda one: one.with_target.mean())
     if isinstance(best.share, tuple):
         assert adaptive is not None
