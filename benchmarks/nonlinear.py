@@ -26,7 +26,7 @@ from concordct.judging.stages import stored
 from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.chosen import TEXTURES, chosen
 from concordct.methods.concord.fit import fit_concord, held_out
-from concordct.methods.concord.learned import Cohort, fit_learned
+from concordct.methods.concord.learned import LEAST_EXPLAINED, Cohort, fit_learned
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.pipelines.calibrate import pairs_of_manifest
@@ -162,7 +162,8 @@ def judged(one: Conversion) -> tuple[str, list[str], list[list[str]]]:
 
 def said(explained: float, *, used: bool) -> str:
     """What a learned residual explains on what was held out."""
-    return f"explains {explained:.1%} of what is left over" + ("" if used else ", switched off")
+    why = "switched off" if explained < LEAST_EXPLAINED else "not used beside a transport"
+    return f"explains {explained:.1%} of what is left over" + ("" if used else f", {why}")
 
 
 def simulated() -> list[list[str]]:

@@ -438,7 +438,7 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
 
 def _learned(info: Mapping[str, Any]) -> str:
     kept = "it is written" if info["learned_kept"] else "it is left out"
-    return f"- A learned residual explains {info['learned']:.1%} of what is left over on exams held out: {kept}."
+    return f"- A learned residual explains {info['learned']:.1%} of what is left over on what was held out: {kept}."
 
 
 def summary(result: Calibration) -> dict[str, Any]:
