@@ -46,13 +46,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 def test_names_that_a_terminal_would_obey_are_shown_as_escapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xff\x1b[2J\xe2\x80\xae"))
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xff\x1b[2J\xe2\x80\xae:x:[/b]"))
     write_stack(folder, [0.0, 3.0, 6.0])
     assert run(monkeypatch, "inspect", tmp_path) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     assert "\\x1b" in shown
+    assert ":x:[/b]" in shown
     assert run(monkeypatch, "inspect", folder / "none") == 2
     said = capsys.readouterr().err
     assert "\x1b" not in said

@@ -94,7 +94,7 @@ def verb_name(verb: Any) -> str:
 
 
 #: Progress, warnings and errors; results go to standard output.
-errors = Console(stderr=True)
+errors = Console(stderr=True, emoji=False)
 
 #: Columns of a table that is written to a file or a pipe.
 LOG_WIDTH = 160
@@ -293,8 +293,8 @@ def note(text: str) -> None:
 
 def tables() -> Console:
     """Standard output for tables: as wide as the terminal, and wide enough for a log where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=LOG_WIDTH)
+    console = Console(emoji=False)  # ":x:" in a name stays what it is
+    return console if console.is_terminal else Console(width=LOG_WIDTH, emoji=False)
 
 
 class _Shown(logging.Formatter):

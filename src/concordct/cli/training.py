@@ -188,7 +188,7 @@ def compare(
             cell(row["name"]),
             *("?" if row["classes"][c]["ccc"] is None else f"{row['classes'][c]['ccc']:.2f}" for c in classes),
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
     for warning in results["warnings"]:
         errors.print(f"warning: {cell(warning)}", style="yellow")
     echo(f"report: {output / 'report.html'}")
