@@ -35,7 +35,7 @@ RIVALS = {
     "cDiff": "cdiff",
 }
 #: The rival that standardizes slices, and its tile.
-SLICES, SLICES_TILE = "DiffusionCT", 96
+SLICES, SLICES_TILE = "DiffusionCT", 64
 #: Sampling steps of cDiff, whose recipe has 10: these took 20 s a scan.
 CDIFF_STEPS = 4
 #: Steps of recipe `small`, and so of every model: a text tower's 100 come before, DiffusionCT's phases share them.
