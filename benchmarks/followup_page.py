@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from benchmarks.followup_chain import SHOWN
 from benchmarks.followup_models import FULL_STEPS, SPACING_MM
 from benchmarks.followup_rows import ASIDE, ASIDE_FOLDS, FIRST, LADDER, WHOLE
-from benchmarks.followup_search import RATES
 from benchmarks.followup_subjects import FOLDS
 from benchmarks.followup_tables import against, gain_rows, judged_rows, quality_rows, step_rows
 from benchmarks.results import table
@@ -170,7 +169,7 @@ def page_of(study: Study) -> str:
         *(
             [
                 RATES_SAID.format(trained=study.searched[0], judged=study.searched[1]),
-                table(["method", *(f"{rate:g}" for rate in RATES), "chosen", "processor min"], study.rates),
+                table(["method", "rate: gain, dB", "chosen", "processor min"], study.rates),
             ]
             if study.rates
             else []

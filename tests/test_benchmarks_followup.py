@@ -129,7 +129,7 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(benchmark, "STEPS", (1, 2))
     monkeypatch.setattr(benchmark, "FEW", 1)
     monkeypatch.setattr(followup_models, "SLICES_TILE", 32)
-    monkeypatch.setattr(followup_search, "RATES", (1e-3,))
+    monkeypatch.setattr(followup_search, "SEARCHED", {})
     monkeypatch.setattr(followup_search, "JUDGES", 1)
     monkeypatch.setattr(followup_chain, "BATCHES", 1)
     for name in followup_models.RIVALS.values():
