@@ -12,10 +12,10 @@ ASIDE_FOLDS = (0, 1)
 WHOLE = "DM-R-CIP"
 SHUFFLED, OPPOSITE = "DM-R-CIP, text of another subject", "DM-R-CIP, text of the other label"
 PLAIN = ("no change", "linear trend")
-#: Every method's estimate (`mean`: one evaluation, nothing drawn), and below it what the ablation and DiffusionCT draw.
+#: Every method's estimate (`mean`: one evaluation, nothing drawn), and below it what the ablation draws.
 METHODS = (*PLAIN, *MODELS, SHUFFLED, OPPOSITE)
 _DRAWN = ", drawn"
-DRAWN = {name: f"{name}{_DRAWN}" for name in (*MODELS, SLICES)}
+DRAWN = {name: f"{name}{_DRAWN}" for name in MODELS}
 #: Steps of the ablation, of its parametrization and of the text.
 LADDER = (
     ("DM", "DM-CIP"), ("DM", "DM-R"), ("DM-CIP", WHOLE), ("DM-R", WHOLE), (SHUFFLED, WHOLE), (OPPOSITE, WHOLE),
