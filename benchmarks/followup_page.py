@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.followup_chain import SHOWN
-from benchmarks.followup_models import FULL_STEPS, SPACING_MM
+from benchmarks.followup_models import CDIFF_STEPS, FULL_STEPS, SPACING_MM
 from benchmarks.followup_rows import ASIDE, ASIDE_FOLDS, FIRST, LADDER, WHOLE
 from benchmarks.followup_subjects import FOLDS
 from benchmarks.followup_tables import against, gain_rows, judged_rows, quality_rows, step_rows
@@ -154,7 +154,8 @@ def page_of(study: Study) -> str:
         parts.append(
             "`x_0 itself`: the network's output is not added to the initial scan; beside it a text tower that was "
             "never trained, a reading of the text that does not start along the ridge's direction, a query from the "
-            "image (the usual cross-attention); and the rivals, which read no lung function."
+            "image (the usual cross-attention), more patches at the last step of the chain; and the rivals, which read no "
+            f"lung function. cDiff walks its chain in {CDIFF_STEPS} steps, since the 10 of its recipe take 20 s a scan."
             + (f" Not trained here: {'; '.join(absent)}.{BEFORE_SAID}" if absent else "")
         )
         for index in done if len(aside) > 1 else ():
