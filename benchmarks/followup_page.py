@@ -155,7 +155,7 @@ def page_of(study: Study) -> str:
             "`x_0 itself`: the network's output is not added to the initial scan; beside it a text tower that was "
             "never trained, a reading of the text that does not start along the ridge's direction, a query from the "
             "image (the usual cross-attention), more patches at the last step of the chain; and the rivals, which read "
-            f"no lung function. cDiff walks its chain in {CDIFF_STEPS} steps, since the 10 of its recipe take 20 s a scan."
+            f"no lung function. cDiff walks its chain in {CDIFF_STEPS} steps: the 10 of its recipe take 20 s a scan."
             + (f" Not trained here: {'; '.join(absent)}.{BEFORE_SAID}" if absent else "")
         )
         for index in done if len(aside) > 1 else ():
