@@ -23,7 +23,7 @@ from concordct.training.engine import Run
 from concordct.volumes.place import atomic_file
 
 #: Whose loss hardly moved at the recipe's learning rate, the rates tried instead: SAGAN's upwards, since its features
-#: reach the output small; ResViT's downwards, since its first steps threw it back to no change.
+#: reach the output small; ResViT's downwards, as its paper has it.
 SEARCHED: dict[str, tuple[float, ...]] = {
     "SAGAN": (1e-3, 2e-3, 4e-3, 8e-3),
     "ResViT": (1e-4, 2e-4, 4e-4, 8e-4),
