@@ -133,6 +133,8 @@ def rate_rows(folder: Path) -> list[list[str]]:
 
 def searched_on(folder: Path) -> tuple[int, int]:
     """Subjects that train and that judge in the searches; 0 where there was none."""
-    path = place_of_search(folder, next(iter(SEARCHED)))
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return int(found.get("trained", 0)), int(found.get("judged", 0))
+    for path in (place_of_search(folder, name) for name in SEARCHED):
+        if path.exists():
+            found = json.loads(path.read_text())
+            return int(found["trained"]), int(found["judged"])
+    return 0, 0
