@@ -423,7 +423,7 @@ def test_the_commands_of_the_how_to_run(tmp_path: Path, monkeypatch: pytest.Monk
         json.loads((tmp_path / name / "summary.json").read_text()) for name in ("prediction", "own-prediction")
     ]
     grids = [summary["grid_mm"] for summary in summaries]
-    assert grids == [3.0, SPACING]
+    assert grids == [4.0, SPACING]
     assert "trained on" in str(summaries[0]["warnings"])
     assert "for studies of the method, not for patients' scans" in said[1]
     before, after = (open_volume_file(tmp_path / name).read().hu
