@@ -415,7 +415,7 @@ def _speedup_text(found: dict[str, Any]) -> str:
         slower = sum(runs[CEILING].workers_s) / 2 / one.lead_s if runs[CEILING].workers_s else 1.0
         text += (
             f" Two whole runs beside each other that share nothing do {beside:.2f} times the work of one in the same "
-            f"time, at {slower:.2f} times its processor time each: more than that two workers cannot give here."
+            f"time, at {slower:.2f} times its processor time each: about what two workers can give here."
         )
     return text
 
