@@ -137,29 +137,24 @@ def calibrate(
     paired_method = method or "concord"
     with ExitStack() as opened, bar(quiet=as_json) as report:
         common: dict[str, Any] = {"allow": allowed, "overwrite": overwrite, "progress": report}
+        paired = {**common, "method": paired_method, "width": width, "learned": learned}
         if pairs is not None:
             found = pipeline.pairs_of_manifest(pairs, split=None if split == "all" else split)
-            result = pipeline.calibrate_pairs(
-                found, output, method=paired_method, width=width, learned=learned, **common
-            )
+            result = pipeline.calibrate_pairs(found, output, **paired)
         elif source_kernel is not None and target_kernel is not None:
             assert source is not None
             tree = opened.enter_context(as_tree(source))
             found, unpaired_scans = pipeline.pairs_of_folder(
                 tree, source_kernel=source_kernel, target_kernel=target_kernel, allow=allowed, progress=report
             )
-            result = pipeline.calibrate_pairs(
-                found, output, method=paired_method, width=width, learned=learned, **common
-            )
+            result = pipeline.calibrate_pairs(found, output, **paired)
         elif tables:
             result = pipeline.calibrate_tables(source, target, output, overwrite=overwrite)  # type: ignore[arg-type]
         elif unpaired:
             result = pipeline.calibrate_unpaired(source, target, output, **common)  # type: ignore[arg-type]
         else:
             found = pipeline.pairs_of_paths(source, target, allow=allowed)  # type: ignore[arg-type]
-            result = pipeline.calibrate_pairs(
-                found, output, method=paired_method, width=width, learned=learned, **common
-            )
+            result = pipeline.calibrate_pairs(found, output, **paired)
     summary = {**pipeline.summary(result), "left_out": list(unpaired_scans)}
     if as_json:
         print_json(summary)

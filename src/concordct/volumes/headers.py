@@ -132,8 +132,7 @@ def header_from_json(path: Path, stamp: Stamp | None, told: Mapping[str, Any]) -
     tuples = ("orientation", "origin", "pixel_spacing", "notes")
     values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told.items()}
     values["times"] = tuple((name, value) for name, value in told["times"])
-    # An index of before kept the stamp here, too.
-    return SliceHeader(**{**values, "path": path, "stamp": stamp})
+    return SliceHeader(**values, path=path, stamp=stamp)
 
 
 #: Attributes that part a series, first the surest. The times come last: scanners may write one for each slice.

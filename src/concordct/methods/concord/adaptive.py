@@ -93,9 +93,7 @@ class Adaptive:
         """Arrays by name."""
         names = ("frequency_lp_cm", "extra", "left", "drawn", "centre", "spread", "low", "high")
         found = {name: np.asarray(getattr(self, name), np.float64) for name in names}
-        found |= {f"weight_{i}": one.astype(np.float64) for i, one in enumerate(self.network.weights)}
-        found |= {f"offset_{i}": one.astype(np.float64) for i, one in enumerate(self.network.offsets)}
-        return {**found, "scalars": np.array([self.pixel_mm])}
+        return {**found, **self.network.to_tensors(), "scalars": np.array([self.pixel_mm])}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, NDArray[np.float64]]) -> Adaptive:
@@ -109,19 +107,17 @@ class Adaptive:
             pixel_mm = float(tensors["scalars"][0])
             # Models of before version 0.3 hold one share for all bands.
             drawn = tensors.get("drawn", np.full(DRAWN_BANDS, tensors["scalars"][-1]))
-            layers = [(tensors[f"weight_{i}"].astype(np.float32), tensors[f"offset_{i}"].astype(np.float32)) for i in range(3)]  # fmt: skip  # noqa: E501
+            network = Perceptron.from_tensors(tensors)
             frequency, extra, left = (np.asarray(tensors[n], np.float64) for n in ("frequency_lp_cm", "extra", "left"))
             centre, spread, low, high = (tensors[n].astype(np.float32) for n in ("centre", "spread", "low", "high"))
         except (KeyError, ValueError, IndexError) as error:
             raise ConcordctError(f"expected a whole adaptive transfer, found one without {error}") from error
-        sizes = [FEATURES, *(len(offset) for _, offset in layers)]
-        fits = all(w.shape == (a, b) for (w, _), a, b in zip(layers, sizes[:-1], sizes[1:], strict=True))
-        fits &= sizes[-1] == 2 * BANDS and frequency.shape == extra.shape == left.shape and frequency.size > 1
+        fits = network.fits(FEATURES, 2 * BANDS)
+        fits &= frequency.shape == extra.shape == left.shape and frequency.size > 1
         fits &= all(one.shape == (FEATURES,) for one in (centre, spread, low, high)) and pixel_mm > 0
         fits &= drawn.shape == (DRAWN_BANDS,) and bool(np.all((drawn >= 0) & (drawn <= MOST_DRAWN)))
         if not fits or not all(np.isfinite(one).all() for one in tensors.values()):
             raise ConcordctError("expected an adaptive transfer of finite numbers that fit, found others")
-        network = Perceptron(tuple(w for w, _ in layers), tuple(b for _, b in layers))
         return Adaptive(frequency, extra, left, pixel_mm, drawn, network, centre, spread, low, high)
 
     def written(

@@ -91,9 +91,7 @@ class Learned:
     def to_tensors(self) -> dict[str, NDArray[np.float64]]:
         """Arrays by name."""
         found = {name: np.asarray(getattr(self, name), np.float64) for name in _CURVES}
-        found |= {f"weight_{i}": one.astype(np.float64) for i, one in enumerate(self.network.weights)}
-        found |= {f"offset_{i}": one.astype(np.float64) for i, one in enumerate(self.network.offsets)}
-        return {**found, "scalars": np.array([self.explained, self.pixel_mm])}
+        return {**found, **self.network.to_tensors(), "scalars": np.array([self.explained, self.pixel_mm])}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, NDArray[np.float64]]) -> Learned:
@@ -104,17 +102,15 @@ class Learned:
         ConcordctError : something lacks, does not fit or is no number.
         """
         try:
-            layers = [(tensors[f"weight_{i}"].astype(np.float32), tensors[f"offset_{i}"].astype(np.float32)) for i in range(3)]  # fmt: skip  # noqa: E501
+            network = Perceptron.from_tensors(tensors)
             frequency, share, centre, spread = (np.asarray(tensors[name], np.float64) for name in _CURVES)
             explained, pixel_mm = map(float, tensors["scalars"])
         except (KeyError, ValueError) as error:
             raise ConcordctError(f"expected a whole learned residual, found one without {error}") from error
-        sizes = [FEATURES, *(len(offset) for _, offset in layers)]
-        fits = all(w.shape == (a, b) for (w, _), a, b in zip(layers, sizes[:-1], sizes[1:], strict=True))
-        fits &= sizes[-1] == 1 and frequency.shape == share.shape and centre.shape == spread.shape == (FEATURES,)
+        fits = network.fits(FEATURES, 1)
+        fits &= frequency.shape == share.shape and centre.shape == spread.shape == (FEATURES,)
         if not fits or not all(np.isfinite(one).all() for one in tensors.values()) or pixel_mm <= 0:
             raise ConcordctError("expected a learned residual of finite numbers that fit, found others")
-        network = Perceptron(tuple(w for w, _ in layers), tuple(b for _, b in layers))
         return Learned(frequency, share, network, centre.astype(np.float32), spread.astype(np.float32), explained, pixel_mm)  # fmt: skip  # noqa: E501
 
 

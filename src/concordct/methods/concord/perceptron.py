@@ -5,7 +5,7 @@ Adam is Kingma and Ba, arXiv:1412.6980, with a rate that falls to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,6 +30,26 @@ class Perceptron:
     def __call__(self, inputs: Array) -> Array:
         """[n, in] to [n, out]."""
         return self.layers(inputs)[-1]
+
+    def to_tensors(self) -> dict[str, NDArray[np.float64]]:
+        """Arrays by name."""
+        found = {f"weight_{i}": one.astype(np.float64) for i, one in enumerate(self.weights)}
+        return found | {f"offset_{i}": one.astype(np.float64) for i, one in enumerate(self.offsets)}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, NDArray[np.float64]]) -> Perceptron:
+        """The inverse of `to_tensors` for two hidden layers; KeyError where one lacks."""
+        weights, offsets = (
+            tuple(tensors[f"{name}_{i}"].astype(np.float32) for i in range(3)) for name in ("weight", "offset")
+        )
+        return Perceptron(weights, offsets)
+
+    def fits(self, inputs: int, outputs: int) -> bool:
+        """Whether the layers follow on each other from so many inputs to so many outputs."""
+        sizes = [inputs, *(len(offset) for offset in self.offsets)]
+        return sizes[-1] == outputs and all(
+            weight.shape == pair for weight, pair in zip(self.weights, pairwise(sizes), strict=True)
+        )
 
     def layers(self, inputs: Array) -> list[Array]:
         """What enters each layer, and what leaves the last."""

@@ -84,9 +84,9 @@ class Width:
         generator : of this slice, and of nothing else.
         """
         found = np.zeros_like(made)
-        white = self._white(made.shape, spacing_mm, generator)
         if not body.any():
             return found
+        white = self._white(made.shape, spacing_mm, generator)
         box = box_around(body)
         cut = made[box]
         _, weights = lattice((cut.shape[0], cut.shape[1]), spacing_mm, self.pixel_mm)
