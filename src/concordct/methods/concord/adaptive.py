@@ -130,9 +130,15 @@ class Adaptive:
         made, source : [y, x] HU, after and before the transfer. body : [y, x] bool.
         white : [y, x] white cosine coefficients to draw from; None draws nothing.
         """
+        return self.both(made, source, body, spacing_mm, white)[0]
+
+    def both(
+        self, made: Image, source: Image, body: NDArray[np.bool_], spacing_mm: tuple[float, float], white: Image | None
+    ) -> tuple[Image, Image]:
+        """As `written`, with and without what is drawn."""
         found = np.zeros_like(made)
         if not body.any():
-            return found
+            return found, found
         box = box_around(body)
         near = Near(made[box], source[box], body[box], spacing_mm, self.pixel_mm)
         said = self.network((np.clip(near.features, self.low, self.high) - self.centre) / self.spread)
@@ -143,7 +149,10 @@ class Adaptive:
         added = np.zeros_like(near.made)
         for share, band in zip(_doubled(maps[:BANDS]), flat, strict=True):
             added += share * band
+        quiet = found
         if white is not None and self.draws:
+            quiet = np.zeros_like(made)
+            quiet[box] = np.where(near.body, added, 0)
             kept = slice(0, DRAWN_BANDS)
             share = self.drawn.astype(np.float32)[:, None, None]
             power = np.exp(np.clip(maps[BANDS:][kept], *LOG_POWERS)) * (share * near.half)
@@ -153,7 +162,7 @@ class Adaptive:
             for scale, band, one in zip(deviation, drawn, unit[kept], strict=True):
                 added += scale * (band / one)
         found[box] = np.where(near.body, added, 0)
-        return found
+        return found, quiet
 
     def on_grid(self, curve: NDArray[np.float64], frequency_lp_cm: Image) -> Image:
         """A curve at every coefficient of a slice."""

@@ -136,9 +136,8 @@ class ConcordStandardizer:
         for index, (source, body) in enumerate(zip(volume.hu, bodies, strict=True)):
             draws = self.mode == "sample" and adaptive.draws
             white = base.white(volume, index, generator) if draws else None
-            written = adaptive.written(hu[index], source, body, spacing, white)
+            written, quiet = adaptive.both(hu[index], source, body, spacing, white)
             if self.learned is not None:  # it sees what is not drawn
-                quiet = adaptive.written(hu[index], source, body, spacing, None) if draws else written
                 written = written + self.learned.written(hu[index] + quiet, source, body, spacing)
             hu[index] += written
         return replace(volume.with_hu(hu), reach_hu=self.model.reach_hu)
