@@ -12,9 +12,10 @@ from benchmarks.flagship_bound import bound_table
 from benchmarks.flagship_cohorts import VALIDATION, calibrated, subjects_of
 from benchmarks.flagship_judge import CEILING, INPUT, Entry, Judge, cells, noise_ratio, rmse
 from benchmarks.flagship_real import TEXTURES, Real
-from benchmarks.real_pairs import Texture
 from benchmarks.real_pairs import rmse as root_mean_square
+from benchmarks.real_pairs import texture_of
 from benchmarks.results import data_folder, table, write_section
+from concordct.agreement.texture import Texture
 from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.models import load_model
@@ -91,7 +92,7 @@ def _virtual(judge: Judge, entry: Entry) -> tuple[list[str], dict[str, Any]]:
 
 
 def _mayo(real: Real) -> str:
-    texture = Texture(real.judged[0][0], real.truth, real.material)
+    texture = texture_of(real.judged[0][0], real.truth, real.material)
     rows = [_texture_row("input", [real.before], real, texture)]
     for name, method, mode in VARIANTS:
         model = load_model(flagship_real.calibrated(method, real, SLICES))

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.flagship_cohorts import FOLDER, calibrate
-from benchmarks.real_pairs import Texture, mayo_pairs, rmse
+from benchmarks.real_pairs import mayo_pairs, rmse, texture_of
 from benchmarks.results import data_folder, table, write_section
+from concordct.agreement.texture import Texture
 from concordct.judging.stages import stored
 from concordct.methods.concord.bundle import METHOD as CONCORD
 from concordct.methods.models import Model, load_model
@@ -138,7 +139,7 @@ def judged(real: Real, rows: Sequence[tuple[str, Path, Mode]], seeds: Sequence[i
     """The table of one direction: HU error, texture where there is tissue, noise by part."""
     truth, before = real.truth, real.before
     tissue = real.name.startswith("Mayo")
-    texture = Texture(real.judged[0][0], truth, real.material) if tissue else None
+    texture = texture_of(real.judged[0][0], truth, real.material) if tissue else None
     lines = [_row("input", [before], truth, real.material, texture)]
     images = {"input": before}
     for name, path, mode in rows:

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.papers_cohort import cohort
-from benchmarks.real_pairs import Texture, mayo_pairs, rmse
+from benchmarks.real_pairs import mayo_pairs, rmse, texture_of
 from benchmarks.results import ROOT, data_folder, table, write_section
-from concordct.agreement import concordance as agreement
 from concordct.judging.stages import stored
 from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.chosen import TEXTURES, chosen
@@ -101,7 +100,7 @@ def judged(one: Conversion) -> tuple[str, list[str], list[list[str]]]:
     seconds = time.process_time() - began
     truth = np.concatenate([target.hu for _, target in one.judged])
     body = body_mask(truth)
-    texture = Texture(one.judged[0][1], truth, body)
+    texture = texture_of(one.judged[0][1], truth, body)
     wanted = noise_power(truth, body, spacing_mm=(1.0, 1.0), patch=PATCH, band_width=BAND).nps_hu2_mm2.sum(axis=0)
 
     def run(work: ConcordStandardizer, seed: int) -> Hu:
@@ -136,10 +135,8 @@ def judged(one: Conversion) -> tuple[str, list[str], list[list[str]]]:
         outs = [run(work, seed) for seed in SEEDS]
         rows.append(row(f"{name}, sample", outs))
     # Width: two samples against each other, as sample and target would agree were the model right about what it knows.
-    pair = agreement.mean_by_class(
-        agreement.ccc_per_feature(texture.features(outs[0]), texture.features(outs[1])), texture.classes
-    )
-    rows.append(["two samples of the last", *(f"{pair[c].mean:.3f}" for c in TEXTURES), *[""] * (1 + len(wanted))])
+    pair = texture.agreement(texture.features(outs[0]), texture.features(outs[1]))
+    rows.append(["two samples of the last", *(f"{pair[c]:.3f}" for c in TEXTURES), *[""] * (1 + len(wanted))])
     began = time.process_time()
     for source, _ in one.judged:
         work(source, generator=SliceSeeds(0, "time"))

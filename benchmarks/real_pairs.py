@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import data_folder, table, write_section
-from concordct.agreement import concordance as agreement
+from concordct.agreement.texture import Texture
 from concordct.judging.stages import stored
 from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
 from concordct.methods.spectral.unpaired import fit_unpaired
 from concordct.pipelines.evaluate import FEATURES
-from concordct.radiomics.extract import extract
-from concordct.radiomics.regions.rois import grid_rois
 from concordct.signal.body import body_mask
 from concordct.signal.spectra import MM_PER_CM, noise_power, power_ratio
 from concordct.volumes.files import open_volume_file
@@ -119,22 +117,11 @@ def standardized(model: SpectralModel, mode: str, judged: Sequence[Volume], seed
     )
 
 
-class Texture:
-    """Agreement of features over a grid of 28-pixel ROIs in the body of the judged slices."""
-
-    def __init__(self, like: Volume, target: Hu, body: NDArray[np.bool_]) -> None:
-        self.like, self.rois = like, grid_rois(body, size=28)
-        self.target = self.features(target)
-
-    def features(self, hu: Hu) -> NDArray[np.float64]:
-        table = extract(Volume(hu, self.like.affine), self.rois, FEATURES)
-        self.classes = table.classes
-        return table.values
-
-    def ccc(self, hu: Hu) -> dict[str, float]:
-        """Mean CCC per feature, by class."""
-        found = agreement.ccc_per_feature(self.features(hu), self.target)
-        return {name: one.mean for name, one in agreement.mean_by_class(found, self.classes).items()}
+def texture_of(volume: Volume, target: Hu, body: NDArray[np.bool_]) -> Texture:
+    """Over a grid of ROIs in the body of the judged slices; `volume` is one of them."""
+    found = Texture.of(volume, target, body, FEATURES)
+    assert found is not None, "no ROI fits into the body"
+    return found
 
 
 def mayo(data: Path) -> str:
@@ -151,7 +138,7 @@ def mayo(data: Path) -> str:
         before = np.concatenate([one.hu for one in judged])
         truth = np.concatenate([each[target].hu for each in pairs[3:]])
         body = body_mask(before)
-        texture = Texture(judged[0], truth, body)
+        texture = texture_of(judged[0], truth, body)
         classes = list(texture.ccc(before))
         rows = [_row("input", [before], truth, body, texture, classes)]
         powers = {"target": truth, "input": before}

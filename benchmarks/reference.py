@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from benchmarks.nonlinear import Conversion, canon, linear
 from benchmarks.papers_cohort import cohort
-from benchmarks.real_pairs import Texture
+from benchmarks.real_pairs import texture_of
 from benchmarks.results import data_folder, table, write_section
 from benchmarks.self_check import patients, slab
-from concordct.errors import ConcordctError
+from concordct.agreement.texture import Texture
 from concordct.judging.stages import stored
 from concordct.methods.concord.fit import fit_concord
 from concordct.methods.concord.standardizer import ConcordStandardizer
@@ -31,6 +31,7 @@ from concordct.methods.spectral.fit import fit_pairs
 from concordct.methods.spectral.reference import SHIPPED, Reference, half_at, load_reference, shipped
 from concordct.methods.spectral.refined import bring
 from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardizer
+from concordct.pipelines.evaluate import FEATURES
 from concordct.signal.body import body_mask
 from concordct.signal.signature import Signature, SignatureMeter, ring_centres_lp_cm
 from concordct.signal.spectra import MM_PER_CM
@@ -114,10 +115,7 @@ def rows_of(one: Conversion) -> list[list[str]]:
     sources, targets = [s for s, _ in one.judged], [t for _, t in one.judged]
     truth = np.concatenate([t.hu for t in targets])
     body = body_mask(truth)
-    try:
-        texture = Texture(targets[0], truth, body)
-    except ConcordctError:
-        texture = None  # a shell of plastic holds no ROI
+    texture = Texture.of(targets[0], truth, body, FEATURES)  # a shell of plastic holds no ROI
     best = None
     if texture is not None:
         model = fit_pairs(lambda: one.calibration)
@@ -133,7 +131,7 @@ def rows_of(one: Conversion) -> list[list[str]]:
         a, b = signature(ours), signature(theirs)
         agreed = "-"
         if best is not None:
-            both = Texture(theirs[0], np.concatenate([v.hu for v in theirs]), body)
+            both = texture_of(theirs[0], np.concatenate([v.hu for v in theirs]), body)
             ccc = both.ccc(np.concatenate([v.hu for v in ours]))["glcm"]
             agreed = f"**{ccc:.3f}**" if ccc >= best - 0.03 else f"{ccc:.3f}"
         marks = [

@@ -14,9 +14,8 @@ import time
 import numpy as np
 
 from benchmarks.nonlinear import Conversion, canon, linear
-from benchmarks.real_pairs import Texture, rmse
+from benchmarks.real_pairs import rmse, texture_of
 from benchmarks.results import data_folder, table, write_section
-from concordct.agreement import concordance as agreement
 from concordct.judging.stages import stored
 from concordct.methods.concord.chosen import TEXTURES
 from concordct.methods.concord.fit import fit_concord
@@ -38,7 +37,7 @@ def rows(one: Conversion) -> list[list[str]]:
     seconds = time.process_time() - began
     truth = np.concatenate([target.hu for _, target in one.judged])
     body = body_mask(truth)
-    texture = Texture(one.judged[0][1], truth, body)
+    texture = texture_of(one.judged[0][1], truth, body)
     found = []
     for name, parts in (("agreement", (transport, adaptive, None)), ("honest", honest)):
         work = ConcordStandardizer(model, parts[0], adaptive=parts[1], width=parts[2])
@@ -49,9 +48,9 @@ def rows(one: Conversion) -> list[list[str]]:
             made.append(np.concatenate([stored(out.hu, source.hu, out.reach_hu) for out, (source, _) in kept]))
         features = [texture.features(hu) for hu in made]
         pairs = [(features[0], texture.target), (features[1], texture.target), (features[0], features[1])]
-        means = [agreement.mean_by_class(agreement.ccc_per_feature(*pair), texture.classes) for pair in pairs]
-        target = np.array([(means[0][name].mean + means[1][name].mean) / 2 for name in TEXTURES])
-        other = np.array([means[2][name].mean for name in TEXTURES])
+        means = [texture.agreement(*pair) for pair in pairs]
+        target = np.array([(means[0][name] + means[1][name]) / 2 for name in TEXTURES])
+        other = np.array([means[2][name] for name in TEXTURES])
         found.append(
             [
                 one.name,

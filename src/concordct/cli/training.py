@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from concordct.cli.common import (
@@ -23,6 +22,7 @@ from concordct.cli.common import (
     need_torch,
     one_of,
     print_json,
+    tables,
 )
 from concordct.errors import ConcordctError
 from concordct.methods.catalogue import names
@@ -188,7 +188,7 @@ def compare(
             cell(row["name"]),
             *("?" if row["classes"][c]["ccc"] is None else f"{row['classes'][c]['ccc']:.2f}" for c in classes),
         )
-    Console(emoji=False).print(table)
+    tables().print(table)
     for warning in results["warnings"]:
         errors.print(f"warning: {cell(warning)}", style="yellow")
     echo(f"report: {output / 'report.html'}")

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from concordct.errors import ConcordctError
 from concordct.volumes.allowable import ALLOWABLE
-from concordct.volumes.given import read_yaml
+from concordct.volumes.given import Where, yaml_with_lines
 
 #: Keys that hold a path.
 _PATHS = frozenset({"folder", "model", "file", "certificate", "key", "authority"})
@@ -244,13 +243,11 @@ def load_config(path: Path) -> Config:
     ConcordctError : not readable, not YAML, or anything in it that is wrong: every mistake in one line with its number.
     """
     try:
-        given = read_yaml(path)
-        node = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        given, lines = yaml_with_lines(path)
     except OSError as error:
         raise ConcordctError(f"{path}: expected a readable file, found: {error.strerror}") from None
-    if not isinstance(given, dict) or not isinstance(node, yaml.MappingNode):
+    if not isinstance(given, dict):
         raise ConcordctError(f"{path}: expected keys node, store, destinations, rules; found none")
-    lines = dict(_lines(node))
     try:
         config = Config.model_validate(_anchored(given, path.resolve().parent))
     except ValidationError as error:
@@ -261,21 +258,6 @@ def load_config(path: Path) -> Config:
         shown = "; ".join(f"line {line}: {said}" for line, said in sorted(set(mistakes)))
         raise ConcordctError(f"{path}: {shown}")
     return config
-
-
-Where = tuple[str | int, ...]
-
-
-def _lines(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
-    """The line, from 1, of every key and item."""
-    yield where, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _lines(value, (*where, key.value))
-            yield (*where, key.value), key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, (*where, index))
 
 
 def _anchored(value: Any, folder: Path, key: str = "") -> Any:

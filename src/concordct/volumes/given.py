@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +22,9 @@ MOST_JSON_BYTES, MOST_YAML_BYTES = 2**26, 2**18
 MOST_BITS = 256
 #: Nesting of real ones is below ten.
 MOST_DEPTH = 64
+
+#: Names of keys and places in lists that lead to a part of a file.
+Where = tuple[str | int, ...]
 
 
 def open_text(path: str | Path, *, newline: str | None = "", encoding: str = "utf-8-sig") -> TextIO:
@@ -62,6 +65,11 @@ def read_yaml(path: Path) -> Any:
     ConcordctError : no YAML in UTF-8, larger than `MOST_YAML_BYTES`, nested deeper than `MOST_DEPTH`, with aliases,
         with integers of more than `MOST_BITS`, or with a name that stands twice in one mapping (YAML 1.2 3.2.1.1).
     """
+    return yaml_with_lines(path)[0]
+
+
+def yaml_with_lines(path: Path) -> tuple[Any, dict[Where, int]]:
+    """`read_yaml`, and the line, from 1, of every key and item."""
     import yaml  # most runs read no YAML
 
     text = _text(path, MOST_YAML_BYTES)
@@ -77,9 +85,10 @@ def read_yaml(path: Path) -> Any:
         try:
             node = loader.get_single_node()
             if node is None:
-                return None
+                return None, {}
             _check_nodes(node, path)
-            return _no_giants(loader.construct_document(node), path)
+            lines = dict(_lines(node))
+            return _no_giants(loader.construct_document(node), path), lines
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -114,6 +123,20 @@ def _check_nodes(node: Any, path: Path) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _check_nodes(value, path)
+
+
+def _lines(node: Any, where: Where = ()) -> Iterator[tuple[Where, int]]:
+    import yaml
+
+    yield where, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+            yield from _lines(value, (*where, name))
+            yield (*where, name), key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, (*where, index))
 
 
 def _no_giants(found: Any, path: Path) -> Any:

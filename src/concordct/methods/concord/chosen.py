@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from concordct.agreement import concordance as agreement
-from concordct.errors import ConcordctError
+from concordct.agreement.texture import Texture
 from concordct.methods.concord.adaptive import Adaptive
 from concordct.methods.concord.learned import Learned
 from concordct.methods.concord.standardizer import ConcordStandardizer
 from concordct.methods.concord.transport import Transport
+from concordct.methods.concord.width import Width
 from concordct.methods.spectral.transfer import SpectralModel
 from concordct.signal.spectra import noise_power
 from concordct.volumes.seeds import SliceSeeds
@@ -29,8 +29,8 @@ DRAWN = ((0.0,) * 4, (1.0, 0.0, 0.0, 0.0), (2.0, 0.0, 0.0, 0.0), (0.5,) * 4, (1.
 BAND, FROM_BAND = 0.1, 1
 #: Noise power within this share of the target's in every band is right.
 NEAR = 0.1
-#: Texture is compared in squares of this edge, pixels; fewer of them than this tell nothing.
-ROI, FEWEST_ROIS = 28, 12
+#: Fewer squares than this tell nothing of texture.
+FEWEST_ROIS = 12
 #: An adaptive transfer has to agree better than the transport by this much, mean CCC.
 GAIN = 0.01
 #: Classes that texture is judged by.
@@ -55,9 +55,16 @@ class Held:
     def made(self, work: ConcordStandardizer, seed: int) -> NDArray[np.float32]:
         """[k, y, x] whole HU, standardized."""
         # Slices beside them only where they count.
-        count = min(self.source.shape[0], len(self.mask) + work.context_slices)
-        last = self.source.slab(self.source.shape[0] - count, self.source.shape[0])
+        last = self._last(len(self.mask) + work.context_slices)
         return np.rint(work(last, generator=SliceSeeds(seed, "calibration")).hu[-len(self.mask) :])
+
+    def widened(self, width: Width, made: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+        """[k, y, x] whole HU: what `made` gives, with its local gains drawn."""
+        return np.rint(width.drawn(made, self._last(len(self.mask)), generator=SliceSeeds(seed, "calibration")))
+
+    def _last(self, count: int) -> Volume:
+        total = self.source.shape[0]
+        return self.source.slab(total - min(total, count), total)
 
     def power(self, hu: NDArray[np.float32]) -> NDArray[np.float64]:
         """[band] noise power of these slices; anatomy is the same in all that are compared."""
@@ -65,63 +72,30 @@ class Held:
         return np.asarray(found.nps_hu2_mm2.sum(axis=0))
 
 
-class Texture:
-    """Agreement of texture over held-out slices.
+def texture_of(held: Held) -> Texture | None:
+    """Texture of what was held out; None where there are too few regions to compare.
 
     Only pairs that are not linear, and calibrations for honest width, come here: a plain installation, without numba,
     calibrates all others.
-
-    Attributes
-    ----------
-    target : [roi, feature].
     """
+    from concordct.radiomics.definitions.pyradiomics import PyRadiomics
 
-    def __init__(self, held: Held) -> None:
-        from concordct.radiomics.definitions.pyradiomics import PyRadiomics
-        from concordct.radiomics.regions.rois import grid_rois
-
-        self._settings = PyRadiomics(classes=dict.fromkeys(TEXTURES, ()), bin_width=25.0, force_2d=True)
-        self._rois = grid_rois(held.mask, size=ROI)
-        self._like = Volume(held.target.hu[-len(held.mask) :], held.target.affine)
-        self.target = self.features(self._like.hu)
-
-    @staticmethod
-    def of(held: Held) -> Texture | None:
-        """None where there are too few regions to compare."""
-        from concordct.radiomics.regions.rois import grid_rois
-
-        try:
-            enough = grid_rois(held.mask, size=ROI).max() >= FEWEST_ROIS
-        except ConcordctError:
-            return None
-        return Texture(held) if enough else None
-
-    def features(self, hu: NDArray[np.float32]) -> NDArray[np.float64]:
-        """[roi, feature] of these slices."""
-        from concordct.radiomics.extract import extract
-
-        table = extract(replace(self._like, hu=hu), self._rois, self._settings)
-        self._classes = table.classes
-        return table.values
-
-    def agreement(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[class] mean CCC per feature."""
-        by_class = agreement.mean_by_class(agreement.ccc_per_feature(one, other), self._classes)
-        return np.array([by_class[name].mean for name in TEXTURES])
-
-    def score(self, images: list[NDArray[np.float32]]) -> float:
-        """Mean agreement of several samples with the target."""
-        return float(np.mean([self.agreement(self.features(hu), self.target) for hu in images]))
+    settings = PyRadiomics(classes=dict.fromkeys(TEXTURES, ()), bin_width=25.0, force_2d=True)
+    target = held.target.hu[-len(held.mask) :]
+    return Texture.of(held.target, target, held.mask, settings, fewest=FEWEST_ROIS)
 
 
 def chosen(
     model: SpectralModel, transport: Transport, adaptive: Adaptive, held: Held, learned: Learned | None = None
 ) -> Adaptive | None:
     """The adaptive transfer with the best shares drawn; None where the transport is as good."""
-    texture = Texture.of(held)
+    texture = texture_of(held)
     if texture is None:
         return None
     wanted = held.power(held.target.hu[-len(held.mask) :])
+
+    def score(images: list[NDArray[np.float32]]) -> float:
+        return float(np.mean([list(texture.ccc(hu).values()) for hu in images]))
 
     def at_work(drawn: NDArray[np.float64]) -> ConcordStandardizer:
         return ConcordStandardizer(model, transport, adaptive=replace(adaptive, drawn=drawn), learned=learned)
@@ -130,9 +104,9 @@ def chosen(
     made = [[held.made(at_work(drawn), seed) for seed in (SEEDS if drawn.any() else SEEDS[:1])] for drawn in tried]
     wrong = np.array([off(np.mean([held.power(hu) for hu in one], axis=0), wanted) for one in made])
     right = np.flatnonzero(wrong <= max(NEAR, float(wrong.min())))
-    scores = {index: texture.score(made[index]) for index in right}
+    scores = {index: score(made[index]) for index in right}
     best = max(scores, key=lambda index: scores[index])
-    plain = texture.score([held.made(ConcordStandardizer(model, transport), seed) for seed in SEEDS])
+    plain = score([held.made(ConcordStandardizer(model, transport), seed) for seed in SEEDS])
     return replace(adaptive, drawn=tried[best]) if scores[best] > plain + GAIN else None
 
 

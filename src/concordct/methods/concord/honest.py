@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from concordct.agreement.texture import Texture
 from concordct.methods.concord.adaptive import Adaptive
-from concordct.methods.concord.chosen import Held, Texture
+from concordct.methods.concord.chosen import Held, texture_of
 from concordct.methods.concord.fit import held_out
 from concordct.methods.concord.learned import Learned
 from concordct.methods.concord.standardizer import ConcordStandardizer
@@ -23,7 +24,6 @@ from concordct.methods.concord.width import Width, measured
 from concordct.methods.spectral.fit import Pairs, fit_pairs
 from concordct.methods.spectral.transfer import SpectralModel
 from concordct.signal.body import material_mask
-from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
 
 #: Shares drawn of what could be raised, for linear pairs; of what is left over in the four finest bands, for others.
@@ -72,7 +72,7 @@ def widened(
     if transport is None:
         return None, adaptive, None
     held, rest = _left_out(held, pairs, whole=adaptive is None)
-    texture = Texture.of(held)
+    texture = texture_of(held)
     if texture is None:
         return transport, adaptive, None
     tried: list[_Tried] = []
@@ -118,19 +118,17 @@ def _tried(
     share: float | tuple[float, ...], work: ConcordStandardizer, held: Held, texture: Texture
 ) -> Iterator[_Tried]:
     """Each factor of the width that these samples turn out to lack."""
-    spacing = held.source.spacing_mm[1:]
-    bodies = material_mask(held.source.hu, spacing)[-len(held.mask) :]
     one, other = (held.made(work, seed) for seed in SEEDS)
-    width = measured((one, other), held.target.hu[-len(held.mask) :], held.mask, spacing)
+    width = measured((one, other), held.target.hu[-len(held.mask) :], held.mask, held.source.spacing_mm[1:])
     for factor in FACTORS if width is not None else FACTORS[:1]:
         drawn = width.times(factor) if width is not None and factor else None
-        features = []
-        for seed, hu in zip(SEEDS, (one, other), strict=True):
-            wide = hu.copy()
-            if drawn is not None:
-                for index, body in enumerate(bodies):
-                    random = SliceSeeds(seed, "calibration/width").at(index)
-                    wide[index] += drawn.written(hu[index], body, spacing, random)
-            features.append(texture.features(np.rint(wide)))
-        ccc = [texture.agreement(part, texture.target) for part in features]
-        yield _Tried(share, drawn, np.mean(ccc, axis=0), texture.agreement(*features))
+        features = [
+            texture.features(hu if drawn is None else held.widened(drawn, hu, seed))
+            for seed, hu in zip(SEEDS, (one, other), strict=True)
+        ]
+        with_target = np.mean([_by_class(texture, part, texture.target) for part in features], axis=0)
+        yield _Tried(share, drawn, with_target, _by_class(texture, *features))
+
+
+def _by_class(texture: Texture, one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array(list(texture.agreement(one, other).values()))

@@ -103,13 +103,8 @@ class ConcordStandardizer:
         made = self._made(volume, generator)
         if self.width is None or self.mode == "mean":
             return made
-        # Seeds of its own: the noise of a sample is the same with and without.
-        seeds = SliceSeeds(generator.seed, f"{generator.key}/width")
-        spacing = volume.spacing_mm[1:]
-        hu = made.hu.copy()
-        for index, body in enumerate(material_mask(volume.hu, spacing)):
-            hu[index] += self.width.written(hu[index], body, spacing, seeds.at(volume.first_slice + index))
-        return replace(made.with_hu(hu), reach_hu=self.model.reach_hu)
+        widened = self.width.drawn(made.hu, volume, generator=generator)
+        return replace(made.with_hu(widened), reach_hu=self.model.reach_hu)
 
     def _made(self, volume: Volume, generator: SliceSeeds) -> Volume:
         base = self.base

@@ -18,7 +18,10 @@ from scipy import ndimage
 
 from concordct.errors import ConcordctError
 from concordct.methods.concord.adaptive import BANDS, box_around, lattice
+from concordct.signal.body import material_mask
 from concordct.signal.spectra import detail_from_cosines, to_cosines
+from concordct.volumes.seeds import SliceSeeds
+from concordct.volumes.volume import Volume
 
 Image = NDArray[np.float32]
 
@@ -72,6 +75,20 @@ class Width:
     def times(self, factor: float) -> Width:
         """The same with fields that deviate by so many times as much."""
         return replace(self, mixing=self.mixing * factor)
+
+    def drawn(self, made: Image, source: Volume, *, generator: SliceSeeds) -> Image:
+        """[z, y, x] HU of a sample with its local gains drawn.
+
+        Parameters
+        ----------
+        made : [z, y, x] HU, the finished sample of `source`.
+        generator : that of the sample; its noise is the same with and without.
+        """
+        seeds, spacing = SliceSeeds(generator.seed, f"{generator.key}/width"), source.spacing_mm[1:]
+        hu = made.copy()
+        for index, body in enumerate(material_mask(source.hu, spacing)):
+            hu[index] += self.written(hu[index], body, spacing, seeds.at(source.first_slice + index))
+        return hu
 
     def written(
         self, made: Image, body: NDArray[np.bool_], spacing_mm: tuple[float, float], generator: np.random.Generator

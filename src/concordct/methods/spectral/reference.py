@@ -218,7 +218,9 @@ def model_to(
     noise = None
     if own is not None and wanted is not None:
         ends = min(falls_below(f, coherence, KNOWN), NOISE_TO_NYQUIST * nyquist)
-        louder = _louder(transfer**2 * own, wanted, ends) if louder is None else louder
+        if louder is None:
+            known = (f >= NOISE_FROM_LP_CM) & (f < ends) & (wanted > 0)
+            louder = amplitude_over(np.maximum(transfer**2 * own, 1e-9)[known], wanted[known])
         if louder is not None:
             probe = min(PROBE_SHARE * half, PROBE_TO_NYQUIST * nyquist)
             noise = _missing(own, wanted, transfer, probe, louder, drawn)
@@ -323,13 +325,9 @@ def gain_between(
     return Gain(curve, float(np.std(left)) if dosed else None, float(max(found[-1], 0.0)) if dosed else None)
 
 
-def _louder(passed: NDArray[np.float64], wanted: NDArray[np.float64], known_to_lp_cm: float) -> float | None:
-    """Amplitude of what is passed over the reference's where both are known."""
-    f = FREQUENCY_LP_CM
-    known = (f >= NOISE_FROM_LP_CM) & (f < known_to_lp_cm) & (wanted > 0)
-    return (
-        float(np.exp(0.5 * np.mean(np.log(np.maximum(passed[known], 1e-9) / wanted[known])))) if known.any() else None
-    )
+def amplitude_over(power: NDArray[np.float64], wanted: NDArray[np.float64]) -> float | None:
+    """Amplitude of noise over the reference's, geometric mean of frequencies at which both are known."""
+    return float(np.exp(0.5 * np.mean(np.log(power / wanted)))) if power.size else None
 
 
 def _missing(

@@ -23,6 +23,7 @@ from concordct.methods.spectral.reference import (
     NOISE_TO_NYQUIST,
     Condition,
     Reference,
+    amplitude_over,
     gain_between,
     measure,
     model_to,
@@ -112,13 +113,12 @@ def _band(pixel_mm: float) -> NDArray[np.bool_]:
 
 def _louder(shown: Signature, reference: Reference, model: SpectralModel) -> float | None:
     """Amplitude of a result's noise over the reference's where it is the scan's own; None where it is not known."""
-    if shown.noise_hu2_mm2 is None:
+    power, wanted = shown.noise_hu2_mm2, reference.noise_hu2_mm2
+    if power is None:
         return None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = shown.noise_hu2_mm2 / reference.noise_hu2_mm2
     known = np.interp(ring_centres_lp_cm(), model.frequency_lp_cm, model.coherence) > KNOWN
-    heard = _band(shown.pixel_mm) & known & np.isfinite(ratio) & (ratio > 0)
-    return float(np.exp(np.mean(np.log(ratio[heard])) / 2)) if heard.any() else None
+    heard = _band(shown.pixel_mm) & known & (power > 0) & (wanted > 0)  # neither where it was not measured: NaN
+    return amplitude_over(power[heard], wanted[heard])
 
 
 def _drawn(model: SpectralModel, reference: Reference, shown: Signature, slices: Sequence[Volume]) -> float:
