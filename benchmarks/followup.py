@@ -6,6 +6,7 @@ python -m benchmarks.followup --folds 0 2 4       # a second process takes the o
 python -m benchmarks.followup --subjects 140 --folds 0 --most-steps 400 --brief   # two hours of one core, half to
                                                   # draw; its page is followup-400.md
 python -m benchmarks.followup --folds 0 --only SAGAN cDiff        # a second process trains these beside the first
+python -m benchmarks.followup --search            # the learning rates alone: four of every row
 python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal    # tables to the screen only
 
 Everything goes to `runs/followup` (not kept in the repository). PSNR and SSIM are taken inside the initial scan's lungs
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.followup_chain import along_chain, chain_rows
-from benchmarks.followup_models import SPACING_MM, opened, place_of_model
+from benchmarks.followup_models import SPACING_MM, opened, place_of_model, stored
 from benchmarks.followup_page import Study, command_of, page_of
 from benchmarks.followup_rows import (
     ASIDE,
@@ -42,10 +43,19 @@ from benchmarks.followup_rows import (
     WHOLE,
     of_model,
 )
-from benchmarks.followup_search import learned, rate_rows, search, searched_on, train_row
+from benchmarks.followup_search import (
+    SEARCHED,
+    learned,
+    others,
+    rate_of,
+    rate_rows,
+    search,
+    searched_on,
+    train_row,
+)
 from benchmarks.followup_subjects import FOLDS, RANGE_HU, Trend, folds, looked_at, measure, refused, usable
 from benchmarks.followup_tables import RULE, cost_row, rule
-from benchmarks.results import ROOT, write_section
+from benchmarks.results import ROOT, table, write_section
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression.ciresdiff_predict import Predictor, load
@@ -88,11 +98,6 @@ def sentence_for(name: str, test: Sequence[Prepared], index: int) -> str:
     if name == OPPOSITE:
         return next(other for other in others if other.label != one.label).data.sentence
     return one.data.sentence
-
-
-def stored(folder: Path, name: str) -> Path:
-    """Where a fold keeps what a method made."""
-    return folder / "predictions" / f"{name.replace(',', '').replace(' ', '-')}.npz"
 
 
 def predicted(
@@ -227,6 +232,7 @@ def main() -> None:
     parser.add_argument("--most-steps", type=int)
     parser.add_argument("--aside", nargs="*", default=list(ASIDE), choices=ASIDE, help="of these, train these alone")
     parser.add_argument("--only", nargs="*", choices=(*MODELS, *ASIDE), help="train and predict with these, judge none")
+    parser.add_argument("--search", action="store_true", help="choose learning rates of --only, or of all; train none")
     parser.add_argument("--brief", action="store_true", help=f"fewer rows: {', '.join(BRIEF)}")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw the cohort")
     parser.add_argument("--rehearsal", action="store_true", help="print the tables, write nothing to docs")
@@ -252,6 +258,11 @@ def main() -> None:
         )  # fmt: skip
         ready = usable(cohort, folder / "subjects", stop)
         parts = folds(ready)
+        for name in (given.only or SEARCHED) if given.search else ():
+            search(models_of, name, ready, parts, given.most_steps, stop)
+        if given.search:
+            print(table(["method", "rate: gain, dB", "chosen", "processor min"], rate_rows(models_of)))
+            return
         # Each fold is whole before the next begins: a run that ends early has a table of the folds it has.
         for index in given.folds:
             further = given.aside if index in ASIDE_FOLDS else []
@@ -286,7 +297,7 @@ def main() -> None:
         row
         for index in done
         for name in (*MODELS, *ASIDE)
-        if (row := cost_row(models_of / f"fold-{index}", name, len(ready) - len(parts[index]))) is not None
+        if (row := cost_row(models_of / f"fold-{index}", name, len(ready) - len(parts[index]), rate_of)) is not None
     ]
     seen = looked_at(ready)
     left_out = {name for name in refused(folder / "subjects") if name not in {one.subject for one in ready}}
@@ -300,6 +311,9 @@ def main() -> None:
         chain=chain_rows(models_of / f"fold-{min(done)}", MODELS),
         rates=rate_rows(models_of),
         searched=searched_on(models_of),
+        others=[
+            one for index in done for one in others(models_of / f"fold-{index}", (*MODELS, *ASIDE), given.most_steps)
+        ],
         seen={index: [ready[i].subject in seen for i in parts[index]] for index in done},
         left_out=len(left_out & {f"ipf-{number:04d}" for number in range(given.subjects)}),
         steps=given.most_steps,
@@ -342,7 +356,7 @@ def run_fold(
             predicted(place, row, train, test, {})
     for name in names:
         own = [row for row in rows if row not in PLAIN and of_model(row) == name]
-        rate = search(folder, name, ready, parts, steps, stop)
+        rate = search(folder, name, ready, parts, steps, stop) if fold in ASIDE_FOLDS else None
         model = train_row(place, train, name, steps, rate, stop)
         learned(place, name, train)
         if name in MODELS:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ SLICES, SLICES_TILE = "DiffusionCT", 64
 CDIFF_STEPS = 4
 #: Steps of recipe `small`, and so of every model: a text tower's 100 come before, DiffusionCT's phases share them.
 FULL_STEPS = 800
+#: Phases of CIResDiff and of its rivals, the last one last.
+PHASES = ("contrast", "diffusion", "game")
 
 
 def place_of_model(folder: Path, name: str) -> Path:
@@ -47,26 +50,80 @@ def place_of_model(folder: Path, name: str) -> Path:
     return folder / name.replace(",", "").replace(" ", "-")
 
 
+def stored(folder: Path, name: str) -> Path:
+    """Where a fold keeps what a method made."""
+    return folder / "predictions" / f"{place_of_model(folder, name).name}.npz"
+
+
 def fit(train: Sequence[Prepared], name: str, steps: int | None, rate: float | None, run: Run) -> Bundle:
     """A model of a row by recipe `small` on the benchmark's grid, or the part of it that a run in pieces came to.
 
     Parameters
     ----------
-    steps : None for the recipe's own. rate : learning rate of the last phase, None for the recipe's own.
+    steps, rate : see `recipe_for`.
+    """
+    recipe = recipe_for(name, steps, rate)
+    if name == SLICES:
+        return diffusionct.fit(_slices(train), recipe, run)
+    data = CohortData([one.data for one in train], {"row": name})
+    return catalogue.method(RIVALS.get(name, "ciresdiff")).fit(data, recipe, run)
+
+
+def recipe_for(name: str, steps: int | None, rate: float | None) -> Any:
+    """Recipe `small` of a row on the benchmark's grid.
+
+    Parameters
+    ----------
+    steps : None for the recipe's own.
+    rate : learning rate of the last phase, None for the recipe's own. DiffusionCT's other phases follow in proportion.
     """
     if name == SLICES:
-        return diffusionct.fit(_slices(train), _recipe_of_slices(steps), run)
-    data = CohortData([one.data for one in train], {"row": name})
-    recipe: Any
+        recipe = _recipe_of_slices(steps)
+        share = 1.0 if rate is None else rate / recipe.phases[-1][1].learning_rate
+        phases = (
+            (phase, dataclasses.replace(one, learning_rate=share * one.learning_rate)) for phase, one in recipe.phases
+        )
+        return dataclasses.replace(recipe, phases=tuple(phases))
     if name in RIVALS:
-        phase, recipe = "game", rival_recipe(RIVALS[name], "small", seed=SEED, most_steps=steps)
+        phase, found = "game", rival_recipe(RIVALS[name], "small", seed=SEED, most_steps=steps)
     else:
-        phase, recipe = "diffusion", recipe_of("small", row=name, seed=SEED, most_steps=steps)
-    recipe = dataclasses.replace(recipe, spacing_mm=SPACING_MM)
+        phase, found = "diffusion", recipe_of("small", row=name, seed=SEED, most_steps=steps)
+    found = dataclasses.replace(found, spacing_mm=SPACING_MM)
     if rate is not None:
-        changed = dataclasses.replace(getattr(recipe, phase), learning_rate=rate)
-        recipe = dataclasses.replace(recipe, **{phase: changed})
-    return catalogue.method(RIVALS.get(name, "ciresdiff")).fit(data, recipe, run)
+        changed = dataclasses.replace(getattr(found, phase), learning_rate=rate)
+        found = dataclasses.replace(found, **{phase: changed})
+    return found
+
+
+def said_of(name: str, steps: int | None, rate: float | None) -> dict[str, Any]:
+    """What a bundle would say of its phases and networks; the text tower's vocabulary is its training sentences'."""
+    recipe = recipe_for(name, steps, rate)
+    known = ((phase, getattr(recipe, phase, None)) for phase in PHASES)
+    phases = dict(recipe.phases) if name == SLICES else {phase: one for phase, one in known if one is not None}
+    config = dataclasses.asdict(recipe.config)
+    config.pop("text", None)
+    stored_as = {"phases": {phase: dataclasses.asdict(one) for phase, one in phases.items()}, "config": config}
+    found: dict[str, Any] = json.loads(json.dumps(stored_as))
+    return found
+
+
+def phases_of(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """Phases that a model was trained in, in their order."""
+    recipe = bundle.metadata["recipe"]
+    found: dict[str, dict[str, Any]] = recipe.get("phases") or {one: recipe[one] for one in PHASES if one in recipe}
+    return found
+
+
+def made_otherwise(name: str, bundle: Bundle, steps: int | None, rate: float | None) -> bool:
+    """Whether a model of a row has other phases or networks than `fit` would give it now, as far as it names them."""
+    said = said_of(name, steps, rate)
+    return not (_agrees(phases_of(bundle), said["phases"]) and _agrees(bundle.metadata["config"], said["config"]))
+
+
+def _agrees(stored_one: Any, wanted: Any) -> bool:
+    if isinstance(stored_one, Mapping) and isinstance(wanted, Mapping):
+        return all(_agrees(stored_one[key], wanted[key]) for key in stored_one if key in wanted)
+    return bool(stored_one == wanted)
 
 
 def _recipe_of_slices(steps: int | None) -> diffusionct.Recipe:

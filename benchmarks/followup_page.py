@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.followup_chain import SHOWN
-from benchmarks.followup_models import CDIFF_STEPS, FULL_STEPS, SPACING_MM
-from benchmarks.followup_rows import ASIDE, ASIDE_FOLDS, FIRST, LADDER, WHOLE
+from benchmarks.followup_models import CDIFF_STEPS, FULL_STEPS, RIVALS, SLICES, SPACING_MM
+from benchmarks.followup_rows import ASIDE, ASIDE_FOLDS, FIRST, LADDER, MODELS, WHOLE
 from benchmarks.followup_subjects import FOLDS
 from benchmarks.followup_tables import against, gain_rows, judged_rows, quality_rows, step_rows
 from benchmarks.results import table
@@ -47,10 +47,15 @@ DRAWN_FASTER = (
     "page of overlays; planes a slice, registration and lung masks are those of any cohort."
 )
 RATES_SAID = (
-    "Learning rates where a loss hardly moved in the study before: four at an eighth of the steps, on {trained} "
-    "patients whom neither of the first two folds tests, judged by the gain in PSNR over no change on {judged} others "
-    "of them, dB. All other rows keep their recipes'."
+    "Learning rates: every row has its own four, at an eighth of the steps, on {trained} patients whom neither of the "
+    "first two folds tests, judged by the gain in PSNR over no change on {judged} others of them, dB. They are a "
+    "quarter, half, once and twice the recipe's of its last phase (DiffusionCT's others in proportion); SAGAN's and "
+    "ResViT's, searched first, lie above and below, since their losses had hardly moved. A row that varies DM-R-CIP or "
+    "another of the ablation takes that one's. Folds 2 to 4 test exactly the patients who chose, so models there have "
+    "their recipes' rates, and no fold's rate was chosen on whom it tests; a table of all five folds joins the two."
 )
+UNSEARCHED = " Not searched, at their recipes' rates: {names}."
+OTHERS = " **Not yet trained again** at the rate or with the network that holds now: {names}."
 #: PSNR, dB, of CIResDiff's Tables 1 and 2; its cDiff has DM's figures.
 PRINTED = {
     "DM": 25.84,
@@ -81,6 +86,7 @@ class Study:
     rows : of every fold; further ones stand in the first folds.
     trained : training subjects of each fold. left_out : whom registration refused. steps : None for the recipe's own.
     costs : see `followup_tables.cost_row`. rates, searched : of `followup_search`, and who trains and judges there.
+    others : models that were made otherwise than is asked for now, see `followup_search.others`.
     chain : see `followup_chain`. seen : by fold, who of its test subjects is in `followup_subjects.looked_at`.
     """
 
@@ -91,6 +97,7 @@ class Study:
     costs: list[list[str]]
     rates: list[list[str]]
     searched: tuple[int, int]
+    others: Sequence[str]
     chain: list[list[str]]
     seen: Mapping[int, Sequence[bool]]
     left_out: int
@@ -115,8 +122,8 @@ def page_of(study: Study) -> str:
     done, first_rows = study.done, [name for name in study.rows if name not in FIRST]
     every = {name: [row for made, _, _ in done.values() for row in made[name]["rows"]] for name in first_rows}
     truth = np.array([label for _, _, labels in done.values() for label in labels])
-    stuck = sorted({f"{row[0]} (fold {row[1]})" for row in study.costs if row[7] and float(row[7].split()[0]) <= 0})
-    spent = [f"{sum(float(row[4]) for row in study.costs if row[1] == str(fold)):.0f}" for fold in done]
+    stuck = sorted({f"{row[0]} (fold {row[1]})" for row in study.costs if row[8] and float(row[8].split()[0]) <= 0})
+    spent = [f"{sum(float(row[5]) for row in study.costs if row[1] == str(fold)):.0f}" for fold in done]
     missing = [str(fold) for fold in range(FOLDS) if fold not in done]
     aside = [done[index][0] for index in ASIDE_FOLDS if index in done]
     beside = [name for name in FIRST if aside and all(name in made for made in aside)]
@@ -124,6 +131,7 @@ def page_of(study: Study) -> str:
     shown = [name for name in (*first_rows, *beside) if all(name in made for made in aside)] if beside else []
     first = {name: [row for made in aside for row in made[name]["rows"]] for name in shown}
     of_first = np.array([label for index in ASIDE_FOLDS if index in done for label in done[index][2]])
+    unsearched = [name for name in (*MODELS, *RIVALS, SLICES) if name not in {row[0] for row in study.rates}]
     seen = np.array([one for index in done if not first or index in ASIDE_FOLDS for one in study.seen[index]])
     header = [*HEAD, "drawn: PSNR, dB", "SSIM, %", "error of share, %", f"{WHOLE} above it, dB", "and SSIM, %"]
     parts = [
@@ -169,7 +177,9 @@ def page_of(study: Study) -> str:
         UNTRAINED,
         *(
             [
-                RATES_SAID.format(trained=study.searched[0], judged=study.searched[1]),
+                RATES_SAID.format(trained=study.searched[0], judged=study.searched[1])
+                + (UNSEARCHED.format(names=", ".join(unsearched)) if unsearched else "")
+                + (OTHERS.format(names=", ".join(study.others)) if study.others else ""),
                 table(["method", "rate: gain, dB", "chosen", "processor min"], study.rates),
             ]
             if study.rates
@@ -187,6 +197,7 @@ def page_of(study: Study) -> str:
                 "fold",
                 "subjects",
                 "steps",
+                "rate",
                 "processor min",
                 "loss at first",
                 "at last",

@@ -41,6 +41,11 @@ def of_model(row: str) -> str:
     return WHOLE if row in (SHUFFLED, OPPOSITE) else row.removesuffix(_DRAWN)
 
 
+def rows_of(model: str) -> list[str]:
+    """Every row that a model makes."""
+    return [row for row in dict.fromkeys((*EVERY, *FIRST)) if row not in PLAIN and of_model(row) == model]
+
+
 def drawn(row: str) -> str:
     """The row of what a method draws, where there is one."""
     return f"{row}{_DRAWN}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +108,9 @@ def judged_rows(
     return rows
 
 
-def cost_row(fold: Path, name: str, subjects: int) -> list[str] | None:
-    """Steps, processor minutes, loss at either end of the last phase, what it gains on subjects that it was trained on,
-    and what a scan costs; None where none stands.
+def cost_row(fold: Path, name: str, subjects: int, rate_of: Callable[[Path], str]) -> list[str] | None:
+    """Steps, learning rate, processor minutes, loss at either end of the last phase, what it gains on subjects that it
+    was trained on, and what a scan costs; None where none stands.
     """
     model = place_of_model(fold, name)
     run = model.with_name(model.name + ".run")
@@ -128,6 +128,7 @@ def cost_row(fold: Path, name: str, subjects: int) -> list[str] | None:
         fold.name.removeprefix("fold-"),
         str(subjects),
         " + ".join(str(steps) for steps, _ in phases.values()),
+        rate_of(model),
         f"{sum(seconds for _, seconds in phases.values()) / 60:.1f}",
         f"{np.mean(losses[:end]):.3g}",
         f"{np.mean(losses[-end:]):.3g}",

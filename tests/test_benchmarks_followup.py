@@ -14,6 +14,7 @@ import pytest
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression import catalogue, ciresdiff_recipes
 from concordct.progression.lung_function import LungFunction
+from concordct.training.engine import Paused
 from test_progression_ciresdiff import TINY, subject
 from test_progression_rivals import recipe_of
 
@@ -28,6 +29,7 @@ from benchmarks import (
     followup_subjects,
     followup_tables,
 )
+from benchmarks.results import lines_in
 
 
 def prepared(count: int) -> list[Prepared]:
@@ -68,6 +70,7 @@ def test_a_learning_rate_is_chosen_on_subjects_of_neither_tested_fold(
     def fitted(train: list[Prepared], name: str, steps: int, rate: float, run: object) -> float:
         used.update(one.subject for one in train)
         assert steps == 100
+        tried.append((name, rate))
         return rate
 
     def judged(some: list[Prepared], rate: float) -> list[float]:
@@ -76,13 +79,64 @@ def test_a_learning_rate_is_chosen_on_subjects_of_neither_tested_fold(
         return [-abs(rate - 4e-3)] * len(some)
 
     seen: set[str] = set()
+    tried: list[tuple[str, float]] = []
     monkeypatch.setattr(followup_search, "fit", fitted)
     monkeypatch.setattr(followup_search, "opened", lambda name, bundle, mode: bundle)
     monkeypatch.setattr(followup_search, "gains", judged)
     assert followup_search.search(tmp_path, "SAGAN", subjects, parts, None, lambda: False) == 4e-3
-    assert followup_search.search(tmp_path, "TransUNet", subjects, parts, None, lambda: False) is None
+    # A row that varies another takes that one's rate, and searches nothing.
+    tried.clear()
+    assert followup_search.search(tmp_path, "DM", subjects, parts, None, lambda: False) == 4e-3
+    assert tried == [("DM", rate) for rate in (5e-4, 1e-3, 2e-3, 4e-3)]
+    assert followup_search.search(tmp_path, "DM, x_0 itself", subjects, parts, None, lambda: False) == 4e-3
+    assert len(tried) == 4
     assert not (used | seen) & {subjects[i].subject for fold in (0, 1) for i in parts[fold]}
-    assert followup_search.rate_rows(tmp_path)[0][-2] == "0.004"
+    assert [row[2] for row in followup_search.rate_rows(tmp_path)] == ["0.004"] * 2
+
+
+def test_a_model_of_another_rate_is_told_and_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("monai")
+    monkeypatch.setitem(catalogue.method("transunet").recipes, "small", recipe_of("transunet"))
+    place, train = tmp_path / "fold-0", prepared(2)
+
+    def trained(rate: float | None) -> float:
+        path = followup_search.train_row(place, train, "TransUNet", 2, rate, lambda: False)
+        assert not list(place.glob("*again*"))
+        return float(followup_search.rate_of(path))
+
+    usual = trained(None)
+    made = followup_models.stored(place, "TransUNet")
+    made.parent.mkdir()
+    made.write_bytes(b"")
+    beside = followup_models.stored(place, "SAGAN")
+    beside.write_bytes(b"")
+    (place / "diagnosis.json").write_text('{"TransUNet": [0.5], "SAGAN": [0.5]}')
+    assert trained(None) == trained(usual) == usual
+    assert made.exists()
+    assert followup_search.others(place, ["TransUNet"], 2) == []
+
+    # The search chose another rate.
+    monkeypatch.setattr(followup_search, "chosen", lambda folder, name: 3 * usual)
+    assert followup_search.others(place, ["TransUNet"], 2) == ["TransUNet (fold 0)"]
+    assert trained(3 * usual) == pytest.approx(3 * usual)
+    assert not made.exists()
+    assert beside.exists()
+    assert (place / "diagnosis.json").read_text() == '{"SAGAN": [0.5]}'
+    assert followup_search.others(place, ["TransUNet"], 2) == []
+
+
+def test_checkpoints_of_another_rate_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("monai")
+    monkeypatch.setitem(catalogue.method("transunet").recipes, "small", recipe_of("transunet"))
+    place, train = tmp_path / "fold-0", prepared(2)
+    with pytest.raises(Paused):
+        followup_search.train_row(place, train, "TransUNet", 3, 1e-3, lambda: True)
+    followup_search.train_row(place, train, "TransUNet", 3, 2e-3, lambda: False)
+    rates = [line["rate"] for line in lines_in(place / "TransUNet.run") if line["phase"] == "game"]
+    assert len(rates) == 3
+    straight = tmp_path / "fold-1"
+    followup_search.train_row(straight, train, "TransUNet", 3, 2e-3, lambda: False)
+    assert rates == [line["rate"] for line in lines_in(straight / "TransUNet.run") if line["phase"] == "game"]
 
 
 def test_who_was_looked_at_before_is_known_by_number() -> None:
@@ -129,7 +183,7 @@ def test_pieces_come_to_one_table(
     monkeypatch.setattr(benchmark, "STEPS", (1, 2))
     monkeypatch.setattr(benchmark, "FEW", 1)
     monkeypatch.setattr(followup_models, "SLICES_TILE", 32)
-    monkeypatch.setattr(followup_search, "SEARCHED", {})
+    monkeypatch.setattr(followup_search, "SEARCHED", ())
     monkeypatch.setattr(followup_search, "JUDGES", 1)
     monkeypatch.setattr(followup_chain, "BATCHES", 1)
     for name in followup_models.RIVALS.values():
@@ -158,7 +212,7 @@ def test_pieces_come_to_one_table(
         assert f"| {name}" in said
     assert "Not trained here: " in said
     assert "ResViT" in said.split("Not trained here: ")[1].splitlines()[0]
-    assert re.search(r"\| SAGAN \| 0 \| 8 \| 2 \| \d+\.\d \| \S+ \| \S+ \| [+-]\S+ \(.+?\) \| \d+\.\d \|", said)
+    assert re.search(r"\| SAGAN \| 0 \| 8 \| 2 \| \S+ \| \d+\.\d \| \S+ \| \S+ \| [+-]\S+ \(.+?\) \| \d+\.\d \|", said)
     assert "2 simulated test subjects of 1 folds, 1 progressive" in said
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     benchmark.main()
