@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from concordct.volumes.decode import frame_group
+from concordct.volumes.header_values import whole
 
 MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
@@ -94,5 +95,6 @@ def classic_frame(dataset: FileDataset, frame: int, path: Path) -> FileDataset:
     for name in ("KVP", "AcquisitionNumber", "PositionReferenceIndicator", "SliceThickness"):
         if name not in result:
             setattr(result, name, None if name != "PositionReferenceIndicator" else "")
-    result.InstanceNumber = frame + 1
+    offset = whole(dataset, "ConcatenationFrameOffsetNumber")  # of a part of a larger object
+    result.InstanceNumber = frame + 1 + (offset if offset is not None and 0 <= offset < 10**6 else 0)
     return result

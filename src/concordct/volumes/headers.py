@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from concordct.errors import ConcordctError
 from concordct.volumes.attributes import attribute
 from concordct.volumes.classic import MULTI_FRAME, converted_attributes
 from concordct.volumes.codestreams import decoder_missing
+from concordct.volumes.concatenation import Part, part_of
 from concordct.volumes.decode import frame_group, rescale, units_unspecified
 from concordct.volumes.dicom_file import (
     Stamp,
@@ -52,7 +53,8 @@ _TAGS = (
     "Manufacturer", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase", "TriggerTime", "MultienergyCTProcessingSequence",
     "MonoenergeticEnergyEquivalent", "PatientID", "StudyInstanceUID", "SeriesNumber", "InstanceNumber", "KVP",
-    "SeriesDate", "SeriesTime", "IrradiationEventUID", "GantryDetectorTilt",
+    "SeriesDate", "SeriesTime", "IrradiationEventUID", "GantryDetectorTilt", "ConcatenationUID",
+    "InConcatenationNumber", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber",
 )
 _MODALITIES = frozenset((
     "AR", "AU", "BI", "CR", "CT", "DG", "DOC", "DX", "ECG", "ES", "FID", "GM", "HC", "IO", "IVUS", "KER", "KO", "LS",
@@ -92,6 +94,7 @@ class SliceHeader:
     tilt : GantryDetectorTilt in degrees, where it is a number.
     times : values by attribute that tell acquisitions, phases and stacks of one series apart.
     undecodable : the transfer syntax, where no decoder is here for it.
+    part : of a concatenation, where the object is one.
     stamp : of the file before it was read.
     """
 
@@ -119,12 +122,14 @@ class SliceHeader:
     times: tuple[tuple[str, str], ...]
     undecodable: str | None
     notes: tuple[str, ...]
+    part: Part | None = None
     stamp: Stamp | None = field(default=None, compare=False)
 
 
 def header_to_json(header: SliceHeader) -> dict[str, Any]:
     """All but path and stamp, which name the file, in values of JSON."""
-    return {name: value for name, value in vars(header).items() if name not in ("path", "stamp")}
+    told = {name: value for name, value in vars(header).items() if name not in ("path", "stamp")}
+    return told | {"part": None if header.part is None else header.part.to_json()}
 
 
 def header_from_json(path: Path, stamp: Stamp | None, told: Mapping[str, Any]) -> SliceHeader:
@@ -132,6 +137,7 @@ def header_from_json(path: Path, stamp: Stamp | None, told: Mapping[str, Any]) -
     tuples = ("orientation", "origin", "pixel_spacing", "notes")
     values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told.items()}
     values["times"] = tuple((name, value) for name, value in told["times"])
+    values["part"] = None if told["part"] is None else Part(**told["part"])
     return SliceHeader(**values, path=path, stamp=stamp)
 
 
@@ -141,6 +147,7 @@ _TIMES = (
     "TemporalPositionIdentifier",
     "TemporalPositionIndex",
     "StackID",
+    "SOPInstanceUID",
     "IrradiationEventUID",
     "NominalPercentageOfCardiacPhase",
     "TriggerTime",
@@ -201,7 +208,8 @@ def _headers(dataset: Dataset, path: Path, stamp: Stamp | None) -> tuple[SliceHe
     groups = len(attribute(dataset, "PerFrameFunctionalGroupsSequence") or ())
     if groups != count:  # PS3.3 C.7.6.16: one item for each frame
         raise ConcordctError(f"{count} frames with functional groups for {groups}, expected one each: {path}")
-    return tuple(_enhanced(dataset, frame, path, stamp) for frame in range(count))
+    part = part_of(dataset, count, path)
+    return tuple(replace(_enhanced(dataset, frame, path, stamp), part=part) for frame in range(count))
 
 
 #: Functional groups whose attributes a classic header holds itself.
@@ -305,6 +313,10 @@ def _times(flat: Dataset, dataset: Dataset) -> tuple[tuple[str, str], ...]:
             number = positive(flat, name)
             # Two digits of a thickness: 0.62 and 0.625 mm are one in two roundings.
             said = "" if number is None else f"{number:.3g}" if name == "KVP" else f"{number:.2g}"
+        elif name == "SOPInstanceUID":
+            # Of multi-frame objects alone; the parts of a concatenation are one.
+            whole_object = attribute(dataset, "ConcatenationUID") or dataset.SOPInstanceUID
+            said = str(whole_object) if flat is not dataset else ""
         else:
             said = joined(attribute(flat, name) if name in flat else attribute(dataset, name)) or ""
             if name in ("SeriesDescription", "ImageType") and said:

@@ -28,7 +28,7 @@ from concordct.volumes.find import Progress, SetAside, walk
 from concordct.volumes.headers import SliceHeader, header_from_json, header_to_json, slice_headers
 
 #: In the head of the file: "cct" and the schema.
-_SCHEMA_NUMBER = 0x63637403
+_SCHEMA_NUMBER = 0x63637404
 _SCHEMA = """
 create table files (path blob primary key, size integer, changed integer, look integer, reason text, uid text,
                     headers text) without rowid;

@@ -14,6 +14,7 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from concordct.errors import ConcordctError
+from concordct.volumes.concatenation import Part, missing_parts
 from concordct.volumes.decode import open_dataset, stored_slice
 from concordct.volumes.geometry import (
     DUPLICATE_TOLERANCE_MM,
@@ -38,7 +39,7 @@ MAX_STACKS = 200
 MAX_LOSSY_RATIO = 15.0
 #: Attributes that may alternate along z only when acquisitions were merged; a time may repeat by chance.
 _ALTERNATING = ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID",
-                "IrradiationEventUID")  # fmt: skip
+                "SOPInstanceUID", "IrradiationEventUID")  # fmt: skip
 #: Any other attribute parts a series where so few values change at every second slice or oftener.
 FEW_INTERLEAVED = 4
 #: A tilt that the header states (degrees), and the cosine of slices that stand upright within a degree.
@@ -71,12 +72,24 @@ def series_stacks(headers: Sequence[SliceHeader]) -> list[Series]:
     parts.sort(key=lambda part: first[part[0][0].path, part[0][0].frame])
     if len(parts) > MAX_STACKS:
         raise ConcordctError(f"one series UID holds {len(parts)} acquisitions, expected at most {MAX_STACKS}")
+    incomplete = _incomplete(headers)
     stacks = []
     for number, (group, said) in enumerate(parts, start=1):
         others = [other for k, (other, _) in enumerate(parts, start=1) if k != number]
         suffix = f"#{number}" if others else ""
-        stacks.append(_stack(group, suffix, _mixture(group, said, others)))
+        lacking = {header.part.uid for header in group if header.part is not None and header.part.uid in incomplete}
+        problems = _mixture(group, said, others) + [incomplete[uid] for uid in sorted(lacking)]
+        stacks.append(_stack(group, suffix, problems))
     return stacks
+
+
+def _incomplete(headers: Sequence[SliceHeader]) -> dict[str, Problem]:
+    """What is missing of the concatenations of a series, by their UID; their parts may have gone to several stacks."""
+    parts: dict[str, set[Part]] = {}
+    for header in headers:
+        if header.part is not None:
+            parts.setdefault(header.part.uid, set()).add(header.part)
+    return {uid: problem for uid, found in parts.items() if (problem := missing_parts(found)) is not None}
 
 
 def _whose(header: SliceHeader) -> tuple[str, str]:
