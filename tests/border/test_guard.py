@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import select
 import subprocess
 import sys
@@ -54,6 +55,12 @@ def test_either_worker_holds_no_file_of_its_parent_and_says_what_is_printed(afre
     with pytest.raises(ConcordctError, match="crashed"):
         guarded(tasks.crash, b"x", path=PATH)
     assert works()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc alone can be told to keep memory")
+def test_memory_that_a_call_frees_serves_the_next(afresh: None) -> None:
+    counts = [int(guarded(tasks.page_faults, b"", path=PATH).array) for _ in range(4)]
+    assert counts[-1] - counts[-2] < 100, "three arrays of 256 pages each"
 
 
 def test_arrays_come_back_as_they_are_and_one_process_serves_all() -> None:
