@@ -79,3 +79,21 @@ def pair(
         images = np.stack([filtered(r + 1000 + n, kernel(f)) - 1000 for r, n in zip(raw, noise, strict=True)])
         result.append(np.clip(np.rint(images), -1024, 3071) if rounded else images)
     return result[0], result[1]
+
+
+def denoised(seed: int, slices: int = 2) -> tuple[Volume, Volume]:
+    """A round body with rods, 192 x 192, and the same with a third of the noise and the same edges: no linear pair."""
+    rng = np.random.default_rng(seed)
+    size, pixel_mm = 192, 0.75
+    y, x = np.mgrid[:size, :size] - size / 2
+    hu = np.where(np.hypot(y, x) < 80, 40.0, -1000.0)
+    for _ in range(40):
+        cy, cx, radius = rng.uniform(-20, 60), rng.uniform(-60, 60), rng.uniform(1.5, 5)
+        hu[np.hypot(y - cy, x - cx) < radius] = rng.choice([-700.0, 300.0])
+    body = ndimage.gaussian_filter(hu, 0.7)
+    f = frequency(size, pixel_mm)
+    noise = [18 * filtered(rng.standard_normal((size, size)), np.exp(-((f / 7.0) ** 4))) for _ in range(slices)]
+    shape = np.exp(-((f / 6.0) ** 2))
+    source = np.stack([body + one for one in noise])
+    target = np.stack([body + 0.33 * filtered(one, shape) for one in noise])
+    return volume(np.rint(source), pixel_mm=pixel_mm), volume(np.rint(target), pixel_mm=pixel_mm)

@@ -31,27 +31,10 @@ from concordct.methods.spectral.transfer import SpectralModel, SpectralStandardi
 from concordct.signal.body import material_mask
 from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
-from synthetic import filtered, frequency, volume
+from synthetic import denoised, filtered, frequency, volume
 
 SEEDS = SliceSeeds(0, "test")
 SIZE = 192
-
-
-def scan(seed: int, slices: int = 2) -> tuple[Volume, Volume]:
-    """A round body with rods, sharp edges; the target is the same with a third of the noise and the same edges."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
-    hu = np.where(np.hypot(y, x) < 80, 40.0, -1000.0)
-    for _ in range(40):
-        cy, cx, radius = rng.uniform(-20, 60), rng.uniform(-60, 60), rng.uniform(1.5, 5)
-        hu[np.hypot(y - cy, x - cx) < radius] = rng.choice([-700.0, 300.0])
-    body = ndimage.gaussian_filter(hu, 0.7)
-    f = frequency(SIZE, 0.75)
-    noise = [18 * filtered(rng.standard_normal((SIZE, SIZE)), np.exp(-((f / 7.0) ** 4))) for _ in range(slices)]
-    shape = np.exp(-((f / 6.0) ** 2))
-    source = np.stack([body + one for one in noise])
-    target = np.stack([body + 0.33 * filtered(one, shape) for one in noise])
-    return volume(np.rint(source), pixel_mm=0.75), volume(np.rint(target), pixel_mm=0.75)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +48,7 @@ def shorter() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def adapted() -> tuple[SpectralModel, Adaptive]:
-    pairs = [scan(1)]
+    pairs = [denoised(1)]
     model = fit_pairs(lambda: pairs)
     adaptive = fit.fit_adaptive(model, lambda: pairs)
     assert adaptive is not None
@@ -79,7 +62,7 @@ def flat_and_steep(target: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]
 
 
 def test_noise_is_lowered_and_edges_stay(adapted: tuple[SpectralModel, Adaptive]) -> None:
-    source, target = scan(2)
+    source, target = denoised(2)
     model, adaptive = adapted
     before = SpectralStandardizer(model, "mean")(source, generator=SEEDS).hu
     after = ConcordStandardizer(model, None, "mean", adaptive=adaptive)(source, generator=SEEDS).hu
@@ -90,7 +73,7 @@ def test_noise_is_lowered_and_edges_stay(adapted: tuple[SpectralModel, Adaptive]
 
 
 def test_it_is_chosen_for_such_a_pair_and_not_for_a_linear_one() -> None:
-    source, target = scan(1)
+    source, target = denoised(1)
     f = frequency(SIZE, 0.75)
     linear = volume(np.rint(np.stack([filtered(one, np.exp(-((f / 5.0) ** 2))) for one in source.hu])), pixel_mm=0.75)
     chosen = []
@@ -104,7 +87,7 @@ def test_it_is_chosen_for_such_a_pair_and_not_for_a_linear_one() -> None:
 
 def test_same_seed_same_bytes_whatever_the_slab(adapted: tuple[SpectralModel, Adaptive]) -> None:
     model, adaptive = adapted
-    source, _ = scan(3)
+    source, _ = denoised(3)
     work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=np.ones(4)))
     whole = work(source, generator=SEEDS).hu
     one = replace(source, hu=source.hu[1:2], first_slice=1)
@@ -121,7 +104,7 @@ def test_air_comes_back_and_nothing_is_drawn_outside_the_body(adapted: tuple[Spe
     work = ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=np.ones(4)))
     empty = volume(np.full((1, 64, 64), -1000.0), pixel_mm=0.75)
     np.testing.assert_allclose(work(empty, generator=SEEDS).hu, -1000, atol=0.01)
-    source, _ = scan(4)
+    source, _ = denoised(4)
     outside = ~material_mask(source.hu, (0.75, 0.75))
     base = SpectralStandardizer(model, "mean")(source, generator=SEEDS).hu
     assert np.array_equal(work(source, generator=SEEDS).hu[outside], base[outside])
@@ -143,7 +126,7 @@ def test_it_survives_the_disk(adapted: tuple[SpectralModel, Adaptive]) -> None:
     model, adaptive = adapted
     again = parts(to_bundle(model, None, adaptive))[2]
     assert again is not None
-    source, _ = scan(3)
+    source, _ = denoised(3)
     hu = [ConcordStandardizer(model, None, adaptive=one)(source, generator=SEEDS).hu for one in (adaptive, again)]
     assert hu[0].tobytes() == hu[1].tobytes()
     tensors = adaptive.to_tensors()
@@ -156,7 +139,7 @@ def test_it_survives_the_disk(adapted: tuple[SpectralModel, Adaptive]) -> None:
 
 def test_a_band_is_drawn_alone_and_a_model_of_before_has_one_share(adapted: tuple[SpectralModel, Adaptive]) -> None:
     model, adaptive = adapted
-    source, _ = scan(3)
+    source, _ = denoised(3)
     made = [
         ConcordStandardizer(model, None, adaptive=replace(adaptive, drawn=np.array(drawn, float)))(
             source, generator=SEEDS

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from typer.testing import CliRunner
 
+from concordct.cli.common import app
 from concordct.errors import ConcordctError
+from concordct.methods.concord import fit
 from concordct.methods.concord import learned as module
 from concordct.methods.concord.bundle import parts, to_bundle
 from concordct.methods.concord.learned import Learned, fit_learned
+from concordct.methods.concord.standardizer import load
+from concordct.methods.models import load_model
 from concordct.methods.spectral.fit import fit_pairs
+from concordct.volumes.files import open_volume_file, write_volume_file
+from concordct.volumes.seeds import SliceSeeds
 from concordct.volumes.volume import Volume
-from synthetic import volume
+from synthetic import denoised, volume
+from synthetic import pair as linear_scans
 
 SIZE, PIXEL = 128, 0.75
 
@@ -42,6 +52,8 @@ def shorter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "STEPS", 400)
         patch.setattr(module, "PIXELS", 20_000)
+        patch.setattr(fit, "STEPS", 500)
+        patch.setattr(fit, "PIXELS", 20_000)
         yield
 
 
@@ -100,3 +112,39 @@ def test_it_survives_the_disk(found: tuple[Learned, float]) -> None:
             Learned.from_tensors({key: one for key, one in tensors.items() if key != name})
     with pytest.raises(ConcordctError, match="finite numbers"):
         Learned.from_tensors({**tensors, "centre": tensors["centre"] * np.nan})
+
+
+def by_verb(folder: Path, source: Volume, target: Volume) -> str:
+    """`calibrate --learned` as users call it: a model beside both scans; what was said of the residual."""
+    folder.mkdir()
+    write_volume_file(folder / "source.mha", source)
+    write_volume_file(folder / "target.mha", target)
+    places = [str(folder / name) for name in ("source.mha", "target.mha", "model")]
+    done = CliRunner().invoke(app, ["calibrate", *places[:2], "-o", places[2], "--learned", "--json"])
+    assert done.exit_code == 0, done.output
+    return str(json.loads(done.stdout)["learned"])
+
+
+def test_by_the_verb_it_is_stored_and_written(tmp_path: Path) -> None:
+    source, target = denoised(1, slices=3)
+    assert "it is written" in by_verb(tmp_path / "pair", source, target)
+    model, out = tmp_path / "pair" / "model", tmp_path / "out.mha"
+    learned = parts(load_model(model).bundle)[4]
+    assert learned is not None
+    assert learned.explained > module.LEAST_EXPLAINED
+    words = [str(tmp_path / "pair" / "source.mha"), "-m", str(model), "-o", str(out), "--mode", "mean"]
+    done = CliRunner().invoke(app, ["standardize", *words])
+    assert done.exit_code == 0, done.output
+    work = load(load_model(model).bundle, "mean")
+    without = replace(work, learned=None)(source, generator=SliceSeeds(0, "")).hu
+    body = np.hypot(*(np.mgrid[:192, :192] - 96)) < 75
+    made = [hu[:, body] for hu in (open_volume_file(out).read().hu, np.rint(without))]
+    errors = [float(np.sqrt(np.mean((hu - target.hu[:, body]) ** 2))) for hu in made]
+    assert np.abs(made[0] - made[1]).mean() > 0.1
+    assert errors[0] < errors[1]
+
+
+def test_by_the_verb_a_linear_pair_has_none(tmp_path: Path) -> None:
+    source, target = (volume(hu) for hu in linear_scans(size=128, slices=2))
+    assert "No learned residual" in by_verb(tmp_path / "pair", source, target)
+    assert parts(load_model(tmp_path / "pair" / "model").bundle)[4] is None

@@ -59,8 +59,8 @@ METHODS = (concord_bundle.METHOD, spectral.METHOD)
 
 Pair = tuple[Scan, Scan]
 #: What `concord` adds to a transfer.
-Texture = tuple[Transport | None, Adaptive | None, Width | None, Learned | None]
-NO_TEXTURE: Texture = (None, None, None, None)
+Added = tuple[Transport | None, Adaptive | None, Width | None, Learned | None]
+NOTHING_ADDED: Added = (None, None, None, None)
 #: How often a calibration reads its slices, and how much more often for honest width and for a learned residual.
 PASSES = {concord_bundle.METHOD: 10, spectral.METHOD: 3}
 HONEST_PASSES, LEARNED_PASSES = 25, 4
@@ -232,29 +232,31 @@ def calibrate_pairs(
     if stacking is not None:
         info["slices_made"] = stacking.said()
     model = fit_pairs(slabs, info={**info, "bias_hu": round(worst, 2)})
-    texture = NO_TEXTURE
+    added = NOTHING_ADDED
     if method == concord_bundle.METHOD:
         transport, adaptive = fit_concord(model, slabs)
         residual = None
+        if learned:
+            model = replace(model, info={**model.info, "learned": None, "learned_kept": False})
         if learned and transport is not None and adaptive is not None:
             quiet = ConcordStandardizer(model, transport, "mean", adaptive=adaptive)
             residual, explained = fit_learned(by_exam, lambda volume: quiet(volume, generator=SliceSeeds(0, "")))
             model = replace(model, info={**model.info, "learned": round(explained, 4), "learned_kept": bool(residual)})
             if residual is not None:
                 adaptive = chosen(model, transport, adaptive, held_out(slabs), residual) or adaptive
-        texture = (transport, adaptive, None, residual)
+        added = (transport, adaptive, None, residual)
         if honest:
-            texture = (*widened(model, transport, adaptive, slabs, residual), residual)
+            added = (*widened(model, transport, adaptive, slabs, residual), residual)
             model = replace(model, info={**model.info, "width": width})
-    model = _with_own_return(model, texture, pairs[0][0], method, allow)
-    return _save(model, texture, output, method, overwrite, stacking)
+    model = _with_own_return(model, added, pairs[0][0], method, allow)
+    return _save(model, added, output, method, overwrite, stacking)
 
 
 def _with_own_return(
-    model: SpectralModel, texture: Texture, source: Scan, method: str, allow: Collection[str]
+    model: SpectralModel, added: Added, source: Scan, method: str, allow: Collection[str]
 ) -> SpectralModel:
     """The model with what the self-check finds on a scan that it was calibrated on, against which others are held."""
-    standardizer = Model("", _bundle(model, texture, method), "").standardizer(
+    standardizer = Model("", _bundle(model, added, method), "").standardizer(
         mode="sample" if model.noise else "mean", use_neighbours=evenly_spaced(source)
     )
     found = check_scan(source, standardizer, seed=0, allow=allow)
@@ -293,7 +295,7 @@ def calibrate_unpaired(
 
     info = _info(found[0], found[1], pairs=0, allow=allow)
     model = fit_unpaired(lambda: slabs(found[0]), lambda: slabs(found[1]), info=info)
-    return _save(model, NO_TEXTURE, output, spectral.METHOD, overwrite)
+    return _save(model, NOTHING_ADDED, output, spectral.METHOD, overwrite)
 
 
 def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: bool = False) -> Calibration:
@@ -315,7 +317,7 @@ def calibrate_tables(source: Path, target: Path, output: Path, *, overwrite: boo
         nps_target_hu2_mm2=on.get("nps_hu2_mm2") if "nps_hu2_mm2" in inside else None,
         info={"software": f"concordct {__version__}", "source_kernels": [], "target_kernels": []},
     )
-    return _save(model, NO_TEXTURE, output, spectral.METHOD, overwrite)
+    return _save(model, NOTHING_ADDED, output, spectral.METHOD, overwrite)
 
 
 def _slabs(scan: Scan) -> list[tuple[int, int]]:
@@ -382,7 +384,7 @@ def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
 
 def _save(
     model: SpectralModel,
-    texture: Texture,
+    added: Added,
     output: Path,
     method: str,
     overwrite: bool,
@@ -392,14 +394,14 @@ def _save(
     bias = model.info.get("bias_hu", 0.0)
     if abs(bias) > LARGEST_BIAS_HU:
         warnings.append(f"target minus source is {bias:+.1f} HU in uniform regions, which no kernel makes")
-    bundle = _bundle(model, texture, method)
+    bundle = _bundle(model, added, method)
     bundle = bundle if stacking is None else stacking.added_to(bundle)
     save_bundle(bundle, output, card=_card(model, method, warnings), overwrite=overwrite)
     return Calibration(model, method, output, tuple(warnings))
 
 
-def _bundle(model: SpectralModel, texture: Texture, method: str) -> Bundle:
-    return concord_bundle.to_bundle(model, *texture) if method == concord_bundle.METHOD else model.to_bundle()
+def _bundle(model: SpectralModel, added: Added, method: str) -> Bundle:
+    return concord_bundle.to_bundle(model, *added) if method == concord_bundle.METHOD else model.to_bundle()
 
 
 def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
@@ -425,7 +427,7 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
         f"  {lost} of the target's noise power lies there. Above {limits.gone_lp_cm:.2f} lp/cm nothing is passed.",
         f"- Neighbouring slices are {'used' if model.uses_neighbours else 'not used'}.",
         f"- Noise for mode `sample`: {'measured' if model.noise else 'not measured, use mode `mean`'}.",
-        *([_learned(info)] if "learned" in info else []),
+        *([f"- {_learned(info)}"] if "learned_kept" in info else []),
         *(["- Samples are as far from each other as from the target (width: honest)."] if "width" in info else []),
         *([f"- It makes {info['slices_made']}."] if "slices_made" in info else []),
         *(f"- Warning: {text}" for text in warnings),
@@ -437,8 +439,10 @@ def _card(model: SpectralModel, method: str, warnings: Sequence[str]) -> str:
 
 
 def _learned(info: Mapping[str, Any]) -> str:
+    if info["learned"] is None:
+        return "No learned residual: these pairs are linear, and leave nothing to learn."
     kept = "it is written" if info["learned_kept"] else "it is left out"
-    return f"- A learned residual explains {info['learned']:.1%} of what is left over on what was held out: {kept}."
+    return f"A learned residual explains {info['learned']:.1%} of what is left over on what was held out: {kept}."
 
 
 def summary(result: Calibration) -> dict[str, Any]:
@@ -460,6 +464,7 @@ def summary(result: Calibration) -> dict[str, Any]:
         "transfer_error_median": model.info.get("transfer_error_median"),
         "bias_hu": model.info.get("bias_hu"),
         "slices_made": model.info.get("slices_made"),
+        "learned": _learned(model.info) if "learned_kept" in model.info else None,
         "warnings": list(result.warnings),
     }
 
@@ -479,6 +484,8 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     ]
     if found["slices_made"] is not None:
         lines.append(f"slices: {found['slices_made']}")
+    if found["learned"] is not None:
+        lines.append(f"learned: {found['learned']}")
     if found["transfer_error_median"] is not None:
         lines.append(f"unpaired: standard error of the transfer {found['transfer_error_median']:.1%} (median)")
     return lines

@@ -60,7 +60,8 @@ class Held:
 
     def widened(self, width: Width, made: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         """[k, y, x] whole HU: what `made` gives, with its local gains drawn."""
-        return np.rint(width.drawn(made, self._last(len(self.mask)), generator=SliceSeeds(seed, "calibration")))
+        last = replace(self._last(len(self.mask)), first_slice=0)
+        return np.rint(width.drawn(made, last, generator=SliceSeeds(seed, "calibration")))
 
     def _last(self, count: int) -> Volume:
         total = self.source.shape[0]
