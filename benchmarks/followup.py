@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from benchmarks.followup_chain import along_chain, chain_rows
 from benchmarks.followup_models import SPACING_MM, opened, place_of_model, stored
 from benchmarks.followup_page import Study, command_of, page_of
+from benchmarks.followup_picture import draw, made_slices, typical, words
 from benchmarks.followup_rows import (
     ASIDE,
     ASIDE_FOLDS,
@@ -325,9 +326,14 @@ def main() -> None:
     print(text)
     if not given.rehearsal:
         asked = [name for name in ASIDE if (models_of / f"fold-{min(done)}" / place_of_model(Path(), name)).exists()]
-        words = command_of(given.subjects, brief=given.brief, steps=given.most_steps, folds=list(done), aside=asked)
+        typed = command_of(given.subjects, brief=given.brief, steps=given.most_steps, folds=list(done), aside=asked)
         name = "followup" if given.most_steps is None else f"followup-{given.most_steps}"
-        write_section(name, words, text, seed=str(SEED))
+        first = min(done)
+        test = [ready[i] for i in parts[first]]
+        one, picture = typical(test, study.seen[first]), ROOT / "docs" / "figures" / f"{name}-images.png"
+        train = [one for i, one in enumerate(ready) if i not in parts[first]]
+        draw(one, made_slices(models_of / f"fold-{first}", (*MODELS, *ASIDE), train, one), picture)
+        write_section(name, typed, "\n\n".join([text, *words(one, picture)]), seed=str(SEED))
     if paused:
         raise SystemExit("paused; run it again to go on")
 

@@ -65,17 +65,32 @@ def searched_row(name: str) -> str:
 
 def rates_of(name: str) -> tuple[float, ...]:
     """Learning rates of a row's last phase that its search tries."""
-    usual = list(said_of(name, None, None)["phases"].values())[-1]["learning_rate"]
-    return ELSEWHERE.get(name) or tuple(share * usual for share in SHARES)
+    return ELSEWHERE.get(name) or tuple(share * usual_rate(name) for share in SHARES)
+
+
+def usual_rate(name: str) -> float:
+    """Learning rate of the last phase of a row's recipe."""
+    return float(list(said_of(name, None, None)["phases"].values())[-1]["learning_rate"])
 
 
 def chosen(folder: Path, name: str) -> float | None:
-    """The rate that a row's search chose, None for its recipe's where the search is not done."""
-    path = place_of_search(folder, searched_row(name))
+    """The rate that a row's search chose, None for its recipe's where the search is not done.
+
+    The largest gain has it; where the recipe's own rate is among the four, by more than one standard error of the
+    difference from that, or the recipe's stays: eight patients and an eighth of the steps tell no smaller ones apart.
+    """
+    name = searched_row(name)
+    path = place_of_search(folder, name)
     tried = json.loads(path.read_text())["tried"] if path.exists() else []
-    if searched_row(name) not in SEARCHED or len(tried) < len(rates_of(searched_row(name))):
+    if name not in SEARCHED or len(tried) < len(rates_of(name)):
         return None
-    return float(max(tried, key=lambda one: one["gain"])["rate"])
+    best = max(tried, key=lambda one: one["gain"])
+    usual = next((one for one in tried if one["rate"] == usual_rate(name)), best)
+    if "gains" in best and "gains" in usual:
+        more = np.subtract(best["gains"], usual["gains"])
+        if len(more) > 1 and more.mean() <= more.std(ddof=1) / len(more) ** 0.5:
+            best = usual
+    return float(best["rate"])
 
 
 def search(
@@ -107,7 +122,7 @@ def search(
         bundle = fit([ready[i] for i in trains], name, (steps or FULL_STEPS) // EIGHTH, rate, run)
         gain = gains([ready[i] for i in judges], opened(name, bundle, "mean"))
         minutes = sum(seconds for _, seconds in spent_in(run.folder).values()) / 60
-        found["tried"].append({"rate": rate, "gain": float(np.mean(gain)), "minutes": minutes})
+        found["tried"].append({"rate": rate, "gain": float(np.mean(gain)), "gains": gain, "minutes": minutes})
         found |= {"trained": len(trains), "judged": len(judges)}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, overwrite=True) as aside:
@@ -214,11 +229,11 @@ def rate_rows(folder: Path) -> list[list[str]]:
     for name in SEARCHED:
         path = place_of_search(folder, name)
         tried = json.loads(path.read_text())["tried"] if path.exists() else []
-        if len(tried) == len(rates_of(name)):
-            best = max(tried, key=lambda one: one["gain"])
+        best = chosen(folder, name)
+        if best is not None:
             minutes = sum(one["minutes"] for one in tried)
             gains_of = ", ".join(f"{one['rate']:g}: {one['gain']:+.2f}" for one in tried)
-            rows.append([name, gains_of, f"{best['rate']:g}", f"{minutes:.1f}"])
+            rows.append([name, gains_of, f"{best:g}", f"{minutes:.1f}"])
     return rows
 
 

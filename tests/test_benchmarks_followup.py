@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -25,6 +27,7 @@ from benchmarks import (
     followup_chain,
     followup_models,
     followup_page,
+    followup_picture,
     followup_search,
     followup_subjects,
     followup_tables,
@@ -91,6 +94,15 @@ def test_a_learning_rate_is_chosen_on_subjects_of_neither_tested_fold(
     assert followup_search.search(tmp_path, "DM, x_0 itself", subjects, parts, None, lambda: False) == 4e-3
     assert len(tried) == 4
     assert not (used | seen) & {subjects[i].subject for fold in (0, 1) for i in parts[fold]}
+    # Patients who disagree about a small gain leave the recipe's rate, 0.002.
+    path = followup_search.place_of_search(tmp_path, "DM")
+    found = json.loads(path.read_text())
+    found["tried"][3]["gains"] = [one + (0.1, -0.09)[i % 2] for i, one in enumerate(found["tried"][2]["gains"])]
+    found["tried"][3]["gain"] = float(np.mean(found["tried"][3]["gains"]))
+    doubtful = tmp_path / "doubtful"
+    followup_search.place_of_search(doubtful, "DM").parent.mkdir(parents=True)
+    followup_search.place_of_search(doubtful, "DM").write_text(json.dumps(found))
+    assert followup_search.chosen(doubtful, "DM") == 2e-3
     assert [row[2] for row in followup_search.rate_rows(tmp_path)] == ["0.004"] * 2
 
 
@@ -123,6 +135,28 @@ def test_a_model_of_another_rate_is_told_and_trained_again(tmp_path: Path, monke
     assert beside.exists()
     assert (place / "diagnosis.json").read_text() == '{"SAGAN": [0.5]}'
     assert followup_search.others(place, ["TransUNet"], 2) == []
+
+
+def test_the_picture_has_every_method_and_follows_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("monai")
+    monkeypatch.setitem(catalogue.method("transunet").recipes, "small", recipe_of("transunet"))
+    place, subjects = tmp_path / "fold-0", prepared(4)
+    one = followup_picture.typical(subjects, [False, True, False, False])
+    assert one is subjects[3]  # the progressive one who was never looked at
+
+    def slices(rate: float) -> dict[str, np.ndarray]:
+        followup_search.train_row(place, subjects[:2], "TransUNet", 2, rate, lambda: False)
+        return followup_picture.made_slices(place, ["TransUNet", "SAGAN"], subjects[:2], one)
+
+    first = slices(1e-3)
+    assert list(first) == ["first scan", "linear trend", "TransUNet"]
+    again = slices(0.5)
+    assert not np.array_equal(first["TransUNet"], again["TransUNet"])
+    path = tmp_path / "picture.png"
+    followup_picture.draw(one, first, path)
+    sizes = matplotlib.image.imread(path).shape
+    followup_picture.draw(one, {**first, **{str(number): one.data.followup[0] for number in range(6)}}, path)
+    assert matplotlib.image.imread(path).shape[0] > 1.5 * sizes[0]  # a second band
 
 
 def test_checkpoints_of_another_rate_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
