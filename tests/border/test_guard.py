@@ -60,7 +60,7 @@ def test_either_worker_holds_no_file_of_its_parent_and_says_what_is_printed(afre
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc alone can be told to keep memory")
 def test_memory_that_a_call_frees_serves_the_next(afresh: None) -> None:
     counts = [int(guarded(tasks.page_faults, b"", path=PATH).array) for _ in range(4)]
-    assert counts[-1] - counts[-2] < 100, "three arrays of 256 pages each"
+    assert counts[-1] - counts[-2] < 100, "four arrays of 256 pages each"
 
 
 def test_arrays_come_back_as_they_are_and_one_process_serves_all() -> None:
