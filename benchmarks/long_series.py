@@ -36,53 +36,41 @@ HEADER = ["300 slices of 512 x 512", "clock, s", "CPU, s", "peak, MiB"]
 
 _TEXTURES = "featureClass: {firstorder: [], glcm: [], glrlm: [], glszm: [], gldm: [], ngtdm: []}\n"
 
-#: Run in the child before the command line: decoding in this process, in the worker's place, and where `{wait}` is 1 a
-#: wait for as long as it took. A caller waits so for a worker, and a processor that waited is slower for a while.
+#: Run in the child before the command line: decoding in this process, in the worker's place.
 IN_PLACE = """
-import time
 import numpy
 from concordct.volumes import codestreams, guard
-def direct(function, data, *, path, **options):
-    begun = time.perf_counter()
-    array = numpy.asarray(function(data, **options))
-    time.sleep({wait} * (time.perf_counter() - begun))
-    return guard.Decoded(array, "")
-codestreams.guarded = direct
+class Direct:
+    def __init__(self, function, data, *, path, **options):
+        self.found = guard.Decoded(numpy.asarray(function(data, **options)), "")
+    def result(self):
+        return self.found
+codestreams.ask = Direct
 """
 #: Every second codestream is decoded in this process, so that both ways meet the same machine: whole runs of one way,
-#: one after the other, differ by 10 to 30 %. Said at the end: processor seconds of the calls, of the worker, and of the
-#: work between calls that follows each way.
-ALTERNATE = """
-import atexit, json, resource, statistics, sys, time
-import numpy
-from concordct.volumes import codestreams, guard
-asked, FIRST = guard.guarded, {first}
-ways = [dict(calls=0, in_calls=0.0, after=[]) for _ in range(2)]
-last = None
-def direct(function, data, *, path, **options):
-    return guard.Decoded(numpy.asarray(function(data, **options)), "")
-def either(function, data, *, path, **options):
-    global last
-    begun = time.process_time()
-    if last is not None:
-        last[0]["after"].append(begun - last[1])
-    number = (ways[0]["calls"] + ways[1]["calls"] + FIRST) % 2
-    try:
-        return (asked, direct)[number](function, data, path=path, **options)
-    finally:
-        ended = time.process_time()
-        ways[number]["calls"] += 1
-        ways[number]["in_calls"] += ended - begun
-        last = ways[number], ended
-codestreams.guarded = either
+#: one after the other, differ by 10 to 30 %. Said at the end: processor seconds of the calls and of the worker.
+ALTERNATE = f"""{IN_PLACE}
+import atexit, json, resource, sys, time
+calls, spent = [0, 0], [0.0, 0.0]
+class Either:
+    def __init__(self, *words, **options):
+        self.way = (sum(calls) + FIRST) % 2
+        calls[self.way] += 1
+        self.asked = self.timed((guard.ask, Direct)[self.way], *words, **options)
+    def timed(self, function, *words, **options):
+        begun = time.process_time()
+        try:
+            return function(*words, **options)
+        finally:
+            spent[self.way] += time.process_time() - begun
+    def result(self):
+        return self.timed(self.asked.result)
+codestreams.ask = Either
 @atexit.register
 def tell():
     guard.end_worker()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ways[0]["in_calls"] += used.ru_utime + used.ru_stime
-    for way in ways:
-        way["after"] = statistics.median(way["after"])
-    print(json.dumps(ways), file=sys.stderr)
+    print(json.dumps([spent[0] + used.ru_utime + used.ru_stime, spent[1]]), file=sys.stderr)
 """
 
 
@@ -171,11 +159,7 @@ def _decoded(place: Path, model: Path, name: str, syntax: UID) -> Iterator[list[
     assert data is not None
     series = long_series(data / "chest_B40f", place / name, syntax=syntax)
     words = ("standardize", series, "-m", model, *FILTER, "-o", place / "out")
-    ways = {
-        "decoded in the worker": "",
-        "decoded in place": IN_PLACE.replace("{wait}", "0"),
-        "decoded in place, then as long a wait": IN_PLACE.replace("{wait}", "1"),
-    }
+    ways = {"decoded in the worker": "", "decoded in place": IN_PLACE}
     runs: dict[str, list[Measured]] = {said: [] for said in ways}
     for _ in range(ROUNDS):
         for said, before in ways.items():
@@ -184,10 +168,9 @@ def _decoded(place: Path, model: Path, name: str, syntax: UID) -> Iterator[list[
         yield _cells(f"the same from {name}, {said}", sorted(found, key=lambda run: run.cpu_s)[ROUNDS // 2])
     extra = 0.0
     for first in (0, 1):
-        said = succeeded(*words, before=ALTERNATE.replace("{first}", str(first))).said
-        # Either way has half of the slices, so the two runs together have each slice both ways.
-        spent = [way["in_calls"] + way["calls"] * way["after"] for way in json.loads(said.splitlines()[-1])]
-        extra += spent[0] - spent[1]
+        said = succeeded(*words, before=ALTERNATE.replace("FIRST", str(first))).said
+        worker, here = json.loads(said.splitlines()[-1])
+        extra += worker - here  # of half of the slices; the two runs together have each slice both ways
     ratio = 1 + extra / sorted(run.cpu_s for run in runs["decoded in place"])[ROUNDS // 2]
     yield [f"ratio of CPU, {name}, worker to in place, every second slice either way", "", f"{ratio:.3f}", ""]
 

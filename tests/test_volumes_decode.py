@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from concordct.errors import ConcordctError
 from concordct.volumes.allowable import ALLOWABLE
@@ -205,3 +205,23 @@ def _whole() -> bytes:
     buffer = BytesIO()
     slice_dataset().save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def test_slices_decoded_ahead_come_in_their_order_and_a_bad_one_is_told_in_its_turn(tmp_path: Path) -> None:
+    """Two compressed series read by turns, each one slice ahead of what was asked for."""
+    for number, name in enumerate(("a", "b")):
+        for index in range(4):
+            dataset = slice_dataset(z=float(index), hu=np.full((SIDE, SIDE), 100.0 * number + index))
+            dataset.SeriesInstanceUID = f"2.25.{number + 1}"
+            dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+            if (name, index) == ("b", 2):
+                coded = get_frame(dataset.PixelData, 0, number_of_frames=1)
+                dataset.PixelData = encapsulate([coded[:60] + bytes(40) + coded[100:]])
+            (tmp_path / name).mkdir(exist_ok=True)
+            dataset.save_as(tmp_path / name / f"{index}.dcm")
+    a, b = (find_series(tmp_path / name).series[0].stored(0, 4) for name in "ab")
+    seen = [next(one).stored_hu().mean() for one in (a, b, b, a)]
+    assert seen == [0, 100, 101, 1]
+    with pytest.raises(ConcordctError, match=r"2\.dcm"):
+        next(b)
+    assert [slice_.stored_hu().mean() for slice_ in a] == [2, 3]

@@ -63,6 +63,40 @@ def test_memory_that_a_call_frees_serves_the_next(afresh: None) -> None:
     assert counts[-1] - counts[-2] < 100, "four arrays of 256 pages each"
 
 
+def test_who_asks_before_the_answer_is_needed_gets_each_its_own(afresh: None) -> None:
+    first = guard.ask(tasks.double, b"\1\2", path=PATH)
+    second = guard.ask(tasks.double, b"\5", path=PATH)
+    harm = guard.ask(tasks.leave, b"", path=Path("harm.dcm"))
+    third = guard.ask(tasks.double, b"\7\7\7", path=PATH)
+    assert third.result().array.tolist() == [14, 14, 14]
+    with pytest.raises(ConcordctError, match=r"exit 7.*harm"):
+        harm.result()
+    assert [second.result().array.tolist(), first.result().array.tolist()] == [[10], [2, 4]]
+    guard.end_worker()
+    assert first.result().array.tolist() == [2, 4]
+
+
+def test_an_answer_that_nobody_fetched_ends_with_its_worker(afresh: None) -> None:
+    left = guard.ask(tasks.double, b"\1", path=PATH)
+    guard.end_worker()
+    with pytest.raises(ConcordctError, match="was ended"):
+        left.result()
+    assert works()
+
+
+def test_a_fork_reads_no_answer_of_its_parent(afresh: None) -> None:
+    asked = guard.ask(tasks.double, b"\1", path=PATH)
+    child = os.fork()
+    if child == 0:
+        try:
+            asked.result()
+        except ConcordctError:
+            os._exit(17)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+    assert asked.result().array.tolist() == [2]
+
+
 def test_arrays_come_back_as_they_are_and_one_process_serves_all() -> None:
     assert works()
     found = guarded(tasks.double, np.arange(6, dtype="<i2").tobytes(), path=PATH, dtype="<i2")

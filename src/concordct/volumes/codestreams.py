@@ -7,7 +7,8 @@ looked at before (ITU-T T.81 B.1.1, ISO 15444-1 A.5.1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from concordct.errors import ConcordctError
-from concordct.volumes.guard import guarded
+from concordct.volumes.guard import Asked, ask
 
 _ITEM = b"\xfe\xff\x00\xe0"
 
@@ -65,7 +66,12 @@ def frame_codestream(data: bytes, frame: int, frames: int, *, path: Path) -> byt
 
 
 def decode_codestream(data: bytes, *, syntax: UID, options: Mapping[str, Any], path: Path) -> NDArray[Any]:
-    """[y, x] stored values of one frame.
+    """[y, x] stored values of one frame, see `begin_codestream`."""
+    return begin_codestream(data, syntax=syntax, options=options, path=path)()
+
+
+def begin_codestream(data: bytes, *, syntax: UID, options: Mapping[str, Any], path: Path) -> Callable[[], NDArray[Any]]:
+    """Begin to decode one frame; the call of what comes back waits for its [y, x] stored values.
 
     Parameters
     ----------
@@ -76,7 +82,8 @@ def decode_codestream(data: bytes, *, syntax: UID, options: Mapping[str, Any], p
 
     Raises
     ------
-    ConcordctError : cut short, of another size than the header's, not decodable, or decoded with a complaint.
+    ConcordctError : cut short or of another size than the header's; when called, not decodable or decoded with a
+        complaint.
     """
     rows, columns = options["rows"], options["columns"]
     found = codestream_size(data)
@@ -85,12 +92,18 @@ def decode_codestream(data: bytes, *, syntax: UID, options: Mapping[str, Any], p
         raise ConcordctError(f"compressed pixels are cut short, no end marker: {path}")
     if found is not None and found != (rows, columns):
         raise ConcordctError(f"compressed pixels of {found[0]} x {found[1]}, header {rows} x {columns}: {path}")
-    failed = f"cannot decode pixels in {syntax.name} ({syntax})"
     if syntax == RLELossless:
         # pydicom's own decoder: Python, bounded by the header's sizes.
-        return decoded(data, syntax=str(syntax), options=dict(options))
+        return partial(decoded, data, syntax=str(syntax), options=dict(options))
+    asked = ask(decoded, data, path=path, syntax=str(syntax), options=dict(options))
+    return partial(_array, asked, syntax, path)
+
+
+def _array(asked: Asked, syntax: UID, path: Path) -> NDArray[Any]:
+    """What the worker decoded without a complaint."""
+    failed = f"cannot decode pixels in {syntax.name} ({syntax})"
     try:
-        result = guarded(decoded, data, path=path, syntax=str(syntax), options=dict(options))
+        result = asked.result()
     except ConcordctError as error:
         raise ConcordctError(f"{failed}, {error}") from None
     if result.said:

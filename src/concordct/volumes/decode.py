@@ -6,7 +6,10 @@ DICOM PS3.3 C.7.6.3, C.8.2.1, C.11.1, PS3.5 annex A.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
 from concordct.volumes.attributes import attribute
-from concordct.volumes.codestreams import codestream_size, decode_codestream, frame_codestream
+from concordct.volumes.codestreams import begin_codestream, codestream_size, frame_codestream
 from concordct.volumes.dicom_file import (
     MAX_HEADER_BYTES,
     defined,
@@ -162,7 +165,12 @@ def frame_group(dataset: Dataset, frame: int, name: str) -> Dataset | None:
 
 
 def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
-    """Decode one frame of a dataset that was opened with its pixels.
+    """One frame of a dataset that was opened with its pixels, see `begin_slice`."""
+    return begin_slice(dataset, frame, path)()
+
+
+def begin_slice(dataset: FileDataset, frame: int, path: Path) -> Callable[[], StoredSlice]:
+    """Begin to decode one frame of a dataset that was opened with its pixels; the call of what comes back ends it.
 
     Parameters
     ----------
@@ -172,21 +180,38 @@ def stored_slice(dataset: FileDataset, frame: int, path: Path) -> StoredSlice:
 
     Raises
     ------
-    ConcordctError : no pixels, truncated or undecodable pixels, sizes that disagree, no rescale to HU.
+    ConcordctError : no pixels, truncated or undecodable pixels, sizes that disagree, no rescale to HU; now or when
+        called.
     """
+    with _said_of(path):
+        slope, intercept = rescale(dataset, frame, path)
+        return partial(_stored, dataset, _begin(dataset, frame, path), (slope, intercept), path)
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """What goes wrong with a header in one line that names the file."""
     try:
         with quiet_dicom():
-            slope, intercept = rescale(dataset, frame, path)
-            raw = _decode(dataset, frame, path)
-            declared = declared_padding(dataset)
-            bounds = stored_range(dataset)
-            dtype = np.dtype(f"<{'i' if bounds[0] < 0 else 'u'}{dataset.BitsAllocated // 8}")
-            values: NDArray[Any] = _without_overlays(raw, bounds, int(dataset.BitsStored))
+            yield
     except ConcordctError:
         raise
     except Exception as error:
         # pydicom converts values when they are asked for, and anything may hide in a broken one.
         raise ConcordctError(f"broken DICOM header ({type(error).__name__}): {path}") from None
+
+
+def _stored(
+    dataset: FileDataset, pixels: Callable[[], NDArray[Any]], to_hu: tuple[float, float], path: Path
+) -> StoredSlice:
+    """The slice of pixels that are being decoded."""
+    slope, intercept = to_hu
+    with _said_of(path):
+        raw = pixels()
+        declared = declared_padding(dataset)
+        bounds = stored_range(dataset)
+        dtype = np.dtype(f"<{'i' if bounds[0] < 0 else 'u'}{dataset.BitsAllocated // 8}")
+        values: NDArray[Any] = _without_overlays(raw, bounds, int(dataset.BitsStored))
     hu_range = None
     if declared is not None:
         half = slope / 2
@@ -210,7 +235,8 @@ def _without_overlays(raw: NDArray[Any], bounds: tuple[int, int], bits: int) -> 
     return values
 
 
-def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
+def _begin(dataset: FileDataset, frame: int, path: Path) -> Callable[[], NDArray[Any]]:
+    """Begin to decode a frame; called, its [y, x] stored values."""
     if "PixelData" not in dataset:
         raise ConcordctError(f"no pixel data: {path}")
     # Headers are read up to the pixels: what stands behind them, an ID or an overlay, would be lost (PS3.5 7.1).
@@ -227,32 +253,45 @@ def _decode(dataset: FileDataset, frame: int, path: Path) -> NDArray[Any]:
     # Less is cut short; a whole frame more means that the header is wrong about frames, sizes or bits.
     if not syntax.is_compressed and not 0 <= len(dataset.PixelData) - size * frames < size:
         raise ConcordctError(f"{len(dataset.PixelData)} bytes of pixel data, expected {size * frames}: {path}")
-    try:
-        if syntax.is_encapsulated:
-            data = frame_codestream(dataset.PixelData, frame, frames, path=path)
-            options = {
-                "rows": rows,
-                "columns": columns,
-                "number_of_frames": 1,
-                "samples_per_pixel": 1,
-                "photometric_interpretation": str(dataset.PhotometricInterpretation),
-                "pixel_representation": int(dataset.get("PixelRepresentation", 0)),
-                "bits_allocated": int(dataset.BitsAllocated),
-                "bits_stored": int(dataset.BitsStored),
-            }
-            array = decode_codestream(data, syntax=syntax, options=options, path=path)
-        else:
+    with _decoding(syntax, path):
+        if not syntax.is_encapsulated:
             # MONOCHROME has one sample (PS3.3 C.7.6.3.1.2), also where the header leaves that out.
             one_sample: dict[str, Any] = {"samples_per_pixel": 1}
             array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True, **one_sample)
+            return partial(_of_shape, lambda: array, (rows, columns), syntax, path)
+        data = frame_codestream(dataset.PixelData, frame, frames, path=path)
+        options = {
+            "rows": rows,
+            "columns": columns,
+            "number_of_frames": 1,
+            "samples_per_pixel": 1,
+            "photometric_interpretation": str(dataset.PhotometricInterpretation),
+            "pixel_representation": int(dataset.get("PixelRepresentation", 0)),
+            "bits_allocated": int(dataset.BitsAllocated),
+            "bits_stored": int(dataset.BitsStored),
+        }
+        begun = begin_codestream(data, syntax=syntax, options=options, path=path)
+        return partial(_of_shape, begun, (rows, columns), syntax, path)
+
+
+def _of_shape(decoded: Callable[[], NDArray[Any]], shape: tuple[int, int], syntax: UID, path: Path) -> NDArray[Any]:
+    with _decoding(syntax, path):
+        array = decoded()
+    if array.shape != shape:
+        raise ConcordctError(f"decoded pixels of shape {array.shape}, expected {shape}: {path}")
+    return array
+
+
+@contextmanager
+def _decoding(syntax: UID, path: Path) -> Iterator[None]:
+    """What goes wrong with pixels in one line that names their transfer syntax."""
+    try:
+        yield
     except ConcordctError:
         raise
     except Exception as error:
         name = syntax.name if syntax.name != syntax else "unknown syntax"
         raise ConcordctError(f"cannot decode pixels in {name} ({syntax}), {type(error).__name__}: {path}") from None
-    if array.shape != (rows, columns):
-        raise ConcordctError(f"decoded pixels of shape {array.shape}, expected ({rows}, {columns}): {path}")
-    return array
 
 
 def declared_padding(dataset: Dataset) -> tuple[int, int] | None:

@@ -5,6 +5,8 @@ one worker process that is started when it is first needed, serves every call of
 where this process has one thread, else Python anew. It forks itself afresh when a call kills it, which costs a few
 milliseconds. Data and arrays go through memory that both share, as plain bytes: nothing that it says is unpickled.
 
+One call at a time is on its way. Who asks before the answer is needed (`ask`) works meanwhile.
+
 >>> decoded = guarded(decode_frame, codestream, path=path, syntax="1.2.840.10008.1.2.4.80")   # doctest: +SKIP
 """
 
@@ -66,15 +68,61 @@ def guarded(function: Callable[..., NDArray[Any]], data: bytes, *, path: Path, *
     ConcordctError : the function raised one (its message as it is), raised anything else (its type alone, for the text
         may quote a patient), crashed, or went beyond `MEMORY_BYTES`, `PROCESSOR_SECONDS` or `WALL_SECONDS`.
     """
+    return ask(function, data, path=path, **options).result()
+
+
+def ask(function: Callable[..., NDArray[Any]], data: bytes, *, path: Path, **options: Any) -> Asked:
+    """As `guarded`, without waiting: `result` of what comes back waits, and raises what went wrong."""
     with _LOCK:
-        return _worker(function.__module__).call(function, data, path, options)
+        waiting = _worker(function.__module__).asked
+        if waiting is not None:
+            waiting.fetch()  # its answer lies where this question goes; the worker may have ended over it
+        return _worker(function.__module__).ask(function, data, path, options)
+
+
+class Asked:
+    """A call on its way."""
+
+    def __init__(self, worker: _Worker, path: Path) -> None:
+        self._worker, self._path = worker, path
+        self._deadline = time.monotonic() + WALL_SECONDS
+        self._found: Decoded | ConcordctError | None = None
+
+    def result(self) -> Decoded:
+        """What the function returned.
+
+        Raises
+        ------
+        ConcordctError : see `guarded`.
+        """
+        found = self.fetch()
+        if isinstance(found, ConcordctError):
+            raise found
+        return found
+
+    def fetch(self) -> Decoded | ConcordctError:
+        """Wait for the answer and keep it."""
+        with _LOCK:
+            if self._found is None:
+                try:
+                    self._found = self._worker.answer(self._path, self._deadline)
+                except ConcordctError as error:
+                    self._found = error
+            return self._found
 
 
 class _Worker:
-    """The parent's end of one worker process."""
+    """The parent's end of one worker process.
+
+    Attributes
+    ----------
+    owner : the process that it serves.
+    asked : the call whose answer is still to be fetched.
+    """
 
     def __init__(self, module: str) -> None:
         self.owner = os.getpid()
+        self.asked: Asked | None = None
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         shared = file_in_memory()
@@ -86,14 +134,22 @@ class _Worker:
         self.replies, self.requests = ours_in, ours_out
         self.send({"module": module}, b"")
 
-    def call(self, function: Callable[..., Any], data: bytes, path: Path, options: dict[str, Any]) -> Decoded:
-        """One request and its answer; whatever goes wrong beyond an exception ends the process."""
+    def ask(self, function: Callable[..., Any], data: bytes, path: Path, options: dict[str, Any]) -> Asked:
+        """One request."""
         if len(data) > SHARED_BYTES:
             raise ConcordctError(f"{len(data)} bytes to decode, expected at most {SHARED_BYTES}: {path}")
-        deadline = time.monotonic() + WALL_SECONDS
-        try:
-            called = {"module": function.__module__, "name": function.__qualname__, "options": options}
+        called = {"module": function.__module__, "name": function.__qualname__, "options": options}
+        with suppress(OSError):  # a worker that has ended gives no answer either, and `answer` says so
             self.send({**called, "seconds": PROCESSOR_SECONDS}, data)
+        self.asked = Asked(self, path)
+        return self.asked
+
+    def answer(self, path: Path, deadline: float) -> Decoded:
+        """The answer to what was asked; whatever goes wrong beyond an exception ends the process."""
+        if self.owner != os.getpid():
+            raise ConcordctError(f"the process that decodes is that of another process: {path}")
+        self.asked = None
+        try:
             answer, size = self.receive(deadline)
         except TimeoutError:
             self.end()
@@ -144,6 +200,7 @@ class _Worker:
         for pipe in (self.requests, self.replies):
             with suppress(OSError):
                 os.close(pipe)
+        self.requests = self.replies = -1  # whoever still waits for an answer reads no other file
         try:
             self.process.wait(timeout=0.2)
         except subprocess.TimeoutExpired:

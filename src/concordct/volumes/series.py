@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
 
 from concordct.errors import ConcordctError
 from concordct.volumes.allowable import ALLOWABLE
-from concordct.volumes.decode import StoredSlice, open_dataset, quiet_dicom, stored_slice
+from concordct.volumes.decode import StoredSlice, begin_slice, open_dataset, quiet_dicom
 from concordct.volumes.dicom_file import file_stamp
 from concordct.volumes.geometry import Problem
 from concordct.volumes.volume import Volume
@@ -156,24 +158,54 @@ class Series:
         return np.stack([stored.stored_hu() for stored in self.stored(start, stop)])
 
     def stored(self, start: int, stop: int) -> Iterator[StoredSlice]:
-        """The stored slices [start, stop), one at a time; each file is opened once for neighbouring frames."""
-        opened: tuple[Path, object] | None = None
+        """The stored slices [start, stop), one at a time; each file is opened once for neighbouring frames.
+
+        While the caller works on a slice the next one is being decoded; what is wrong with it is said when it is due.
+        """
+        opened: dict[Path, FileDataset] = {}
+        ready: Callable[[], StoredSlice] | None = None
         for ref in self.slices[start:stop]:
-            stored = _RECENT.take(ref)
-            if stored is None:
-                if opened is None or opened[0] != ref.path:
-                    dataset = open_dataset(ref.path, pixels=True)
-                    opened = (ref.path, dataset)
-                with quiet_dicom():
-                    found = str(dataset.get("SOPInstanceUID"))
-                    stored = stored_slice(dataset, ref.frame, ref.path)
-                # Asked after reading: whoever rewrites the file under the same UID meanwhile changes its stamp first.
-                if found != ref.sop_instance_uid or ref.stamp not in (None, file_stamp(ref.path)):
-                    raise ConcordctError(f"the file changed since the series was found: {ref.path}")
-                _RECENT.keep(ref, stored)
-            if stored.values.shape != self.shape[1:]:
-                raise ConcordctError(f"slice of {stored.values.shape}, expected {self.shape[1:]}: {ref.path}")
-            yield stored
+            begun = self._begin(ref, opened)
+            if ready is not None:
+                yield ready()
+            ready = begun
+        if ready is not None:
+            yield ready()
+
+    def _begin(self, ref: SliceRef, opened: dict[Path, FileDataset]) -> Callable[[], StoredSlice]:
+        """Begin to read a slice; called, the slice. `opened` holds the file opened last."""
+        recent = _RECENT.take(ref)
+        if recent is not None:
+            return partial(self._of_shape, ref, recent)
+        try:
+            if ref.path not in opened:
+                opened.clear()
+                opened[ref.path] = open_dataset(ref.path, pixels=True)
+            dataset = opened[ref.path]
+            begun = begin_slice(dataset, ref.frame, ref.path)
+        except ConcordctError as error:
+            return partial(_refused, error)
+
+        def end() -> StoredSlice:
+            stored = begun()
+            with quiet_dicom():
+                found = str(dataset.get("SOPInstanceUID"))
+            # Asked after reading: whoever rewrites the file under the same UID meanwhile changes its stamp first.
+            if found != ref.sop_instance_uid or ref.stamp not in (None, file_stamp(ref.path)):
+                raise ConcordctError(f"the file changed since the series was found: {ref.path}")
+            _RECENT.keep(ref, stored)
+            return self._of_shape(ref, stored)
+
+        return end
+
+    def _of_shape(self, ref: SliceRef, stored: StoredSlice) -> StoredSlice:
+        if stored.values.shape != self.shape[1:]:
+            raise ConcordctError(f"slice of {stored.values.shape}, expected {self.shape[1:]}: {ref.path}")
+        return stored
+
+
+def _refused(error: ConcordctError) -> StoredSlice:
+    raise error
 
 
 @dataclass(frozen=True, eq=False)
