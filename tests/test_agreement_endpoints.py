@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from concordct.agreement import bland_altman
 from concordct.agreement.bland_altman import agreement_of
 from concordct.agreement.classes import class_changes, class_of
+from concordct.agreement.concordance import ccc_per_feature, icc_2_1
 from concordct.agreement.repeatability import repeatability, within_repeat
 from concordct.errors import ConcordctError
 
@@ -37,6 +39,25 @@ def test_intervals_widen_when_scans_are_of_few_patients() -> None:
     many = agreement_of(truth + shift, truth, [str(k) for k in range(60)], generator=generator, repeats=300)
     few = agreement_of(truth + shift, truth, [str(k // 10) for k in range(60)], generator=generator, repeats=300)
     assert np.ptp(few.bias_interval) > 2 * np.ptp(many.bias_interval)
+
+
+def test_patients_are_drawn_with_all_of_their_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn one by one, patients of one to five scans give the same interval as all draws together."""
+    people = ["a"] * 5 + ["b"] + ["c"] * 2 + ["b"] + ["d"]
+    truth = np.random.default_rng(2).normal(0, 5, len(people))
+    values = truth + np.random.default_rng(3).normal(1, 2, len(people))
+    monkeypatch.setattr(bland_altman, "MOST_AT_ONCE", 60)  # several parts
+    found = agreement_of(values, truth, people, generator=np.random.default_rng(0), repeats=50)
+    scans = [np.flatnonzero(np.array(people) == one) for one in "abcd"]
+    drawn = []
+    for who in np.random.default_rng(0).integers(0, 4, (50, 4)):
+        chosen = np.concatenate([scans[k] for k in who])
+        x, y = values[chosen, None], truth[chosen, None]
+        drawn.append([(x - y).mean(), ccc_per_feature(x, y)[0], icc_2_1(x, y)[0]])
+    for interval, samples in zip(
+        (found.bias_interval, found.ccc_interval, found.icc_interval), np.transpose(drawn), strict=True
+    ):
+        assert interval == pytest.approx(np.nanquantile(samples, (0.025, 0.975)))
 
 
 def test_undefined_values_are_left_out_and_one_patient_has_no_interval() -> None:

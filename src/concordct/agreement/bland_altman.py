@@ -18,6 +18,8 @@ from concordct.errors import ConcordctError
 Array = NDArray[np.float64]
 
 NOTHING = (float("nan"), float("nan"))
+#: Values that are drawn together: 8 MB an array.
+MOST_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,23 +75,32 @@ def agreement_of(
     x, y = x[both, None], y[both, None]
     who, index = np.unique(np.array(subjects)[both], return_inverse=True)
     limits = bland_altman(x, y)
-    found = _three(x, y)
-    drawn = np.empty((0, 3))
+    own = [float(one) for one in _three(x, y)[:, 0]]
+    drawn = np.empty((3, 0))
     if who.size > 1:
-        rows = [np.flatnonzero(index == k) for k in range(who.size)]
         draws = generator.integers(0, who.size, (repeats, who.size))
-        drawn = np.array(
-            [_three(x[chosen], y[chosen]) for chosen in (np.concatenate([rows[k] for k in d]) for d in draws)]
-        )
-    bias, ccc, icc = (_interval(drawn[:, k]) for k in range(3))
+        drawn = _resampled(x[:, 0], y[:, 0], index, draws)
+    bias, ccc, icc = (_interval(one) for one in drawn)
     return Agreement(
-        found[0], float(limits.low[0]), float(limits.high[0]), found[1], found[2], bias, ccc, icc, len(x), int(who.size)
+        own[0], float(limits.low[0]), float(limits.high[0]), own[1], own[2], bias, ccc, icc, len(x), int(who.size)
     )  # fmt: skip
 
 
-def _three(x: Array, y: Array) -> tuple[float, float, float]:
-    """Bias, CCC and ICC of [image, 1] values."""
-    return float((x - y).mean()), float(ccc_per_feature(x, y)[0]), float(icc_2_1(x, y)[0])
+def _resampled(x: Array, y: Array, index: NDArray[np.intp], draws: NDArray[np.int64]) -> Array:
+    """[3, draw] bias, CCC and ICC of [image] values of the subjects [draw, place] that were drawn, all at once."""
+    counts = np.bincount(index)
+    # Images of each subject; where it has fewer than another, one more that is undefined.
+    images = np.full((counts.size, counts.max()), x.size)
+    images[np.arange(counts.max()) < counts[:, None]] = np.argsort(index, kind="stable")
+    x, y = np.append(x, np.nan), np.append(y, np.nan)
+    step = max(1, MOST_AT_ONCE // images.size)
+    chosen = [images[draws[k : k + step]].reshape(-1, images.size).T for k in range(0, len(draws), step)]
+    return np.concatenate([_three(x[one], y[one]) for one in chosen], axis=1)
+
+
+def _three(x: Array, y: Array) -> Array:
+    """[3, column] bias, CCC and ICC of [image, column] values; undefined ones do not count."""
+    return np.stack([np.nanmean(x - y, axis=0), ccc_per_feature(x, y), icc_2_1(x, y)])
 
 
 def _interval(drawn: Array) -> tuple[float, float]:
