@@ -281,3 +281,19 @@ def test_functions_compile_where_nothing_can_be_kept() -> None:
     names: dict[str, object] = {}
     exec("def double(x):\n    return 2 * x", names)
     assert compiled(names["double"])(21) == 42
+
+
+def test_a_picture_without_a_place_for_its_library_is_refused_before_the_work(tmp_path: Path) -> None:
+    program = (
+        "import tempfile; tempfile.tempdir = '/proc/none'\n"
+        "from concordct.errors import ConcordctError\n"
+        "from concordct.signal.drawing import ready_to_draw\n"
+        "try: ready_to_draw()\n"
+        "except ConcordctError as error: print(error)\n"
+    )
+    without = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "XDG"))}
+    for home, said in (("/proc/none", "no folder for matplotlib's cache can be written"), (str(tmp_path), "")):
+        done = subprocess.run([sys.executable, "-c", program], env=without | {"HOME": home}, capture_output=True)
+        assert done.stdout.decode().startswith(said)
+        assert (said == "") == (done.stdout == b"")
+        assert b"Traceback" not in done.stderr

@@ -42,6 +42,7 @@ from concordct.methods.models import Model, load_model
 from concordct.pipelines.consistency import asked, consistency, downstream_rows
 from concordct.radiomics.presets import settings_for
 from concordct.report.comparison import Panel, write_comparison
+from concordct.signal.drawing import ready_to_draw
 from concordct.volumes.place import atomic_directory, atomic_file, make_folder
 from concordct.volumes.volume import Volume
 
@@ -122,6 +123,7 @@ def compare(
                     raise ConcordctError(f"model {name}: {error}") from None
     again = {} if ceiling is None else {case.name: case for case in cases_of_manifest(ceiling, split=None)}
     stages = [INPUT, *loaded, *([CEILING] if again else [])]
+    ready_to_draw()
     place = output.with_name(output.name + ".run")
     make_folder(place)
     found, settings, centre = _Measured(), settings_for(preset), (0, 0)

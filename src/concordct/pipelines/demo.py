@@ -23,6 +23,7 @@ from concordct.pipelines.simulate import plan_simulation, simulate
 from concordct.pipelines.standardize import Settings, plan, run
 from concordct.report.evaluation import ShownStack
 from concordct.report.picture import write_picture
+from concordct.signal.drawing import ready_to_draw
 from concordct.volumes.find import find_series
 from concordct.volumes.scans import one_scan
 
@@ -63,6 +64,7 @@ def demonstrate(output: Path, *, real_data: Path | None, say: Say) -> tuple[Show
     ConcordctError : whatever the steps refuse.
     """
     output.mkdir(parents=True, exist_ok=True)
+    ready_to_draw()
     shown = [_simulated(output, say)]
     if real_data is not None:
         shown.append(_head_phantom(output, real_data, say))

@@ -26,6 +26,7 @@ from concordct.progression.registration import Registered, pre_register
 from concordct.radiomics.regions.lungs import lung_masks
 from concordct.radiomics.regions.resample import grid
 from concordct.report.registration import write_registration_report
+from concordct.signal.drawing import ready_to_draw
 from concordct.volumes.decode import open_dataset
 from concordct.volumes.files import VolumeFile
 from concordct.volumes.place import atomic_directory
@@ -158,6 +159,8 @@ def prepare(
     place = folder / name
     fresh = not (place / RECORD).exists()
     if fresh:
+        if pictures:
+            ready_to_draw()
         if len({patient_of(scan) for scan in scans} - {None}) > 1:
             raise ConcordctError("expected two scans of one patient, found two PatientIDs")
         for scan in scans:

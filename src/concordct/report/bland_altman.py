@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from concordct.agreement.concordance import bland_altman
 from concordct.errors import ConcordctError
+from concordct.signal.drawing import new_figure
 from concordct.volumes.place import atomic_file
 
 #: Width and height of a panel, inches.
@@ -33,11 +34,7 @@ def write_bland_altman(path: Path, panels: Sequence[Panel], *, overwrite: bool =
     """
     if not panels or any(values.shape != reference.shape for _, values, reference in panels):
         raise ConcordctError("expected panels of values with as many reference values")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1]), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(PANEL[0] * len(panels), PANEL[1]), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     reach: dict[str, float] = {}
     for title, values, reference in panels:

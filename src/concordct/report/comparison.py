@@ -16,6 +16,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from concordct.judging.stages import TARGET
+from concordct.signal.drawing import new_figure, ready_to_draw
 
 #: The papers' display window, HU.
 WINDOW_HU = (-800.0, 600.0)
@@ -74,8 +75,7 @@ def write_comparison(
 
 def image_row(panels: Sequence[Panel], centre: tuple[int, int], below: Mapping[str, float | None]) -> bytes:
     """Every panel, a square of it magnified, and its difference to the target, as PNG; see `write_comparison`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    ready_to_draw()
     from matplotlib.patches import Rectangle
 
     height, width = panels[0].hu.shape
@@ -83,8 +83,7 @@ def image_row(panels: Sequence[Panel], centre: tuple[int, int], below: Mapping[s
     y, x = (int(np.clip(c, half, size - half)) for c, size in zip(centre, (height, width), strict=True))
     columns = min(len(panels), 5)
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.3 * columns, 7.6 * lines), dpi=110, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(2.3 * columns, 7.6 * lines), dpi=110, facecolor="white", layout="constrained")
     axes = np.asarray(figure.subplots(3 * lines, columns, squeeze=False))
     target = next((panel.hu for panel in panels if panel.name == TARGET), None)
     for one in axes.ravel():
@@ -107,11 +106,7 @@ def image_row(panels: Sequence[Panel], centre: tuple[int, int], below: Mapping[s
 
 
 def _curve(thresholds: Sequence[float], curves: Mapping[str, Sequence[float | None]]) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.2), dpi=110, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(7.5, 4.2), dpi=110, facecolor="white", layout="constrained")
     axes = figure.subplots()
     for index, (name, shares) in enumerate(curves.items()):
         values = [np.nan if share is None else share for share in shares]

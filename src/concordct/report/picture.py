@@ -13,6 +13,7 @@ from concordct.errors import ConcordctError
 from concordct.report.evaluation import DIFFERENCES, LABELS, ShownStack
 from concordct.report.tables import number
 from concordct.report.voxels import body_box
+from concordct.signal.drawing import new_figure, ready_to_draw
 from concordct.volumes.place import atomic_file
 
 _INK, _QUIET, _MARK = "#16202a", "#5a6672", "#ffd166"
@@ -49,8 +50,7 @@ def write_picture(
     ConcordctError
         When there is no stack, shapes differ, or the slice or the region lies outside.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    ready_to_draw()
     from matplotlib.patches import Rectangle
 
     planes = _planes(stacks, slice_index)
@@ -71,10 +71,9 @@ def write_picture(
     body_inches = panel_inches * (bottom - top) * aspect / (right - left)
     zoom_inches = panel_inches * aspect
     head = 0.62 if title else 0.34
-    figure = Figure(
+    figure = new_figure(
         figsize=(panel_inches * len(panels) + 0.08, body_inches + zoom_inches + head + 0.42), dpi=dpi, facecolor="white"
     )
-    FigureCanvasAgg(figure)
     total_width, total_height = figure.get_size_inches()
 
     def place(index: int, from_top: float, inches: float) -> Any:

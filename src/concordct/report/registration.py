@@ -18,6 +18,7 @@ from concordct.errors import ConcordctError
 from concordct.progression.registration import Registered
 from concordct.radiomics.regions.lungs import LUNGS
 from concordct.report.tables import number, percent
+from concordct.signal.drawing import new_figure
 from concordct.volumes.place import atomic_file
 from concordct.volumes.volume import AIR_HU, Volume
 
@@ -152,13 +153,9 @@ def _untouched(
 
 def _draw(planes: list[tuple[NDArray[Any], ...]], aspect: float, upside_down: bool, right: str) -> str:
     """Before and after side by side, each with its difference, as a PNG in base64; R at the patient's right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     height, width = planes[0][0].shape
     inches = 2.9
-    figure = Figure(figsize=(4 * inches, inches * height * aspect / width + 0.25), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(4 * inches, inches * height * aspect / width + 0.25), dpi=100, facecolor="white")
     axes = figure.subplots(1, 4)
     figure.subplots_adjust(left=0.0, right=1.0, bottom=0.0, top=1.0 - 0.25 / figure.get_size_inches()[1], wspace=0.02)
     origin: Any = "lower" if upside_down else "upper"

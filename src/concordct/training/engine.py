@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from concordct.errors import ConcordctError
+from concordct.signal.drawing import ready_to_draw
 from concordct.training.checkpoint import checkpoints
 from concordct.training.data import Batch, Batches
 from concordct.training.players import ALONE, Table, resume, save, seat
@@ -151,6 +152,8 @@ def train_phase(
     team, folder = run.team, run.folder
     if phase.batch % team.size:
         raise ConcordctError(f"a global batch of {phase.batch} does not divide among {team.size} processes")
+    if picture is not None and team.rank == 0:
+        ready_to_draw()
     total = phase.length(patches.slices)
     place = folder / "checkpoints" / name
     task.to(team.device)
