@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RTStructureSetStorage
+from pydicom.uid import JPEGLSLossless
 
 from concordct.errors import ConcordctError
 from concordct.volumes.files import open_volume_file
@@ -23,6 +22,7 @@ from concordct.volumes.find import find_series
 from concordct.volumes.given import read_json, read_yaml
 from concordct.volumes.masks import read_regions
 from concordct.volumes.series import Series
+from volumes_rois import square, structures
 from volumes_slices import disc_hu, enhanced_dataset, slice_dataset, write_slice, write_stack
 
 EVEN = [0.0, 3.0, 6.0, 9.0]
@@ -245,48 +245,14 @@ def test_frames_and_functional_groups_are_as_many(tmp_path: Path) -> None:
 # ROIs.
 
 
-def _square(low: float, high: float, z: float = 3.0) -> list[float]:
-    """Outer edges of the voxels from `low` to `high` in rows and columns of `write_stack`'s grid."""
-    places = ((low, low), (high, low), (high, high), (low, high))
-    return [value for x, y in places for value in (-10 + 0.7 * x, -20 + 0.8 * y, z)]
-
-
-def _structures(path: Path, contours: list[list[tuple[str, list[float]]]], **of_rois: list[Any]) -> Path:
-    """An RTSTRUCT; `of_rois` gives an attribute of each item of StructureSetROISequence."""
-    dataset = slice_dataset(SOPClassUID=RTStructureSetStorage, Modality="RTSTRUCT", FrameOfReferenceUID=None)
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    frame = Dataset()
-    frame.FrameOfReferenceUID = "1.2.3.3"
-    dataset.ReferencedFrameOfReferenceSequence = Sequence([frame])
-    known, drawn = [], []
-    for place, outlines in enumerate(contours):
-        roi, item = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName = place + 1, f"roi {place + 1}"
-        for name, values in of_rois.items():
-            setattr(roi, name, values[place])
-        item.ReferencedROINumber = place + 1
-        closed = []
-        for kind, points in outlines:
-            contour = Dataset()
-            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points) // 3
-            contour.ContourData = [f"{value:.6g}" for value in points]
-            closed.append(contour)
-        item.ContourSequence = Sequence(closed)
-        known.append(roi)
-        drawn.append(item)
-    dataset.StructureSetROISequence, dataset.ROIContourSequence = Sequence(known), Sequence(drawn)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
-
-
 def _voxels(tmp_path: Path, contours: list[list[tuple[str, list[float]]]], **of_rois: list[Any]) -> list[int]:
     series = only(write_stack(tmp_path / "ct", EVEN))
-    path = _structures(tmp_path / "rt.dcm", contours, **of_rois)
+    path = structures(tmp_path / "rt.dcm", contours, **of_rois)
     found = read_regions(path, affine=series.affine, shape=series.shape, frame_of_reference_uid="1.2.3.3")
     return [int(one.inside.sum()) for one in found]
 
 
-WHOLE, OVER, WITHIN = _square(9.5, 29.5), _square(19.5, 39.5), _square(14.5, 20.5)
+WHOLE, OVER, WITHIN = square(9.5, 29.5), square(19.5, 39.5), square(14.5, 20.5)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +262,7 @@ WHOLE, OVER, WITHIN = _square(9.5, 29.5), _square(19.5, 39.5), _square(14.5, 20.
         ("CLOSED_PLANAR", [WITHIN, WHOLE], 400 - 36),
         ("CLOSED_PLANAR", [WHOLE, WHOLE], 400),
         ("CLOSED_PLANAR", [WHOLE, OVER], 700),
-        ("CLOSED_PLANAR", [WHOLE, WITHIN, _square(16.5, 18.5)], 400 - 36 + 4),
+        ("CLOSED_PLANAR", [WHOLE, WITHIN, square(16.5, 18.5)], 400 - 36 + 4),
         ("CLOSEDPLANAR_XOR", [WHOLE, OVER], 600),
         ("CLOSED_PLANAR", [WHOLE, WHOLE[:6]], 400),
     ],
@@ -314,8 +280,8 @@ def test_an_roi_of_another_frame_beside_one_of_the_image_is_refused(tmp_path: Pa
 @pytest.mark.parametrize(("heights", "right"), [((0, 2, 4), False), ((0, 2), True), ((0, 1, 2, 4), True)])
 def test_contours_on_every_second_slice_are_no_roi(tmp_path: Path, heights: tuple[int, ...], right: bool) -> None:
     series = only(write_stack(tmp_path / "ct", [3.0 * z for z in range(6)]))
-    outlines = [("CLOSED_PLANAR", _square(9.5, 29.5, 3.0 * z)) for z in heights]
-    path = _structures(tmp_path / "rt.dcm", [outlines])
+    outlines = [("CLOSED_PLANAR", square(9.5, 29.5, 3.0 * z)) for z in heights]
+    path = structures(tmp_path / "rt.dcm", [outlines])
     if right:
         (found,) = read_regions(path, affine=series.affine, shape=series.shape)
         assert found.inside.sum() == 400 * len(heights)

@@ -18,6 +18,7 @@ from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
 from concordct.volumes.codestreams import decode_codestream, frame_codestream
+from concordct.volumes.concatenation import part_of
 from concordct.volumes.dicom_file import number_of_frames, open_dataset, plain, quiet_dicom
 from concordct.volumes.elements import start_of_dataset, structure_fault
 from concordct.volumes.formats.layout import open_regular
@@ -31,6 +32,10 @@ EDGE_TOLERANCE = 0.51
 LEAST_SKIPPED = 3
 #: Pixels of one frame of a segmentation, as of one slice.
 MAX_FRAME_PIXELS = 4096 * 4096
+
+#: Types of contours (PS3.3 C.8.8.6.1), those that enclose an area first.
+_ENCLOSING = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_NOT_ENCLOSING = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 
 Shape = tuple[int, int, int]
 
@@ -125,11 +130,19 @@ def _read_seg(dataset: FileDataset, path: Path, affine: NDArray[np.float64], sha
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         raise ConcordctError(f"segmentation of unknown type, expected BINARY, FRACTIONAL or LABELMAP: {path}")
     frames = number_of_frames(dataset, path)
+    part = part_of(dataset, frames, path)
+    if part is not None and (part.total, part.number) != (1, 1):
+        raise ConcordctError(
+            f"part {part.number} of a concatenation, expected a whole segmentation in one file: {path}"
+        )
     groups = _sequence(dataset, "PerFrameFunctionalGroupsSequence", "frames", path)
     if len(groups) != frames:
         raise ConcordctError(f"{frames} frames with positions for {len(groups)}, expected one each: {path}")
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
-    full = int(dataset.get("MaximumFractionalValue", 1) or 1) if kind == "FRACTIONAL" else 1
+    full = _full_value(dataset, kind, path)
+    background = int(
+        dataset.get("PixelPaddingValue") or 0
+    )  # of a label map, whether it is described as a segment or not
     found: dict[int, list[NDArray[np.int32]]] = {}
     for frame, own in zip(_frames(dataset, frames, path), groups, strict=True):
         position = _floats(_group(own, shared, "PlanePositionSequence", path).ImagePositionPatient, 3)
@@ -138,12 +151,15 @@ def _read_seg(dataset: FileDataset, path: Path, affine: NDArray[np.float64], sha
         spacing = _floats(measures.PixelSpacing, 2)
         _refuse_other_pixels(along, spacing, affine, path)
         if kind == "LABELMAP":
-            parts = {int(number): frame == number for number in np.unique(frame) if int(number) in names}
+            parts = {int(number): frame == number for number in np.unique(frame) if number != background}
         else:
+            if frame.max() > full:
+                raise ConcordctError(f"pixels of {frame.max()} in a segmentation, expected at most {full}: {path}")
             number = int(_group(own, shared, "SegmentIdentificationSequence", path).ReferencedSegmentNumber)
-            if number not in names:
-                raise ConcordctError(f"a frame of segment {number}, which is not among the segments: {path}")
             parts = {number: frame > full / 2}
+        unknown = sorted(set(parts) - set(names))
+        if unknown:
+            raise ConcordctError(f"a frame of segment {unknown[0]}, which is not among the segments: {path}")
         for number, inside in parts.items():
             rows, columns = np.nonzero(inside)
             if not len(rows):
@@ -153,10 +169,22 @@ def _read_seg(dataset: FileDataset, path: Path, affine: NDArray[np.float64], sha
             found.setdefault(number, []).append(_grid_index(points, affine, shape, path))
     if not found:
         raise ConcordctError(f"the segmentation is empty: no pixel set in {path}")
-    return tuple(
-        _region(number, names[number] or str(number), np.concatenate(index), shape)
-        for number, index in sorted(found.items())
-    )
+    regions = []
+    for number, parts_of in sorted(found.items()):
+        index, name = np.concatenate(parts_of), names[number] or str(number)
+        _refuse_skipped(np.unique(index[:, 0]).tolist(), f"pixels of segment {name}", path)
+        regions.append(_region(number, name, index, shape))
+    return tuple(regions)
+
+
+def _full_value(dataset: FileDataset, kind: str, path: Path) -> int:
+    """The pixel value that is wholly inside (PS3.3 C.8.20.2): without it nobody knows which half is meant."""
+    if kind != "FRACTIONAL":
+        return 1
+    full = int(dataset.get("MaximumFractionalValue") or 0)
+    if full < 1:
+        raise ConcordctError(f"fractions of a segmentation without MaximumFractionalValue, expected 1 or more: {path}")
+    return full
 
 
 def _refuse_other_pixels(
@@ -204,9 +232,13 @@ def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[A
             yield array
         return
     data = dataset.PixelData
-    expected = (frames * count * bits + 7) // 8
+    expected, one = (frames * count * bits + 7) // 8, (count * bits + 7) // 8
     if len(data) < expected:
         raise ConcordctError(f"truncated: {len(data)} bytes of pixel data, expected {expected}: {path}")
+    if len(data) - expected > one:
+        raise ConcordctError(f"{len(data)} bytes of pixel data, expected {expected} by the header: {path}")
+    if not syntax.is_little_endian and bits <= 8 and dataset["PixelData"].VR == "OW":  # PS3.5 (2013) 7.3: words
+        data = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype("<u2").tobytes()
     order = "<" if syntax.is_little_endian else ">"
     for index in range(frames):
         if bits == 1:  # frames follow each other bit by bit, PS3.5 8.1.1
@@ -229,15 +261,8 @@ def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64]
         number = int(item.ReferencedROINumber)
         name = names.get(number) or str(number)
         outlines: dict[int, list[tuple[bool, NDArray[np.float64]]]] = {}  # of each slice
-        for contour in item.get("ContourSequence") or []:
-            kind = str(contour.get("ContourGeometricType", "CLOSED_PLANAR"))
-            if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-                continue
-            values = _floats(contour.ContourData, None)
-            count = int(contour.get("NumberOfContourPoints") or len(values) // 3)
-            if len(values) != 3 * count or count < 1:
-                raise ConcordctError(f"a contour of ROI {name} has {len(values)} numbers for {count} points: {path}")
-            if count < 3:  # a point or a line, which encloses nothing
+        for kind, values in _contours(item, name, path):
+            if kind not in _ENCLOSING or len(values) < 9:  # a point or a line, which encloses nothing
                 continue
             index = values.reshape(-1, 3) @ back[:3, :3].T + back[:3, 3]
             z = round(float(index[:, 0].mean()))
@@ -253,7 +278,7 @@ def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64]
             if beyond > EDGE_TOLERANCE:
                 raise ConcordctError(f"ROI {name} reaches {beyond:.1f} voxels outside the image in {path}")
             outlines.setdefault(z, []).append((kind == "CLOSEDPLANAR_XOR", index[:, 1:]))
-        _refuse_skipped(sorted(outlines), name, path)
+        _refuse_skipped(sorted(outlines), f"contours of ROI {name}", path)
         mask = np.zeros(shape, bool)
         for z, of in outlines.items():
             mask[z] = _combined([(exclusive, _filled(outline, shape)) for exclusive, outline in of])
@@ -264,13 +289,37 @@ def _read_rtstruct(dataset: FileDataset, path: Path, affine: NDArray[np.float64]
     return tuple(regions)
 
 
-def _refuse_skipped(slices: list[int], name: str, path: Path) -> None:
-    """Contours drawn on every second slice, for a program to fill in between, are no ROI of these slices alone."""
+def _contours(item: Dataset, name: str, path: Path) -> list[tuple[str, NDArray[np.float64]]]:
+    """The geometric type and the coordinates of each contour of an ROI; one that is not of one making is refused."""
+    found = []
+    for contour in item.get("ContourSequence") or []:
+        kind = str(contour.get("ContourGeometricType") or "CLOSED_PLANAR").strip().upper()
+        if kind not in _ENCLOSING and kind not in _NOT_ENCLOSING:
+            expected = ", ".join((*_ENCLOSING, *_NOT_ENCLOSING))
+            raise ConcordctError(f"a contour of ROI {name} of unknown type, expected {expected}: {path}")
+        try:
+            values = _floats(contour.ContourData, None)
+            shift = _floats(contour.get("ContourOffsetVector") or [0.0], None)
+        except (ValueError, TypeError, AttributeError):
+            raise ConcordctError(f"a contour of ROI {name}, expected numbers for its points: {path}") from None
+        count = int(contour.get("NumberOfContourPoints") or len(values) // 3)
+        if len(values) != 3 * count or count < 1:
+            raise ConcordctError(f"a contour of ROI {name} has {len(values)} numbers for {count} points: {path}")
+        if shift.any():
+            raise ConcordctError(f"a contour of ROI {name} with a ContourOffsetVector, expected none: {path}")
+        found.append((kind, values))
+    kinds = {kind for kind, values in found if len(values) >= 9}
+    if kinds & set(_ENCLOSING) and len(kinds) > 1:
+        # PS3.3 C.8.8.6: with CLOSEDPLANAR_XOR all are; and a slice whose contour is not closed would be left out.
+        raise ConcordctError(f"ROI {name} has contours of {' and '.join(sorted(kinds))}, expected one type: {path}")
+    return found
+
+
+def _refuse_skipped(slices: list[int], what: str, path: Path) -> None:
+    """ROIs drawn on every second slice, for a program to fill in between, are none of these slices alone."""
     steps = {after - one for one, after in pairwise(slices)}
     if len(slices) >= LEAST_SKIPPED and len(steps) == 1 and (step := steps.pop()) > 1:
-        raise ConcordctError(
-            f"contours of ROI {name} on every {step} slices alone, expected one on each slice that it covers: {path}"
-        )
+        raise ConcordctError(f"{what} on every {step} slices alone, expected some on each slice that it covers: {path}")
 
 
 def _filled(outline: NDArray[np.float64], shape: Shape) -> NDArray[np.bool_]:
