@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_fragments, get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
@@ -39,13 +40,27 @@ def decoder_missing(syntax: UID, bits_stored: int) -> bool:
         return True
 
 
-def frame_codestream(data: bytes, frame: int, frames: int, *, path: Path) -> bytes:
+def extended_offsets(dataset: Dataset, path: Path) -> tuple[int, ...]:
+    """The numbers of ExtendedOffsetTable, which stands for an empty basic one (PS3.3 C.7.6.3.1.8); none without it.
+
+    Raises
+    ------
+    ConcordctError : a table of no whole 64-bit numbers.
+    """
+    table = dataset.get("ExtendedOffsetTable") or b""
+    if not isinstance(table, bytes) or len(table) % 8:
+        raise ConcordctError(f"extended offsets of compressed frames, expected numbers of 8 bytes: {path}")
+    return tuple(int.from_bytes(table[at : at + 8], "little") for at in range(0, len(table), 8))
+
+
+def frame_codestream(data: bytes, frame: int, frames: int, *, path: Path, extended: tuple[int, ...] = ()) -> bytes:
     """The codestream of one frame, its fragments joined (PS3.5 A.4).
 
     Parameters
     ----------
     data : encapsulated pixel data.
     frames : how many the header says there are.
+    extended : offsets of the frames where no table stands in the data, see `extended_offsets`.
 
     Raises
     ------
@@ -54,14 +69,17 @@ def frame_codestream(data: bytes, frame: int, frames: int, *, path: Path) -> byt
     """
     length = int.from_bytes(data[4:8], "little") if data[:4] == _ITEM else 0
     start = 8 + length
-    offsets = [int.from_bytes(data[at : at + 4], "little") for at in range(8, start - 3, 4)]
-    if len(offsets) > 1 and len(offsets) != frames:
+    offsets = [int.from_bytes(data[at : at + 4], "little") for at in range(8, start - 3, 4)] or list(extended)
+    if (len(offsets) > 1 or extended) and len(offsets) != frames:
         raise ConcordctError(f"compressed pixels of {len(offsets)} frames by their offsets, expected {frames}: {path}")
     if frames == 1:  # whatever the table says, all that follows it is this frame
         return b"".join(generate_fragments(BytesIO(data[start:])))
     ascending = all(one < after for one, after in pairwise(offsets))
     if not ascending or any(data[start + one : start + one + 4] != _ITEM for one in offsets):
         raise ConcordctError(f"offsets of compressed frames that do not lead to them in their order: {path}")
+    if extended:  # of fragments of any number; pydicom's own way asks for their lengths, too
+        after = (*offsets[1:], len(data) - start)[frame]
+        return b"".join(generate_fragments(BytesIO(data[start + offsets[frame] : start + after])))
     return get_frame(data, frame, number_of_frames=frames)
 
 

@@ -21,7 +21,7 @@ from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
 from concordct.volumes.attributes import attribute
-from concordct.volumes.codestreams import begin_codestream, codestream_size, frame_codestream
+from concordct.volumes.codestreams import begin_codestream, codestream_size, extended_offsets, frame_codestream
 from concordct.volumes.dicom_file import (
     MAX_HEADER_BYTES,
     defined,
@@ -54,6 +54,8 @@ __all__ = [
 
 #: Siemens' extended CT scale stores steps of 10 HU; coarser ones are screen captures and hide the texture to be kept.
 MAX_STEP_HU = 10.0
+#: Air and tissue lie further apart; images cut to a narrow window of tissue are no CT to work on.
+LEAST_SPAN_HU = 100.0
 #: What RescaleType may say (PS3.3 C.11.1.1.2 and vendors' spellings), folded to upper case.
 _HU_NAMES = frozenset(("", "HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"))
 _UNSPECIFIED = "US"
@@ -144,6 +146,10 @@ def rescale(dataset: Dataset, frame: int, path: Path) -> tuple[float, float]:
         raise ConcordctError(f"RescaleSlope {slope:g} and intercept {intercept:g}, expected a positive slope: {path}")
     if slope > MAX_STEP_HU:
         raise ConcordctError(f"stored in steps of {slope:g} HU, expected at most {MAX_STEP_HU:g} HU: {path}")
+    span = slope * 2.0 ** int(attribute(dataset, "BitsStored") or 0)
+    if span < LEAST_SPAN_HU:
+        said = f"RescaleSlope {slope:g}, with which all that can be stored spans {span:g} HU"
+        raise ConcordctError(f"{said}, expected at least {LEAST_SPAN_HU:g} HU: {path}")
     return slope, intercept
 
 
@@ -259,7 +265,8 @@ def _begin(dataset: FileDataset, frame: int, path: Path) -> Callable[[], NDArray
             one_sample: dict[str, Any] = {"samples_per_pixel": 1}
             array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True, **one_sample)
             return partial(_of_shape, lambda: array, (rows, columns), syntax, path)
-        data = frame_codestream(dataset.PixelData, frame, frames, path=path)
+        extended = extended_offsets(dataset, path)
+        data = frame_codestream(dataset.PixelData, frame, frames, path=path, extended=extended)
         options = {
             "rows": rows,
             "columns": columns,

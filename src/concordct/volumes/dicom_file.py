@@ -222,7 +222,10 @@ def _inflate(file: BinaryIO, meta_end: int, path: Path, *, pixels: bool) -> File
     file.seek(0)
     meta: FileMetaDataset = pydicom.dcmread(BytesIO(file.read(meta_end))).file_meta
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = inflater.decompress(file.read(), MAX_HEADER_BYTES)
+    try:
+        data = inflater.decompress(file.read(), MAX_HEADER_BYTES)
+    except zlib.error:
+        raise ConcordctError(f"deflated data that do not inflate, expected them as in RFC 1951: {path}") from None
     _refuse_structure(BytesIO(data), len(data), path)
     if not inflater.eof:
         header = read_dataset(BytesIO(data), False, True, stop_when=_at_pixels)

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 
 from concordct.errors import ConcordctError
-from concordct.volumes.codestreams import decode_codestream, frame_codestream
+from concordct.volumes.codestreams import decode_codestream, extended_offsets, frame_codestream
 from concordct.volumes.concatenation import part_of
 from concordct.volumes.dicom_file import number_of_frames, open_dataset, plain, quiet_dicom
 from concordct.volumes.elements import start_of_dataset, structure_fault
@@ -225,7 +225,8 @@ def _frames(dataset: FileDataset, frames: int, path: Path) -> Iterator[NDArray[A
             "pixel_representation": 0, "pixel_keyword": "PixelData",
         }  # fmt: skip
         for index in range(frames):
-            coded = frame_codestream(dataset.PixelData, index, frames, path=path)
+            extended = extended_offsets(dataset, path)
+            coded = frame_codestream(dataset.PixelData, index, frames, path=path, extended=extended)
             array = decode_codestream(coded, syntax=syntax, options=options, path=path)
             if array.shape != (rows, columns):
                 raise ConcordctError(f"frame {index} decodes to another size than {rows} x {columns}: {path}")
@@ -363,6 +364,8 @@ def _group(own: Dataset, shared: Dataset | None, name: str, path: Path) -> Datas
     """A functional group, the frame's own before the shared one."""
     for where in (own, shared):
         if where is not None and where.get(name):
+            if len(where[name].value) > 1:
+                raise ConcordctError(f"{name} of several items for a frame, expected one: {path}")
             item: Dataset = where[name].value[0]
             return item
     raise ConcordctError(f"the segmentation has a frame without {name}: {path}")

@@ -61,6 +61,7 @@ def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False, whol
     # (is a sequence, end or None where a delimiter ends it); items and sequences in turn.
     stack: list[tuple[bool, int | None]] = []
     position, depth = file.tell(), 0
+    seen: dict[tuple[int, int], tuple[int, int]] = {}  # where the values of the standard's elements lie
     for _ in range(MAX_ELEMENTS):
         while stack and stack[-1][1] is not None and position >= stack[-1][1]:
             depth -= stack.pop()[0]
@@ -96,6 +97,10 @@ def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False, whol
             begins = file.read(4)
             file.seek(position)
             holds = len(begins) == 4 and tag_of(begins) == (0xFFFE, _ITEM)
+        if not stack and not group & 1 and seen.setdefault((group, element), (position, length)) != (position, length):
+            if holds or not _same_bytes(file, seen[group, element], (position, length)):
+                return f"element ({group:04x},{element:04x}) stands twice, each time with another value"
+            file.seek(position)
         if holds:
             stack.append((True, None if length == _UNDEFINED else position + length))
             depth += 1
@@ -109,3 +114,14 @@ def structure_fault(file: BinaryIO, size: int, *, big_endian: bool = False, whol
             position += length
             file.seek(position)
     return f"more than {MAX_ELEMENTS} elements in one header"
+
+
+def _same_bytes(file: BinaryIO, one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two values, each a place and a length, hold the same; parsers take the one or the other (PS3.5 7.1)."""
+    if one[1] != other[1]:
+        return False
+    values = []
+    for position, length in (one, other):
+        file.seek(position)
+        values.append(file.read(length))
+    return values[0] == values[1]

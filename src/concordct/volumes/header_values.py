@@ -40,7 +40,10 @@ def _values(dataset: Dataset, keyword: str) -> list[float] | None:
             return []
         if isinstance(value, str):
             value = value.split("\\")
-        found = [float(one) for one in (value if isinstance(value, (list, MultiValue)) else [value])]
+        values = value if isinstance(value, (list, MultiValue)) else [value]
+        found = [float(one) for one in values if "_" not in str(one)]  # Python reads 1_0 as 10
+        if len(found) != len(values):
+            return None
     except (ValueError, TypeError, OverflowError):
         return None
     return found if all(map(math.isfinite, found)) else None

@@ -54,6 +54,7 @@ _TAGS = (
     "NominalPercentageOfCardiacPhase", "TriggerTime", "MultienergyCTProcessingSequence",
     "MonoenergeticEnergyEquivalent", "PatientID", "StudyInstanceUID", "SeriesNumber", "InstanceNumber", "KVP",
     "SeriesDate", "SeriesTime", "IrradiationEventUID", "GantryDetectorTilt", "ConcatenationUID",
+    "BurnedInAnnotation",
     "InConcatenationNumber", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber",
 )
 _MODALITIES = frozenset((
@@ -197,6 +198,8 @@ def _headers(dataset: Dataset, path: Path, stamp: Stamp | None) -> tuple[SliceHe
         raise ConcordctError(f"modality {said}, expected CT: {path}")
     if not attribute(dataset, "SeriesInstanceUID") or not attribute(dataset, "SOPInstanceUID"):
         raise ConcordctError(f"no series or SOP instance UID: {path}")
+    if not all(isinstance(attribute(dataset, name), str) for name in ("SeriesInstanceUID", "SOPInstanceUID")):
+        raise ConcordctError(f"several series or SOP instance UIDs, expected one of each: {path}")
     if attribute(dataset, "ModalityLUTSequence"):
         raise ConcordctError(f"pixels map to HU through a lookup table, expected slope and intercept: {path}")
     frame_bytes(dataset, path)
@@ -208,6 +211,7 @@ def _headers(dataset: Dataset, path: Path, stamp: Stamp | None) -> tuple[SliceHe
     groups = len(attribute(dataset, "PerFrameFunctionalGroupsSequence") or ())
     if groups != count:  # PS3.3 C.7.6.16: one item for each frame
         raise ConcordctError(f"{count} frames with functional groups for {groups}, expected one each: {path}")
+    _refuse_several(dataset, path)
     part = part_of(dataset, count, path)
     return tuple(replace(_enhanced(dataset, frame, path, stamp), part=part) for frame in range(count))
 
@@ -224,6 +228,21 @@ _GROUPS = (
     "TemporalPositionSequence",
     "MultienergyCTProcessingSequence",
 )
+
+
+#: Functional groups of one item (PS3.3 C.7.6.16.2); of several nobody knows which counts.
+_SINGLE = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
+           "PixelValueTransformationSequence")  # fmt: skip
+
+
+def _refuse_several(dataset: Dataset, path: Path) -> None:
+    shared = list(attribute(dataset, "SharedFunctionalGroupsSequence") or ())
+    if len(shared) > 1:
+        raise ConcordctError(f"SharedFunctionalGroupsSequence of {len(shared)} items, expected one: {path}")
+    for groups in (*shared, *attribute(dataset, "PerFrameFunctionalGroupsSequence")):
+        for name in _SINGLE:
+            if len(groups.get(name) or ()) > 1:
+                raise ConcordctError(f"{name} of {len(groups[name].value)} items for a frame, expected one: {path}")
 
 
 def _enhanced(dataset: Dataset, frame: int, path: Path, stamp: Stamp | None) -> SliceHeader:
@@ -354,6 +373,8 @@ def _notes(dataset: Dataset, flat: Dataset, frame: int) -> tuple[str, ...]:
         notes.append(f"iterative or network reconstruction ({', '.join(words)})")
     if units_unspecified(dataset, frame):
         notes.append("RescaleType US (unspecified), read as HU")
+    if str(attribute(dataset, "BurnedInAnnotation") or "").strip().upper() == "YES":
+        notes.append("BurnedInAnnotation YES: text may stand in the pixels, and is filtered as image")
     if getattr(dataset, "preamble", b"") is None:
         notes.append("no DICOM file header, read as the bare dataset that it is")
     return tuple(notes)

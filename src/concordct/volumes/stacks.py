@@ -240,6 +240,9 @@ def _stack(headers: list[SliceHeader], suffix: str, problems: list[Problem]) -> 
         vector, found = stack_step(origins, normal, thickness_mm=0.0)
         problems = problems + list(found)
     problems += _compression(kept, normal, notes)
+    objects = len({(header.sop_instance_uid, header.frame) for header in kept})
+    if objects < len(kept):
+        notes.append(f"{len(kept)} slices under {objects} SOP instance UIDs, expected one each")
     if first.energy is not None:
         notes.append(f"not the plain image of the scan: {first.energy}")
     if not suffix:  # phases of one series are numbered through

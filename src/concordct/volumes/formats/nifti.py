@@ -28,6 +28,10 @@ from concordct.volumes.formats.layout import (
 SAME_FORM_MM = 0.1
 #: A qform is written only where it holds the geometry this exactly (mm); float32 itself costs a tenth of it.
 QFORM_MM = 1e-2
+#: nifti1.h and nifti2.h: unknown, scanner, aligned, Talairach, MNI, another template.
+MOST_FORM_CODE = 5
+#: How far from 1 a sign may be stored.
+QFAC_ROUNDING = 1e-3
 #: Header extensions of real files stay below; bounds what is inflated before the first voxel.
 MAX_OFFSET = 2**24
 
@@ -158,6 +162,9 @@ def _fields(raw: bytes, path: Path) -> Any:
 def _geometry(header: Any, size: tuple[int, int, int], path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """[4, 4] index to RAS mm, and notes."""
     sform = qform = None
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) > MOST_FORM_CODE:  # readers differ: the form counts, or does not
+            raise ConcordctError(f"{name} {int(header[name])}, expected 0 to {MOST_FORM_CODE}: {path}")
     if int(header["sform_code"]) > 0:
         sform = np.vstack([header["srow"].astype(np.float64), [0, 0, 0, 1]])
     if int(header["qform_code"]) > 0:
@@ -189,6 +196,9 @@ def _from_quaternion(header: Any, path: Path, *, needed: bool) -> NDArray[np.flo
     b, c, d = (float(value) for value in header["quatern"])
     spacing = header["pixdim"][1:4].astype(np.float64)
     rest = 1.0 - (b * b + c * c + d * d)
+    handedness = float(header["pixdim"][0])
+    if needed and abs(abs(handedness) - 1.0) > QFAC_ROUNDING and handedness != 0:  # nifti1.h: 0 counts as 1
+        raise ConcordctError(f"pixdim[0] of {handedness:g}, which turns the qform, expected -1 or 1: {path}")
     if not rest > -QUATERNION_ROUNDING or not spacing.min() > 0 or not np.isfinite(header["qoffset"]).all():
         if needed:
             raise ConcordctError(f"the qform is no rotation with positive pixdim: {path}")
@@ -204,7 +214,7 @@ def _from_quaternion(header: Any, path: Path, *, needed: bool) -> NDArray[np.flo
             [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
         ]
     )
-    if float(header["pixdim"][0]) < 0:
+    if handedness < 0:
         turn[:, 2] *= -1
     affine = np.eye(4)
     affine[:3, :3] = turn * spacing

@@ -41,7 +41,11 @@ _TO_LPS = {
 #: Kinds of axes that run through space, or of which nothing is said.
 _SPATIAL = frozenset(("domain", "space", "???", "none"))
 _ENCODINGS: dict[str, Encoding] = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}
-_SYNONYMS = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
+_SYNONYMS = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip", "axismins": "axis mins",
+             "axismaxs": "axis maxs", "oldmin": "old min", "oldmax": "old max"}  # fmt: skip
+#: What an axis may not have beside its direction, and what says that the voxels are another range quantized.
+_BESIDE_DIRECTIONS, _QUANTIZED = ("spacings", "axis mins", "axis maxs", "units"), ("old min", "old max")
+_UNSAID = frozenset(("nan", "none", "???", ""))
 
 
 def read_nrrd(path: Path) -> Layout:
@@ -126,15 +130,18 @@ def _affine(fields: dict[str, str], path: Path) -> NDArray[np.float64]:
     space = needed(fields, ("space",), path)
     if space.lower() not in _TO_LPS:
         raise ConcordctError(f"{path}: expected space left-posterior-superior, RAS or LAS, found {shown(space)}")
-    units = re.findall(r'"([^"]*)"', fields.get("space units", ""))
-    if any(unit not in ("mm", "") for unit in units):
+    if not _words(fields.get("space units", "")) <= _UNSAID | {"mm"}:
         raise ConcordctError(f"{path}: expected space units mm, found {shown(fields['space units'])}")
     kinds = [kind for kind in fields.get("kinds", "").split() if kind.lower() not in _SPATIAL]
     if kinds and "none" not in fields.get("space directions", ""):
         raise ConcordctError(f"{path}: expected axes of kind domain or space, found {shown(kinds[0])}")
     text = needed(fields, ("space directions",), path)
+    for name in (*_BESIDE_DIRECTIONS, *_QUANTIZED):
+        if not _words(fields.get(name, "")) <= _UNSAID | ({"mm"} if name == "units" else set()):
+            raise ConcordctError(f"{path}: expected no {name} for voxels in HU along directions in mm, found some")
     vectors = re.findall(r"\(([^()]*)\)", text)
-    if len(vectors) != 3 or re.sub(r"\([^()]*\)|none|\s", "", text):
+    # Axes beyond the third have one sample each (`checked_size`), and no direction.
+    if not re.fullmatch(r"(\s*\([^()]*\)){3}(\s+none)*\s*", text):
         raise ConcordctError(f"{path}: expected three vectors in space directions, found {shown(text)}")
     affine = np.eye(4)
     for axis, vector in enumerate(vectors):
@@ -142,6 +149,11 @@ def _affine(fields: dict[str, str], path: Path) -> NDArray[np.float64]:
     origin = needed(fields, ("space origin",), path)
     affine[:3, 3] = numbers(re.sub(r"[(),]", " ", origin), 3, "space origin", path)
     return np.diag([*_TO_LPS[space.lower()], 1.0]) @ affine
+
+
+def _words(value: str) -> set[str]:
+    """The words of a field, quoted or not."""
+    return {quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|([^\s"]+)', value)}
 
 
 def nrrd_header(

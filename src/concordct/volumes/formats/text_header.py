@@ -34,10 +34,10 @@ def numbers(value: str, count: int | None, name: str, path: Path) -> list[float]
     """The finite numbers of a field, as many as expected."""
     words = value.split()
     try:
-        found = [float(word) for word in words]
+        found = [float(word) for word in words if "_" not in word]  # Python reads 1_0 as 10
     except ValueError:
         found = []
-    if not found or count not in (None, len(found)) or not all(map(math.isfinite, found)):
+    if not found or len(found) != len(words) or count not in (None, len(found)) or not all(map(math.isfinite, found)):
         expected = "a finite number" if count == 1 else f"{count} finite numbers" if count else "finite numbers"
         raise ConcordctError(f"{path}: expected {expected} in {name}, found {shown(value)}")
     return found
