@@ -6,6 +6,7 @@ python -m benchmarks.followup --folds 0 2 4       # a second process takes the o
 python -m benchmarks.followup --subjects 140 --folds 0 --most-steps 400 --brief   # two hours of one core, half to
                                                   # draw; its page is followup-400.md
 python -m benchmarks.followup --folds 0 --only SAGAN cDiff        # a second process trains these beside the first
+python -m benchmarks.followup --standing          # trains nothing; the page of what stands
 python -m benchmarks.followup --search            # the learning rates alone: four of every row
 python -m benchmarks.followup --subjects 20 --folds 0 --most-steps 300 --rehearsal    # tables to the screen only
 
@@ -234,6 +235,7 @@ def main() -> None:
     parser.add_argument("--aside", nargs="*", default=list(ASIDE), choices=ASIDE, help="of these, train these alone")
     parser.add_argument("--only", nargs="*", choices=(*MODELS, *ASIDE), help="train and predict with these, judge none")
     parser.add_argument("--search", action="store_true", help="choose learning rates of --only, or of all; train none")
+    parser.add_argument("--standing", action="store_true", help="train no follow-up: the page of the models that stand")
     parser.add_argument("--brief", action="store_true", help=f"fewer rows: {', '.join(BRIEF)}")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw the cohort")
     parser.add_argument("--rehearsal", action="store_true", help="print the tables, write nothing to docs")
@@ -268,10 +270,15 @@ def main() -> None:
         for index in given.folds:
             further = given.aside if index in ASIDE_FOLDS else []
             names, place = given.only or (*MODELS, *further), models_of / f"fold-{index}"
-            run_fold(models_of, index, ready, parts, names, [*rows, *FIRST], given.most_steps, stop)
-            if given.only:
+            if given.standing:
+                names = [name for name in names if place_of_model(place, name).exists()]
+            run_fold(
+                models_of, index, ready, parts, names, [*rows, *FIRST], given.most_steps, stop, standing=given.standing
+            )
+            made = made_in(place, rows, index)
+            if given.only or not all(stored(place, name).exists() for name in made):
                 continue
-            judge_fold(place, ready, parts[index], made_in(place, rows, index), given.most_steps, stop)
+            judge_fold(place, ready, parts[index], made, given.most_steps, stop)
             if index == 0 and not given.brief:
                 on_few(models_of, [ready[i] for i in parts[index]], place / place_of_model(Path(), WHOLE))
     except Paused:
@@ -353,8 +360,15 @@ def run_fold(
     rows: Sequence[str],
     steps: int | None,
     stop: Callable[[], bool],
+    *,
+    standing: bool = False,
 ) -> None:
-    """Train the models of a fold that it does not have yet, one after the other, and predict their rows."""
+    """Train the models of a fold that it does not have yet, one after the other, and predict their rows.
+
+    Parameters
+    ----------
+    standing : all of them stand; take them as they are.
+    """
     place, test = folder / f"fold-{fold}", [ready[i] for i in parts[fold]]
     train = [one for i, one in enumerate(ready) if i not in parts[fold]]
     for row in PLAIN:
@@ -362,8 +376,10 @@ def run_fold(
             predicted(place, row, train, test, {})
     for name in names:
         own = [row for row in rows if row not in PLAIN and of_model(row) == name]
-        rate = search(folder, name, ready, parts, steps, stop) if fold in ASIDE_FOLDS else None
-        model = train_row(place, train, name, steps, rate, stop)
+        model = place_of_model(place, name)
+        if not standing:
+            rate = search(folder, name, ready, parts, steps, stop) if fold in ASIDE_FOLDS else None
+            model = train_row(place, train, name, steps, rate, stop)
         learned(place, name, train)
         if name in MODELS:
             along_chain(place, name, train)

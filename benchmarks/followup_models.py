@@ -115,15 +115,21 @@ def phases_of(bundle: Bundle) -> dict[str, dict[str, Any]]:
 
 
 def made_otherwise(name: str, bundle: Bundle, steps: int | None, rate: float | None) -> bool:
-    """Whether a model of a row has other phases or networks than `fit` would give it now, as far as it names them."""
-    said = said_of(name, steps, rate)
-    return not (_agrees(phases_of(bundle), said["phases"]) and _agrees(bundle.metadata["config"], said["config"]))
+    """Whether a model of a row has other phases or networks than `fit` would give it now."""
+    said, config = said_of(name, steps, rate), type(recipe_for(name, steps, rate).config)
+    # What a model does not name is what it was before it had a name.
+    usual = {one.name: one.default for one in dataclasses.fields(config) if one.default is not dataclasses.MISSING}
+    return not (
+        _agrees(phases_of(bundle), said["phases"]) and _agrees({**usual, **bundle.metadata["config"]}, said["config"])
+    )
 
 
-def _agrees(stored_one: Any, wanted: Any) -> bool:
-    if isinstance(stored_one, Mapping) and isinstance(wanted, Mapping):
-        return all(_agrees(stored_one[key], wanted[key]) for key in stored_one if key in wanted)
-    return bool(stored_one == wanted)
+def _agrees(found: Any, wanted: Any) -> bool:
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        return all(_agrees(found[key], wanted[key]) for key in found if key in wanted)
+    if isinstance(found, tuple | list) and isinstance(wanted, tuple | list):
+        return list(found) == list(wanted)
+    return bool(found == wanted)
 
 
 def _recipe_of_slices(steps: int | None) -> diffusionct.Recipe:

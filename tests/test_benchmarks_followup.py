@@ -16,6 +16,7 @@ import pytest
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression import catalogue, ciresdiff_recipes
 from concordct.progression.lung_function import LungFunction
+from concordct.training.bundle import Bundle
 from concordct.training.engine import Paused
 from test_progression_ciresdiff import TINY, subject
 from test_progression_rivals import recipe_of
@@ -135,6 +136,14 @@ def test_a_model_of_another_rate_is_told_and_trained_again(tmp_path: Path, monke
     assert beside.exists()
     assert (place / "diagnosis.json").read_text() == '{"SAGAN": [0.5]}'
     assert followup_search.others(place, ["TransUNet"], 2) == []
+
+
+def test_a_model_of_before_a_setting_had_a_name_is_told(tmp_path: Path) -> None:
+    said = followup_models.said_of("cDiff", None, None)
+    config = {name: value for name, value in said["config"].items() if name not in ("centre", "spread")}
+    now, before = (Bundle({}, {"recipe": said["phases"], "config": one}) for one in (said["config"], config))
+    assert not followup_models.made_otherwise("cDiff", now, None, None)
+    assert followup_models.made_otherwise("cDiff", before, None, None)
 
 
 def test_the_picture_has_every_method_and_follows_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

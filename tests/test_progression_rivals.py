@@ -56,7 +56,7 @@ def recipe_of(name: str, **phase: Any) -> Recipe:
     given = {"steps": 5, "batch": 2, "learning_rate": 1e-3, "warmup": 2, "every": 4, **phase}
     small = catalogue.method(name).recipes["small"]
     if name == "cdiff":
-        config: Any = cdiff.Config((8, 8), blocks=1, attention=1, steps=20, sampling_steps=2)
+        config: Any = dataclasses.replace(small.config, widths=(8, 8), steps=20, sampling_steps=2)
     else:
         config = dataclasses.replace(small.config, net=NETS[name], judge=JUDGE)
     return dataclasses.replace(small, config=config, patch=16, overlap=8, game=Phase(**given))
@@ -141,13 +141,22 @@ def test_slices_of_a_patch_stay_together() -> None:
 
 def test_cdiff_takes_the_noise_back() -> None:
     """x_0 from x_t and the true noise, eq. 15; the estimate is cut at the ends of the scale."""
-    system = cdiff.CDiff(recipe_of("cdiff").config)
+    system = cdiff.CDiff(dataclasses.replace(recipe_of("cdiff").config, centre=0.0, spread=1.0))
     x0, noise = torch.full((1, 1, 8, 8), 0.3), torch.randn(1, 1, 8, 8)
     step = torch.tensor([7])
     x = cdiff.standard.q_sample(system.schedule, x0, step, noise)
     system.noise = lambda *_: noise  # type: ignore[method-assign]
     assert torch.allclose(system.denoise(x, step / 20, x0), x0, atol=1e-5)
     assert float(system.denoise(x + 9, step / 20, x0).max()) == 1.0
+
+    # In units of a spread the same, and the ends of the scale are in them, too.
+    system = cdiff.CDiff(dataclasses.replace(recipe_of("cdiff").config, centre=-0.5, spread=0.5))
+    assert torch.allclose(system.from_units(system.to_units(x0)), x0)
+    system.noise = lambda *_: noise  # type: ignore[method-assign]
+    x = cdiff.standard.q_sample(system.schedule, system.to_units(x0), step, noise)
+    assert torch.allclose(system.from_units(system.denoise(x, step / 20, x0)), x0, atol=1e-5)
+    found = system.denoise(torch.tensor([-40.0, 40.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8), step / 20, x0)
+    assert found.flatten(1)[:, 0].tolist() == [-1.0, 3.0]
 
 
 @every

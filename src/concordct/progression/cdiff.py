@@ -20,7 +20,7 @@ from concordct.diffusion import schedule as standard
 from concordct.diffusion.samplers import sample_ddim
 from concordct.methods.network import load_system, seeded
 from concordct.methods.standardizer import Mode
-from concordct.progression.ciresdiff import CohortData
+from concordct.progression.ciresdiff import CENTRE, SPREAD, CohortData
 from concordct.progression.method import FollowupMethod
 from concordct.progression.patches3d import Patches3d
 from concordct.progression.translation3d import (
@@ -43,20 +43,34 @@ METHOD = "cdiff"
 
 @dataclass(frozen=True)
 class Config:
-    """Channels of the U-Net's scales, of which the last `attention` look at every place; T; steps at work."""
+    """The network and its chain.
+
+    Attributes
+    ----------
+    widths : channels of the U-Net's scales, of which the last `attention` look at every place.
+    steps : T. sampling_steps : at work.
+    centre, spread : of the region, in [-1, 1]; the chain walks in units of them. 0 and 1 is [-1, 1] itself.
+    """
 
     widths: tuple[int, ...] = (128, 256, 384, 512)
     blocks: int = 2
     attention: int = 2
     steps: int = 1000
     sampling_steps: int = 50
+    centre: float = 0.0
+    spread: float = 1.0
+
+
+#: CIResDiff's `CENTRE` and `SPREAD` in [-1, 1]. The noise of a linear chain is made for data as large as itself: what
+#: spreads less is drowned early, and an error of the noise is larger beside it.
+_UNITS = {"centre": 2 * CENTRE - 1, "spread": 2 * SPREAD}
 
 
 RECIPES: dict[str, Recipe] = recipes(
     Config(),
     Phase(epochs=400, batch=4, learning_rate=1e-4, ema=0.9999),
-    Config((64, 128, 192, 256), sampling_steps=25),
-    Config((16, 32, 48), blocks=1, attention=1, sampling_steps=10),
+    Config((64, 128, 192, 256), sampling_steps=25, **_UNITS),
+    Config((16, 32, 48), blocks=1, attention=1, sampling_steps=10, **_UNITS),
 )
 
 
@@ -81,6 +95,14 @@ class CDiff(nn.Module):
         )
         self.schedule = standard.linear_schedule(config.steps)
 
+    def to_units(self, image: Tensor) -> Tensor:
+        """[-1, 1] to what the chain walks in."""
+        return (image - self.config.centre) / self.config.spread
+
+    def from_units(self, x: Tensor) -> Tensor:
+        """Back to [-1, 1]."""
+        return x * self.config.spread + self.config.centre
+
     def noise(self, x: Tensor, initial: Tensor, step: Tensor) -> Tensor:
         """[b, 1, y, x] noisy and initial slices, [b] steps 1 ... T, to the noise."""
         return self.net(torch.cat([x, initial], dim=1), step)
@@ -91,7 +113,8 @@ class CDiff(nn.Module):
         alpha_bar = self.schedule.alpha_bar.to(x.device)[step].reshape(-1, 1, 1, 1).to(x.dtype)
         # Ho et al., eq. 15: x_0 = (x_t - sqrt(1 - ab_t) eps) / sqrt(ab_t)
         found = (x - (1 - alpha_bar).sqrt() * self.noise(x, initial, step)) / alpha_bar.sqrt()
-        return found.clamp(-1, 1)
+        ends = self.to_units(torch.tensor([-1.0, 1.0]))
+        return found.clamp(float(ends[0]), float(ends[1]))
 
 
 class Task(nn.Module):
@@ -105,7 +128,7 @@ class Task(nn.Module):
         """Initial HU and region, follow-up HU, to the mean square of the noise inside the region."""
         region = source[:, 1:]
         a, b = to_unit(source[:, :1], region), to_unit(target, region)
-        a, b, region = chosen_slices((a, b, region), seeds)
+        a, b, region = chosen_slices((self.system.to_units(a), self.system.to_units(b), region), seeds)
         random = torch.Generator().manual_seed(seeds[0])
         step = torch.randint(1, self.system.config.steps + 1, (len(a),), generator=random).to(a.device)
         noise = torch.randn(a.shape, generator=random).to(a.device)
@@ -133,6 +156,8 @@ class Diffused(Translated):
         chain = standard.respaced(system.schedule, standard.trailing(system.config.steps, self.steps))
 
         def walk(initial: Tensor, inside: NDArray[np.bool_]) -> Tensor:
+            initial = system.to_units(initial)
+            outside = float(system.to_units(torch.tensor(OUTSIDE)))
             start = torch.zeros_like(initial)
             if self.mode == "sample":
                 start = torch.from_numpy(seeds.at(0).standard_normal(tuple(initial.shape), dtype=np.float32))
@@ -142,9 +167,9 @@ class Diffused(Translated):
                 def estimate(cut: Sequence[Tensor]) -> Tensor:
                     return system.denoise(cut[0], time.to(cut[0].device).expand(len(cut[0])), cut[1])
 
-                return torch.where(within, self.blend(estimate, (x[0], condition), inside), OUTSIDE)[None]
+                return torch.where(within, self.blend(estimate, (x[0], condition), inside), outside)[None]
 
-            return sample_ddim(denoise, start[None], initial, chain)[0]
+            return system.from_units(sample_ddim(denoise, start[None], initial, chain)[0])
 
         return predict_in_region(self.method, hu, region, self.spacing_mm, self.patch, self.overlap, walk)
 
