@@ -63,14 +63,14 @@ class Config:
 
 #: CIResDiff's `CENTRE` and `SPREAD` in [-1, 1]. The noise of a linear chain is made for data as large as itself: what
 #: spreads less is drowned early, and an error of the noise is larger beside it.
-_UNITS = {"centre": 2 * CENTRE - 1, "spread": 2 * SPREAD}
+_CENTRE, _SPREAD = 2 * CENTRE - 1, 2 * SPREAD
 
 
 RECIPES: dict[str, Recipe] = recipes(
     Config(),
     Phase(epochs=400, batch=4, learning_rate=1e-4, ema=0.9999),
-    Config((64, 128, 192, 256), sampling_steps=25, **_UNITS),
-    Config((16, 32, 48), blocks=1, attention=1, sampling_steps=10, **_UNITS),
+    Config((64, 128, 192, 256), sampling_steps=25, centre=_CENTRE, spread=_SPREAD),
+    Config((16, 32, 48), blocks=1, attention=1, sampling_steps=10, centre=_CENTRE, spread=_SPREAD),
 )
 
 
