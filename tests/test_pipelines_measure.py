@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from concordct.cli.common import app
 from concordct.errors import ConcordctError
-from concordct.judging.endpoints import changed_classes
+from concordct.judging.endpoints import class_warnings
 from concordct.pipelines import measure
 from concordct.pipelines.measure_image import Choice, MeasureJob
 from concordct.volumes.manifest import PairRow, write_manifest
@@ -145,8 +145,8 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_changed_class_is_named() -> None:
-    found = changed_classes(
-        {"laa950_lungs_percent": 7.0, "agatston": 90.0, "perc15_lungs_hu": -950.0},
-        {"laa950_lungs_percent": 3.0, "agatston": 95.0, "perc15_lungs_hu": -900.0},
-    )
-    assert found == [("LAA-950, lungs", 7.0, 3.0)]
+    before = {"laa950_lungs_percent": 7.0, "agatston": 90.0, "perc15_lungs_hu": -950.0}
+    after = {"laa950_lungs_percent": 3.0, "agatston": 95.0, "perc15_lungs_hu": -900.0}
+    assert class_warnings(before, after) == ["LAA-950, lungs from 7 to 3"]
+    said = class_warnings(before, after, name="p1", target=before | {"laa950_lungs_percent": 3.2})
+    assert said == ["p1: LAA-950, lungs from 7 to 3, target 3.2"]

@@ -36,13 +36,12 @@ def inspect(
     if as_json:
         print_json(found)
         return
-    table = Table(
-        Column("scan", overflow="fold"), "kernel", "slices", "spacing z y x, mm", "thickness, mm", "problems and notes"
-    )
+    about = "scanner, date, problems"
+    table = Table(Column("scan", overflow="fold"), "kernel", "slices", "spacing z y x, mm", "thickness, mm", about)
     for scan in found["scans"]:
-        about = ", ".join(filter(None, (scan["scanner"], scan["date"])))
+        origin = ", ".join(filter(None, (scan["scanner"], scan["date"])))
         like = ", ".join(f"{one['kernel']} ({one['distance']:.1f})" for one in scan.get("looks_like", ()))
-        remarks = [*filter(None, (about, like and f"looks like {like}"))]
+        remarks = [*filter(None, (origin, like and f"looks like {like}"))]
         remarks += [f"{problem['message']} [{problem['code']}]" for problem in scan["problems"]] + scan["notes"]
         table.add_row(
             *(

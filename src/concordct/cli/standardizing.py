@@ -81,14 +81,16 @@ def calibrate(
         str,
         typer.Option(
             help="Samples of concord: agreement, as near to the target as they come; honest, as far from each other as "
-            "from the target, which costs agreement.",
+            "from the target, which costs some agreement.",
             callback=one_of(WIDTHS),
         ),
     ] = WIDTHS[0],
     learned: Annotated[
         bool,
         typer.Option(
-            "--learned", help="Of many pairs that are not linear: learn what the transfer leaves over, if that serves."
+            "--learned",
+            help="For many pairs of iterative or deep-learning reconstruction: learn what the transfer leaves over; "
+            "kept where it serves.",
         ),
     ] = False,
     unpaired: Annotated[

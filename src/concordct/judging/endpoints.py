@@ -21,8 +21,10 @@ from concordct.errors import ConcordctError
 from concordct.judging.features import number
 from concordct.volumes.volume import Volume
 
-#: Stage -> column -> value; None where it is not defined.
-Values = Mapping[str, Mapping[str, float | None]]
+#: Column -> value; None where it is not defined.
+Measured = Mapping[str, float | None]
+#: Stage -> column -> value.
+Values = Mapping[str, Measured]
 
 #: Every column, in the order of the catalogue.
 COLUMNS: tuple[Column, ...] = tuple(
@@ -96,15 +98,18 @@ def endpoint_rows(
     return rows
 
 
-def class_warnings(before: Mapping[str, float | None], after: Mapping[str, float | None], name: str) -> list[str]:
-    """A line for every clinical class that a conversion changes."""
-    return [f"{name}: {title} from {old:.4g} to {new:.4g}" for title, old, new in changed_classes(before, after)]
+def class_warnings(before: Measured, after: Measured, *, name: str = "", target: Measured | None = None) -> list[str]:
+    """A line for every clinical class that a conversion changes, with what it should be where that is known."""
+    lines = []
+    for column, old, new in changed_classes(before, after):
+        wanted = None if target is None else target.get(column.name)
+        beside = "" if wanted is None else f", target {wanted:.4g}"
+        lines.append(f"{name and f'{name}: '}{column.title} from {old:.4g} to {new:.4g}{beside}")
+    return lines
 
 
-def changed_classes(
-    before: Mapping[str, float | None], after: Mapping[str, float | None]
-) -> list[tuple[str, float, float]]:
-    """(title, value before, value after) of the columns whose clinical class differs."""
+def changed_classes(before: Measured, after: Measured) -> list[tuple[Column, float, float]]:
+    """The columns whose clinical class differs, with their values before and after."""
     found = []
     for column in COLUMNS:
         old, new = before.get(column.name), after.get(column.name)
@@ -112,7 +117,7 @@ def changed_classes(
             continue
         first, second = class_of([old, new], column.cuts)
         if first != second:
-            found.append((column.title, old, new))
+            found.append((column, old, new))
     return found
 
 

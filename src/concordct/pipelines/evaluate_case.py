@@ -145,7 +145,8 @@ def _judged(case: Case, question: Question) -> tuple[Judged, dict[str, Held]]:
     )
     warnings = [*notes, *warnings]
     if measured is not None:
-        changes = class_warnings(measured["source"], measured["standardized"], case.name or case.subject)
+        before, after, target = (measured[name] for name in ("source", "standardized", TARGET))
+        changes = class_warnings(before, after, name=case.name, target=target)
         warnings += [f"clinical class changed: {line}" for line in changes]
     return Judged(gathered, tuple(warnings), edge, measured), stages
 

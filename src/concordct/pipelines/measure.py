@@ -279,7 +279,7 @@ def class_changes_of(jobs: Sequence[MeasureJob], outcomes: Sequence[Outcome]) ->
         before = of.get((image, "source"))
         if stage != "standardized" or before is None:
             continue
-        lines += class_warnings(_own(before), _own(outcome), image)
+        lines += class_warnings(_own(before), _own(outcome), name=image)
     return lines
 
 

@@ -73,7 +73,7 @@ def evaluate_without_target(
                 "change": change,
             }
         )
-    warnings = [f"clinical class changed: {line}" for line in class_warnings(old, new, source.name)]
+    warnings = [f"clinical class changed: {line}" for line in class_warnings(old, new, name=source.name)]
     if masks.enhanced:
         warnings.append("contrast medium in the heart: calcium is not defined, density endpoints mean little")
     if masks.of("lungs") is None:
