@@ -8,11 +8,14 @@ import resource
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from concordct.errors import ConcordctError
+from concordct.volumes import guard
+from concordct.volumes.guard import guarded
 
 
 def double(data: bytes, *, dtype: str = "u1") -> NDArray[np.generic]:
@@ -66,3 +69,9 @@ def refuse(data: bytes) -> NDArray[np.generic]:
 
 def stumble(data: bytes) -> NDArray[np.generic]:
     raise ValueError("Doe^Jane")
+
+
+def decoder_of(path: Path) -> str:
+    """How the process was made that decodes for this one."""
+    guarded(double, b"x", path=path)
+    return type(guard._CURRENT.process).__name__

@@ -23,7 +23,11 @@ from concordct.volumes.csv_text import plain_cell, safe_cell
 from concordct.volumes.find import find_series
 from concordct.volumes.manifest import PairRow, write_manifest
 from concordct.volumes.place import atomic_directory, atomic_file
+from concordct.volumes.workers import Crew
 from volumes_slices import write_stack
+
+sys.path.insert(0, str(Path(__file__).parent))
+from guard_tasks import decoder_of
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -297,3 +301,13 @@ def test_a_picture_without_a_place_for_its_library_is_refused_before_the_work(tm
         assert done.stdout.decode().startswith(said)
         assert (said == "") == (done.stdout == b"")
         assert b"Traceback" not in done.stderr
+
+
+def test_a_worker_has_no_thread_of_its_own(tmp_path: Path) -> None:
+    """What it decodes with is then a fork of it, which takes no half second to start."""
+    crew = Crew(1)
+    try:
+        ((_, forked),) = crew.run(decoder_of, [tmp_path], lambda path: "lost", tries=1)
+    finally:
+        crew.end()
+    assert forked == ("Forked" if sys.platform == "linux" else "Popen")

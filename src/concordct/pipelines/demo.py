@@ -63,8 +63,8 @@ def demonstrate(output: Path, *, real_data: Path | None, say: Say) -> tuple[Show
     ------
     ConcordctError : whatever the steps refuse.
     """
-    output.mkdir(parents=True, exist_ok=True)
     ready_to_draw()
+    output.mkdir(parents=True, exist_ok=True)
     shown = [_simulated(output, say)]
     if real_data is not None:
         shown.append(_head_phantom(output, real_data, say))

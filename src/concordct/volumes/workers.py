@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -197,11 +198,22 @@ def _begin(begin: Callable[[], None] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
+    if sys.platform == "linux":
+        # The system sends SIGIO, and so ends this process, when the pipe of its parent closes. A thread that waits for
+        # that would do everywhere; but what is forked from a process with threads inherits their locks (`guard`).
+        import fcntl
 
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+        if wait([parent.sentinel], timeout=0):  # it ended before
+            os._exit(1)
+    else:
 
-    threading.Thread(target=watch, daemon=True).start()
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
     if begin is not None:
         begin()
