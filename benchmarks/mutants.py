@@ -3,7 +3,7 @@
 python -m benchmarks.mutants                   # 300 mutants; resumes
 python -m benchmarks.mutants --minutes 9       # one piece
 python -m benchmarks.mutants --again           # the survivors once more, after tests were written
-python -m benchmarks.mutants --fresh           # 60 others, drawn after tests were written
+python -m benchmarks.mutants --fresh 2         # 60 others, drawn by that seed after tests were written
 python -m benchmarks.mutants --show            # what survived
 
 A mutant is one changed operator, comparison, number or condition, or one call left out. The tests that run its line run
@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,12 @@ from benchmarks.mutants_places import Mutant, mutants_of
 from benchmarks.mutants_tests import KEPT, PACKAGE, ROOT, cover, judge, sound, warm_up
 from benchmarks.papers_cohort import runs
 from benchmarks.results import RESULTS, table
+from benchmarks.self_check import interval
 from concordct.judging.provenance import provenance
 
 SEED, COUNT = 0, 300
-#: The fresh sample, none of whose mutants is in the first one.
-FRESH_SEED, FRESH = 1, 60
+#: Seeds of fresh samples, and the mutants of each, none of which is in another sample; less than so many say little.
+FRESH_SEEDS, FRESH, FEW = (1, 2), 60, 20
 #: What is changed, and the test files that know it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "agreement": ("test_agreement_*",),
@@ -68,70 +68,89 @@ def sample(count: int, seed: int) -> list[tuple[str, Mutant]]:
     return everything[:count]
 
 
-def fresh() -> list[tuple[str, Mutant]]:
-    """The second sample."""
-    first = {mutant.key for _, mutant in sample(COUNT, SEED)}
-    return [one for one in sample(2 * FRESH, FRESH_SEED) if one[1].key not in first][:FRESH]
+def fresh(seed: int, lines: list[dict[str, Any]]) -> list[tuple[str, Mutant]]:
+    """A further sample of the code as it is, without what was judged for another one."""
+    known = {mutant.key for _, mutant in sample(COUNT, SEED)}
+    known |= {line["key"] for line in lines if line.get("sample", SEED) != seed}
+    return [one for one in sample(COUNT, seed) if one[1].key not in known][:FRESH]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-class _Judged:
-    """A sample's outcomes, with the reasons of those that survived."""
+def _where(room: str, mutant: Mutant) -> dict[str, Any]:
+    """What a line keeps of a fresh sample's mutant: the code will change, and what was judged stays on the page."""
+    return {"room": room, "where": f"{mutant.file}:{mutant.first}", "kind": mutant.kind, "code": mutant.code}
 
-    def __init__(self, drawn: list[tuple[str, Mutant]], known: dict[str, dict[str, Any]]) -> None:
-        self.all = [(room, mutant, known[mutant.key]) for room, mutant in drawn if mutant.key in known]
-        self.drawn, self.reasons = len(drawn), {}
+
+class _Judged:
+    """A sample's outcomes, a line each, with the reasons of those that survived."""
+
+    def __init__(self, lines: list[dict[str, Any]]) -> None:
+        self.all, self.reasons = lines, {}
         if REASONS.exists():
             with REASONS.open(encoding="utf-8", newline="") as file:
                 self.reasons = {row["key"]: row for row in csv.DictReader(file)}
 
-    def equivalent(self, mutant: Mutant) -> bool:
-        return self.reasons.get(mutant.key, {}).get("equivalent") == "yes"
+    def equivalent(self, line: dict[str, Any]) -> bool:
+        return self.reasons.get(line["key"], {}).get("equivalent") == "yes"
+
+    def killed(self) -> int:
+        return sum(line["outcome"] == "killed" for line in self.all)
 
     def row(self, room: str) -> list[str]:
         """Room, mutants, killed, share, equivalent, share of the others, killed by kept values alone."""
-        own = [one for one in self.all if room in (one[0], "all")]
-        killed = [found for _, _, found in own if found["outcome"] == "killed"]
-        same = sum(self.equivalent(mutant) for _, mutant, found in own if found["outcome"] != "killed")
-        kept = sum(found.get("by", "").startswith(KEPT) for found in killed)
+        own = [line for line in self.all if room in (line["room"], "all")]
+        killed = [line for line in own if line["outcome"] == "killed"]
+        same = sum(self.equivalent(line) for line in own if line["outcome"] != "killed")
+        kept = sum(line.get("by", "").startswith(KEPT) for line in killed)
         others = f"{len(killed) / (len(own) - same):.0%}" if len(own) > same else ""
         return [room, str(len(own)), str(len(killed)), f"{len(killed) / len(own):.0%}", str(same), others, str(kept)]
 
     def rows(self) -> list[list[str]]:
-        return [self.row(room) for room in (*ROOMS, "all") if any(room in (one[0], "all") for one in self.all)]
+        return [self.row(room) for room in (*ROOMS, "all") if any(room in (line["room"], "all") for line in self.all)]
 
     def survivors(self) -> list[list[str]]:
         found = []
-        for _, mutant, judged in self.all:
-            if judged["outcome"] == "killed":
+        for line in self.all:
+            if line["outcome"] == "killed":
                 continue
-            reason = self.reasons.get(mutant.key, {})
-            why = reason.get("why") or ("no test runs it" if judged["outcome"] != "survived" else "not looked at")
-            code, same = f"`{mutant.code.replace('|', '/')}`", "yes" if self.equivalent(mutant) else ""
-            found.append([f"{mutant.file}:{mutant.first}", mutant.kind, code, mutant.key, same, why])
+            reason = self.reasons.get(line["key"], {})
+            why = reason.get("why") or ("no test runs it" if line["outcome"] != "survived" else "not looked at")
+            code, same = f"`{line['code'].replace('|', '/')}`", "yes" if self.equivalent(line) else ""
+            found.append([line["where"], line["kind"], code, line["key"], same, why])
         return sorted(found)
 
 
+def _first_verdicts(lines: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Of a fresh sample, in the order judged."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        if line.get("sample") == seed:
+            found.setdefault(line["key"], line)
+    return list(found.values())
+
+
 def _page(lines: list[dict[str, Any]]) -> None:
-    known = {one["key"]: one for one in lines}
-    # Of the fresh sample, what was judged without a gap; less than half of it says little.
-    begun = list(takewhile(lambda one: one[1].key in known, fresh()))
-    first, second = _Judged(sample(COUNT, SEED), known), _Judged(begun, known)
+    known = {line["key"]: line for line in lines}
+    drawn = [(room, mutant) for room, mutant in sample(COUNT, SEED) if mutant.key in known]
+    first = _Judged([known[mutant.key] | _where(room, mutant) for room, mutant in drawn])
+    fresh_ones = {seed: _Judged(_first_verdicts(lines, seed)) for seed in FRESH_SEEDS}
+    fresh_ones = {seed: one for seed, one in fresh_ones.items() if len(one.all) >= FEW}
     # Before tests were written nobody asked which test it was.
-    drawn = {mutant.key for _, mutant, _ in first.all}
-    before = {one["key"]: one["outcome"] for one in lines if "by" not in one and one["key"] in drawn}
+    keys = {line["key"] for line in first.all}
+    before = {line["key"]: line["outcome"] for line in lines if "by" not in line and line["key"] in keys}
     head = ["room", "mutants", "killed", "share", "equivalent", "share of the others", "by kept values alone"]
     made = provenance()
     body = [
         "# Small faults that the tests notice",
         "",
-        f"{len(first.all)} of a seeded sample of {first.drawn} mutants; one changed operator, number or condition, or",
+        f"{len(first.all)} of a seeded sample of {COUNT} mutants; one changed operator, number or condition, or",
         "one call left out, each. The tests that run the line run on it, the quickest first, up to 40 seconds of them.",
         "Equivalent mutants cannot change what the program does. Kept values (`tests/test_methods_kept.py`) say that",
-        "something changed, not what is right: what nothing else noticed is counted apart.",
+        "something changed, not what is right: what nothing else noticed is counted apart. What is not judged has",
+        "changed since.",
         "",
         table(head, first.rows()),
         "",
@@ -141,28 +160,29 @@ def _page(lines: list[dict[str, Any]]) -> None:
         body += [
             f"Before the survivors were read and tests written, {len(before)} of this sample had been judged, and",
             f"{killed} ({killed / len(before):.0%}) were killed. The share above is that of a sample which tests were",
-            "written for: of other faults they will notice fewer. What is not judged has changed since.",
+            "written for: of other faults they will notice fewer.",
             "",
         ]
-    if len(second.all) >= FRESH // 2:
+    for seed, one in fresh_ones.items():
         body += [
-            "## A fresh sample",
+            f"## Fresh sample {seed}",
             "",
-            f"{len(second.all)} of {FRESH} others, drawn with another seed and judged after the tests were",
-            "written, in the order drawn: the share to expect of any fault of this kind.",
+            f"{len(one.all)} of {FRESH} others, drawn with another seed and judged in the order drawn, of the code and",
+            "the tests as they were then, before tests were written for them: the share to expect of such faults.",
+            f"Killed: {interval(one.killed(), len(one.all))}, with its 95 % interval.",
             "",
-            table(head, second.rows()),
+            table(head, one.rows()),
             "",
         ]
     where = ["where", "change", "line", "key", "equivalent", "why"]
-    for title, one in (("## Survivors", first), ("## Survivors of the fresh sample", second)):
-        if one is first or len(one.all) >= FRESH // 2:
-            body += [title, "", table(where, one.survivors()), ""]
-    seeds = f"seeds {SEED} and {FRESH_SEED}"
+    body += ["## Survivors", "", table(where, first.survivors()), ""]
+    for seed, one in fresh_ones.items():
+        body += [f"## Survivors of fresh sample {seed}", "", table(where, one.survivors()), ""]
+    seeds = f"seeds {', '.join(map(str, (SEED, *fresh_ones)))}"
     body += [f"*`make mutants`, {made['software']}, commit {made['commit']}, {seeds}, {made['machine']}.*"]
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join(body) + "\n", encoding="utf-8")
-    for one in (first, second):
+    for one in (first, *fresh_ones.values()):
         if one.all:
             print(", ".join(one.row("all")))
     print(PAGE)
@@ -195,7 +215,14 @@ def _by_room(drawn: list[tuple[str, Mutant]]) -> list[tuple[str, list[Mutant]]]:
 
 
 def _judge_room(
-    room: str, own: list[Mutant], known: dict[str, dict[str, Any]], aside: Path, until: float | None, *, again: bool
+    room: str,
+    own: list[Mutant],
+    known: dict[str, dict[str, Any]],
+    aside: Path,
+    until: float | None,
+    *,
+    again: bool,
+    fresh_seed: int | None,
 ) -> None:
     folder, digest = runs() / "mutants", _digest(room)
     waiting = [one for one in own if _waits(known.get(one.key), digest, again=again)]
@@ -215,6 +242,8 @@ def _judge_room(
         if until is not None and time.monotonic() > until:
             break
         made = {**judge(mutant, covered, aside), "tests_are": digest}
+        if fresh_seed is not None:
+            made |= {"sample": fresh_seed, **_where(room, mutant)}
         known[mutant.key] = made
         with (folder / "judged.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(made) + "\n")
@@ -228,7 +257,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop after this long; the same call goes on")
     parser.add_argument("--rooms", nargs="*", choices=list(ROOMS), default=list(ROOMS), help="these alone")
     parser.add_argument("--again", action="store_true", help="judge the survivors once more where tests have changed")
-    parser.add_argument("--fresh", action="store_true", help="the second sample")
+    parser.add_argument("--fresh", type=int, choices=FRESH_SEEDS, help="a fresh sample, by its seed")
     parser.add_argument("--show", action="store_true", help="write the page and judge nothing")
     parser.add_argument("--cover", choices=list(ROOMS), help="only find out which tests run which lines of a room")
     given = parser.parse_args()
@@ -238,7 +267,9 @@ def main() -> None:
         return
     results = runs() / "mutants" / "judged.jsonl"
     if not given.show:
-        drawn, known = fresh() if given.fresh else sample(COUNT, SEED), {one["key"]: one for one in _lines(results)}
+        lines = _lines(results)
+        drawn = fresh(given.fresh, lines) if given.fresh else sample(COUNT, SEED)
+        known = {line["key"]: line for line in lines}
         warm_up()
         with tempfile.TemporaryDirectory() as aside:
             shutil.copytree(PACKAGE, Path(aside) / "concordct")
@@ -246,7 +277,7 @@ def main() -> None:
             parts = [(room, [mutant]) for room, mutant in drawn] if given.fresh else _by_room(drawn)
             for room, own in parts:
                 if room in given.rooms:
-                    _judge_room(room, own, known, Path(aside), until, again=given.again)
+                    _judge_room(room, own, known, Path(aside), until, again=given.again, fresh_seed=given.fresh)
     _page(_lines(results))
 
 
