@@ -13,6 +13,7 @@ from concordct.cli.common import (
     AddressOption,
     EngineChoice,
     EngineOption,
+    FramesOption,
     JsonOption,
     SeedOption,
     ShardOption,
@@ -219,10 +220,7 @@ def idc(
     endpoint: Annotated[
         str | None, typer.Option(help="Address of an S3-compatible server; the archive's public one without.")
     ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="frames: pairs whose frames of reference differ, by position and content."),
-    ] = None,
+    allow: FramesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select scans from the Imaging Data Commons by its index; fetch them where there is a network.
@@ -282,10 +280,7 @@ def folder(
     path: Annotated[Path, typer.Argument(help="Searched to its depths.")],
     output: OutputOption,
     kernel: Annotated[list[str], typer.Option(help="Two kernels as the headers name them, the source first.")],
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="frames: pairs whose frames of reference differ, by position and content."),
-    ] = None,
+    allow: FramesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the pairs that lie in a folder: one acquisition in two kernels, geometry and content verified.

@@ -173,6 +173,10 @@ AllowOption = Annotated[
         "--allow", help=f"Let a problem of the scan pass, recorded in the result: {', '.join(sorted(ALLOWABLE))}."
     ),
 ]
+FramesOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="frames: pairs whose frames of reference differ, by position and content."),
+]
 ToOption = Annotated[
     str | None,
     typer.Option(

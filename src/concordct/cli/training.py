@@ -11,6 +11,7 @@ from rich.table import Table
 
 from concordct.cli.common import (
     AllowOption,
+    FramesOption,
     JsonOption,
     OverwriteOption,
     SeedOption,
@@ -64,10 +65,7 @@ def train(
     seed: SeedOption = 0,
     most_steps: Annotated[int | None, typer.Option(min=1, help="Cut every phase, to try things out.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop with a checkpoint after this long.")] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="frames: pairs whose frames of reference differ, by position and content."),
-    ] = None,
+    allow: FramesOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

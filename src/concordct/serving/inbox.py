@@ -28,6 +28,7 @@ from concordct.serving.ledger import Stored
 from concordct.serving.log import say
 from concordct.serving.queue import Queue
 from concordct.volumes.arrived import Arrived, dataset_offset, look_at, write_arrived
+from concordct.volumes.place import sync_folder
 
 SUCCESS, NO_ROOM, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 #: What is used is counted anew so often; in between it is added up.
@@ -138,8 +139,8 @@ class Inbox:
         name = hashlib.sha256(f"{arrived.sop_instance_uid}\0{digest}".encode()).hexdigest()[:32] + ".dcm"
         size = aside.stat().st_size
         os.replace(aside, folder / name)
-        _sync(folder)
-        _sync(self._kept)
+        sync_folder(folder)
+        sync_folder(self._kept)
         stored = Stored(
             arrived.sop_instance_uid, arrived.sop_class_uid, arrived.transfer_syntax_uid, name, digest, size
         )
@@ -176,11 +177,3 @@ class Inbox:
             shutil.rmtree(folder, ignore_errors=True)
         (self.views / f"{series}.html").unlink(missing_ok=True)
         self._counted_at = 0.0
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

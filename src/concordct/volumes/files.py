@@ -32,7 +32,7 @@ from concordct.volumes.geometry import (
 from concordct.volumes.padding import find_padding
 from concordct.volumes.place import refuse_overlap
 from concordct.volumes.series import Series
-from concordct.volumes.volume import AIR_HU, Volume
+from concordct.volumes.volume import AIR_HU, Volume, spacing_of
 
 __all__ = [
     "ENDINGS",
@@ -83,8 +83,7 @@ class VolumeFile:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """(z, y, x) distance between voxel centres, mm."""
-        z, y, x = (float(np.linalg.norm(self.affine[:3, axis])) for axis in range(3))
-        return z, y, x
+        return spacing_of(self.affine)
 
     @property
     def folder(self) -> Path:

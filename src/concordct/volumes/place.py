@@ -80,7 +80,7 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             _sync_tree(aside)
             _refuse_existing(final, overwrite)
             os.replace(aside / final.name, final)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
     except OSError as error:
         raise _one_line(error, final) from None
     finally:
@@ -264,7 +264,7 @@ def _swap(aside: Path, final: Path, overwrite: bool) -> None:
     _refuse_existing(final, overwrite)
     if not os.path.lexists(final):
         os.rename(aside, final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
         return
     old = aside.with_name(aside.name.removesuffix(_ASIDE) + _REPLACED)
     lock = _lock(final) if final.exists() else None
@@ -275,7 +275,7 @@ def _swap(aside: Path, final: Path, overwrite: bool) -> None:
         except OSError:
             os.rename(old, final)
             raise
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
         if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old, ignore_errors=True)
         else:
@@ -296,10 +296,11 @@ def _sync_tree(folder: Path) -> None:
         for name in names:
             with open(Path(root) / name, "rb") as file:
                 os.fsync(file.fileno())
-        _sync_folder(Path(root))
+        sync_folder(Path(root))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold what a folder names."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -23,7 +23,7 @@ from concordct.volumes.allowable import ALLOWABLE
 from concordct.volumes.decode import StoredSlice, begin_slice, open_dataset, quiet_dicom
 from concordct.volumes.dicom_file import file_stamp
 from concordct.volumes.geometry import Problem
-from concordct.volumes.volume import Volume
+from concordct.volumes.volume import Volume, spacing_of
 
 __all__ = ["Problem", "Series", "SliceRef"]
 
@@ -90,8 +90,7 @@ class Series:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """(z, y, x) distance between voxel centres, mm."""
-        z, y, x = (float(np.linalg.norm(self.affine[:3, axis])) for axis in range(3))
-        return z, y, x
+        return spacing_of(self.affine)
 
     @property
     def folder(self) -> Path:

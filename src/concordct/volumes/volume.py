@@ -20,6 +20,12 @@ AIR_HU = -1000.0
 BODY_ABOVE_HU = -500.0
 
 
+def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """(z, y, x) distance between voxel centres, mm, by the [4, 4] affine of an index (z, y, x, 1)."""
+    z, y, x = (float(np.linalg.norm(affine[:3, axis])) for axis in range(3))
+    return z, y, x
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One CT volume, or a slab of one.
@@ -54,8 +60,7 @@ class Volume:
             raise ConcordctError(f"a volume needs a 4 x 4 affine, found shape {self.affine.shape}")
         if self.padding is not None and self.padding.shape != self.hu.shape:
             raise ConcordctError(f"padding of shape {self.padding.shape} does not fit a volume of {self.hu.shape}")
-        z, y, x = (float(np.linalg.norm(self.affine[:3, axis])) for axis in range(3))
-        object.__setattr__(self, "_spacing", (z, y, x))
+        object.__setattr__(self, "_spacing", spacing_of(self.affine))
 
     @property
     def shape(self) -> tuple[int, int, int]:
