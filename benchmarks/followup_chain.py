@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.followup_models import SEED, place_of_model
+from benchmarks.results import once
 from concordct.diffusion import residual_shifting as shifting
 from concordct.diffusion import schedule as standard
 from concordct.pipelines.followup_data import Prepared
@@ -22,7 +23,6 @@ from concordct.progression.ciresdiff_known import dense_share
 from concordct.progression.ciresdiff_predict import load
 from concordct.progression.patches3d import Patches3d
 from concordct.training.bundle import load_bundle
-from concordct.volumes.place import atomic_file
 
 #: Steps of the 15 that are looked at, and patches of 2 for each.
 SHOWN, BATCHES = (15, 12, 8, 4, 1), 20
@@ -31,14 +31,8 @@ SHOWN, BATCHES = (15, 12, 8, 4, 1), 20
 def along_chain(place: Path, name: str, train: Sequence[Prepared]) -> dict[str, float]:
     """The error at each of `SHOWN` on patches of a fold's training subjects over no change's there; kept on disk."""
     model = place_of_model(place, name)
-    path = place / "chain" / f"{model.name}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = _measured(model, train)
-        with atomic_file(path) as aside:
-            aside.write_text(json.dumps(found))
-    kept: dict[str, float] = json.loads(path.read_text())
-    return kept
+    found: dict[str, float] = once(place / "chain" / f"{model.name}.json", lambda: _measured(model, train))
+    return found
 
 
 def chain_rows(place: Path, names: Sequence[str]) -> list[list[str]]:

@@ -30,7 +30,7 @@ from benchmarks.followup_models import (
 )
 from benchmarks.followup_rows import ASIDE_FOLDS, MODELS, WHOLE, rows_of
 from benchmarks.followup_subjects import measure
-from benchmarks.results import spent_in
+from benchmarks.results import once, spent_in
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression.ciresdiff_recipes import VARIANTS
 from concordct.training.bundle import load_bundle, save_bundle
@@ -213,14 +213,11 @@ def rate_of(model: Path) -> str:
 def learned(place: Path, name: str, train: Sequence[Prepared]) -> list[float]:
     """`gains` of a fold's model on some of its own training subjects: whether it has learned at all. Kept on disk."""
     model = place_of_model(place, name)
-    path = place / "learned" / f"{model.name}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = gains(spaced(train), opened(name, load_bundle(model), "mean"))
-        with atomic_file(path) as aside:
-            aside.write_text(json.dumps(found))
-    kept: list[float] = json.loads(path.read_text())
-    return kept
+    found: list[float] = once(
+        place / "learned" / f"{model.name}.json",
+        lambda: gains(spaced(train), opened(name, load_bundle(model), "mean")),
+    )
+    return found
 
 
 def rate_rows(folder: Path) -> list[list[str]]:

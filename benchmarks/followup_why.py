@@ -8,7 +8,6 @@ Everything is trained on fold 0's training patients but twelve, who judge: no te
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.followup_models import SEED, SPACING_MM
 from benchmarks.followup_subjects import folds, usable
-from benchmarks.results import ROOT, table, write_section
+from benchmarks.results import ROOT, once, table, write_section
 from concordct.diffusion import schedule as standard
 from concordct.diffusion.samplers import sample_ddim
 from concordct.nets.transformers2d import ResViT, TransUNet
@@ -32,7 +31,6 @@ from concordct.progression.ciresdiff import CohortData
 from concordct.progression.patches3d import Patches3d
 from concordct.progression.translation3d import OUTSIDE, Config, fit, to_unit
 from concordct.training.engine import Run
-from concordct.volumes.place import atomic_file
 
 #: Steps of each training; cDiff has half of the recipe's.
 STEPS, CDIFF_STEPS = 250, 400
@@ -175,16 +173,6 @@ def noised(folder: Path, units: bool, train: Sequence[Prepared], judges: Sequenc
     return found
 
 
-def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """What was found before, or is now."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = make()
-        with atomic_file(path) as aside:
-            aside.write_text(json.dumps(found))
-    return json.loads(path.read_text())
-
-
 def main() -> None:
     """Run what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,12 +186,12 @@ def main() -> None:
     judges = [ready[i] for i in judging]
     train = [ready[i] for part in parts[1:] for i in part if i not in judging]
     games = {
-        name: kept(out / f"{index}.json", lambda: played(out / f"run-{index}", name, train, judges))  # noqa: B023
+        name: once(out / f"{index}.json", lambda: played(out / f"run-{index}", name, train, judges))  # noqa: B023
         for index, name in enumerate(GAMES)
     }
-    blur = {width: kept(out / f"blur-{width:g}.json", lambda: smoothed(judges, width)) for width in WIDTHS}  # noqa: B023
+    blur = {width: once(out / f"blur-{width:g}.json", lambda: smoothed(judges, width)) for width in WIDTHS}  # noqa: B023
     chains = {
-        name: kept(out / f"cdiff-{units:d}.json", lambda: noised(out / f"run-cdiff-{units:d}", units, train, judges))  # noqa: B023
+        name: once(out / f"cdiff-{units:d}.json", lambda: noised(out / f"run-cdiff-{units:d}", units, train, judges))  # noqa: B023
         for name, units in (("[-1, 1]", False), ("units of the lungs' spread", True))
     }
     text = page_of(len(train), games, blur, chains)

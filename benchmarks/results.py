@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from concordct.judging.provenance import provenance
 from concordct.training.engine import METRICS
+from concordct.volumes.place import atomic_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -49,6 +51,16 @@ def data_folder() -> Path | None:
     """Where the real CT lies, as for the tests."""
     places = [Path(os.environ["CONCORDCT_DATA"])] if "CONCORDCT_DATA" in os.environ else []
     return next((place for place in (*places, ROOT.parent / "shared" / "data") if place.is_dir()), None)
+
+
+def once(path: Path, make: Callable[[], Any]) -> Any:
+    """What a JSON file holds, made first where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = make()
+        with atomic_file(path) as aside:
+            aside.write_text(json.dumps(found), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_section(name: str, command: str, body: str, *, seed: str) -> None:
