@@ -18,7 +18,7 @@ REFERENCE := .venv/pyradiomics
   bench-papers bench-flagship bench-self-check bench-registration bench-followup bench-followup-speed bench-service \
   bench-endpoints bench-idc bench-combat bench-downstream paper-weights mutants docs dist packages lock licences crash \
   clean bench-nonlinear bench-thickness bench-reference references bench-iterative bench-window bench-width bench-install \
-  bench-followup-weights bench-scale bench-inspect
+  bench-followup-weights bench-followup-why bench-scale bench-inspect
 
 demo: .venv/installed
 	$(BIN)/concordct demo -o demo $(if $(DATA),--real-data $(DATA))
@@ -121,6 +121,10 @@ bench-install: .venv/installed
 # Minutes after `make bench-followup`, whose cohort and model it takes: the follow-up model that ships, and its page.
 bench-followup-weights: .venv/installed
 	$(BIN)/python -m benchmarks.followup_weights
+
+# Minutes after `make bench-followup`, whose cohort it takes: why ResViT and cDiff stay where they are.
+bench-followup-why: .venv/installed
+	$(BIN)/python -m benchmarks.followup_why
 
 bench-width: .venv/installed
 	$(BIN)/python -m benchmarks.width

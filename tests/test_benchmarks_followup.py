@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
 from concordct.pipelines.followup_data import Prepared
 from concordct.progression import catalogue, ciresdiff_recipes
@@ -32,6 +33,7 @@ from benchmarks import (
     followup_search,
     followup_subjects,
     followup_tables,
+    followup_why,
 )
 from benchmarks.results import lines_in
 
@@ -144,6 +146,29 @@ def test_a_model_of_before_a_setting_had_a_name_is_told(tmp_path: Path) -> None:
     now, before = (Bundle({}, {"recipe": said["phases"], "config": one}) for one in (said["config"], config))
     assert not followup_models.made_otherwise("cDiff", now, None, None)
     assert followup_models.made_otherwise("cDiff", before, None, None)
+
+
+def test_a_decoder_without_its_finest_state_is_blind_to_it_and_stays_so() -> None:
+    config = recipe_of("transunet").config
+    net = followup_why.without_finest(config, 16)
+    with torch.no_grad():
+        net.head.weight.normal_()
+    image = torch.randn(1, 1, 16, 16)
+    out = net(image)
+    out.sum().backward()
+    fine = config.net["widths"][0]
+    slope = net.up[-1][0].weight.grad
+    assert slope is not None
+    assert float(slope[:, -fine:].abs().max()) == 0.0
+    assert float(slope[:, :-fine].abs().max()) > 0.0
+    assert float(net.up[-1][0].weight.detach()[:, -fine:].abs().max()) == 0.0
+
+
+def test_half_of_the_error_is_six_decibels_and_outside_counts_nothing() -> None:
+    initial, wanted, region = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    region[..., 1] = 0
+    made = torch.tensor([[0.5, 9.0], [0.5, 9.0]]).reshape(1, 1, 2, 2)
+    assert followup_why.gain(made, (initial, wanted, region)) == pytest.approx(6.02, abs=0.01)
 
 
 def test_the_picture_has_every_method_and_follows_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
