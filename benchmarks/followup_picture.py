@@ -6,10 +6,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +14,7 @@ from benchmarks.followup_rows import PLAIN, of_model, rows_of
 from benchmarks.followup_subjects import Trend
 from concordct.methods.standardizer import Mode
 from concordct.pipelines.followup_data import Prepared
+from concordct.signal.drawing import new_figure
 from concordct.training.bundle import load_bundle
 from concordct.volumes.place import atomic_file
 
@@ -76,7 +73,9 @@ def draw(one: Prepared, made: Mapping[str, NDArray[np.float32]], path: Path) -> 
     box = tuple(slice(max(int(p[0]) - MARGIN, 0), int(p[-1]) + MARGIN + 1) for p in (ys, xs))
     every = {REAL: truth, **made}
     bands = -(-len(every) // ACROSS)
-    figure, axes = plt.subplots(2 * bands, ACROSS, figsize=(1.6 * ACROSS, 3.1 * bands), squeeze=False)
+    tall = 1.6 * np.ptp(ys) / np.ptp(xs) + 0.3
+    figure = new_figure(figsize=(1.6 * ACROSS, 2 * tall * bands), dpi=100, facecolor="white", layout="constrained")
+    axes = figure.subplots(2 * bands, ACROSS, squeeze=False)
     for one_axes in axes.ravel():
         one_axes.set_axis_off()
     for index, (name, hu) in enumerate(every.items()):
@@ -89,8 +88,7 @@ def draw(one: Prepared, made: Mapping[str, NDArray[np.float32]], path: Path) -> 
         if name != REAL:
             below.set_title(f"{np.sqrt((difference[lungs] ** 2).mean()):.0f} HU", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def words(one: Prepared, path: Path) -> list[str]:
