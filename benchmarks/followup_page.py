@@ -193,7 +193,8 @@ def page_of(study: Study) -> str:
         "eight of the patients that it was trained on. Loss is of few random patches a step and may hide what was "
         "learned; a row without gain on its own patients counts as not trained."
         + (f" That is: {', '.join(stuck)}." if stuck else "")
-        + f" Training a fold took {' and '.join(spent)} processor minutes, of the 60 that a fold may take.",
+        + f" Training a fold took {' and '.join(spent)} processor minutes, of the 60 that a fold may take."
+        + " Why TransUNet gains what ResViT does not, and what cDiff lacks: [short trainings](followup-why.md).",
         table(
             [
                 "model",

@@ -192,7 +192,7 @@ def main() -> None:
     blur = {width: once(out / f"blur-{width:g}.json", lambda: smoothed(judges, width)) for width in WIDTHS}  # noqa: B023
     chains = {
         name: once(out / f"cdiff-{units:d}.json", lambda: noised(out / f"run-cdiff-{units:d}", units, train, judges))  # noqa: B023
-        for name, units in (("[-1, 1]", False), ("units of the lungs' spread", True))
+        for name, units in (("[-1, 1]", False), ("units of the region's spread", True))
     }
     text = page_of(len(train), games, blur, chains)
     print(text)
@@ -220,13 +220,13 @@ def page_of(
         table(["network", "gain, dB"], [[name, f"{value:+.2f}"] for name, value in games.items()]),
         "No training at all, the initial scan through a Gaussian, in the lungs.",
         table(["width, voxels", "gain, dB"], [[f"{width:g}", f"{value:+.2f}"] for width, value in blur.items()]),
-        "TransUNet's gain is the noise that it takes from the initial scan, voxel by voxel, and for that it needs its "
-        "state at full resolution: without it, it stands where ResViT stands. ResViT, as published, hands everything "
-        "through a state of a quarter of the size, and has no other way to the output than the source that is added "
-        "(ours). More channels, no norms, no transformer (the first stage of its published training, which is left "
-        "out here) change nothing; its loss falls because the first patches are harder, for every method. What is "
-        "left to gain, the disease's change, an absolute difference hardly rewards: its best guess is the median, and "
-        "the median voxel does not change.",
+        "TransUNet's gain is mostly noise taken from the initial scan, voxel by voxel, as a Gaussian of half a voxel "
+        "takes some; for that it needs its state at full resolution, and without it, it stands where ResViT stands. "
+        "ResViT, as published, hands everything through a state of a quarter of the size, and has no other way to the "
+        "output than the source that is added (ours). More channels, no norms, no transformer (the first stage of its "
+        "published training, which is left out here) change nothing. Its loss falls in the study because the first "
+        "patches are harder, for every method. What is left to gain is the disease's change, which an absolute "
+        "difference hardly rewards where it is unsure: its best guess is the median (a reading, not tested).",
         "## What cDiff lacks",
         f"{CDIFF_STEPS} steps. The noise is predicted; beside its mean square error stands the gain of the x_0 that it "
         "gives from the true noisy follow-up, cut at the scale's ends.",
