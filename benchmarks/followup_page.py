@@ -26,6 +26,10 @@ WHOLE_RECIPE = (
     " Every model has the same number of optimizer steps, the recipe's {full} (a text tower's 100 come before; "
     "DiffusionCT's phases share them), far from any paper's schedule."
 )
+FIRST_FOLDS = (
+    "The first tables hold the {count} test subjects of the first {folds} folds, which have every row; the ablation on "
+    "all folds stands below them."
+)
 BLIND = (
     "**Not all of them are blind:** of {seen} of these test subjects results were looked at in studies before (with "
     "other models), while the ablation, the reading of the text and the classifier were developed. The other {fresh} "
@@ -130,7 +134,8 @@ def page_of(study: Study) -> str:
     missing = [str(fold) for fold in range(FOLDS) if fold not in done]
     aside = [done[index][0] for index in ASIDE_FOLDS if index in done]
     beside = [name for name in FIRST if aside and all(name in made for made in aside)]
-    absent = [name for name in ASIDE if name not in beside]
+    partly = [name for name in ASIDE if name not in beside and any(name in made for made in aside)]
+    absent = [name for name in ASIDE if name not in (*beside, *partly)]
     shown = [name for name in (*first_rows, *beside) if all(name in made for made in aside)] if beside else []
     first = {name: [row for made in aside for row in made[name]["rows"]] for name in shown}
     of_first = np.array([label for index in ASIDE_FOLDS if index in done for label in done[index][2]])
@@ -140,7 +145,7 @@ def page_of(study: Study) -> str:
     parts = [
         "## Follow-up scans of pulmonary fibrosis",
         f"{len(truth)} simulated test subjects of {len(done)} folds, {int(truth.sum())} progressive, "
-        f"{' and '.join(map(str, study.trained))} training subjects, "
+        f"{' or '.join(map(str, sorted(set(study.trained))))} training subjects each, "
         f"{study.weeks[0]:g} to {study.weeks[1]:g} weeks between the scans; recipe `small` at {SPACING_MM:g} mm, "
         f"inside the lungs, range {study.range_hu:g} HU; mean ± SD over subjects, difference with a 95 % bootstrap "
         "interval over subjects. A row is a method's estimate of the follow-up (one evaluation, `mean`); beside it, "
@@ -156,6 +161,7 @@ def page_of(study: Study) -> str:
             if missing
             else ""
         ),
+        *([FIRST_FOLDS.format(count=len(of_first), folds=len(aside))] if beside and len(done) > len(aside) else []),
         BLIND.format(seen=int(seen.sum()), fresh=int((~seen).sum())),
         table(header, quality_rows(first or every, WHOLE)),
         f"The {int((~seen).sum())} who were never looked at.",
@@ -167,11 +173,13 @@ def page_of(study: Study) -> str:
             "never trained, a reading of the text that does not start along the ridge's direction, a query from the "
             "image (the usual cross-attention), more patches at the last step of the chain; and the rivals, which read "
             f"no lung function. cDiff walks its chain in {CDIFF_STEPS} steps: the 10 of its recipe take 20 s a scan."
+            + (f" In one of the first folds alone, in its own table: {'; '.join(partly)}." if partly else "")
             + (f" Not trained here: {'; '.join(absent)}.{BEFORE_SAID}" if absent else "")
         )
         for index in done if len(aside) > 1 else ():
             if index in ASIDE_FOLDS:
-                made = {name: done[index][0][name]["rows"] for name in shown}
+                found = done[index][0]
+                made = {name: found[name]["rows"] for name in (*first_rows, *FIRST) if name in found}
                 parts += [f"Fold {index} alone.", table(header, quality_rows(made, WHOLE))]
         if len(done) > len(aside):
             parts += [f"The rows of all {len(done)} folds.", table(header, quality_rows(every, WHOLE))]
@@ -193,7 +201,7 @@ def page_of(study: Study) -> str:
         "eight of the patients that it was trained on. Loss is of few random patches a step and may hide what was "
         "learned; a row without gain on its own patients counts as not trained."
         + (f" That is: {', '.join(stuck)}." if stuck else "")
-        + f" Training a fold took {' and '.join(spent)} processor minutes, of the 60 that a fold may take."
+        + f" Training a fold took {', '.join(spent)} processor minutes, of the 60 that a fold may take."
         + " Why TransUNet gains what ResViT does not, and what cDiff lacks: [short trainings](followup-why.md).",
         table(
             [
