@@ -1,7 +1,10 @@
-"""Full and read-only disks, sources that vanish or change, two runs into one output: part of `benchmarks.crash`.
+"""Full and read-only disks, a read-only container, sources that vanish or change, two runs into one output: part of
+`benchmarks.crash`.
 
 The full disk and the read-only place are file systems in memory, mounted by the forked run over its output in a
-namespace of its own, which takes Linux and the right to make one; without it the page says so.
+namespace of its own, which takes Linux and the right to make one; without it the page says so. In the container nothing
+can be written but the output: no home, no folder for temporary files, no cache of numba or matplotlib; its runs start
+Python anew, since what is loaded already asks for none of these.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +27,8 @@ from benchmarks.crash_runs import LIMIT_SECONDS, VERBS, contents, ended, final, 
 #: What a disturbance was, runs, what came of it, and a note on each that did not pass.
 Row = tuple[str, int, str, list[str]]
 #: mount(2) and unshare(2).
-MS_RDONLY, CLONE_NEWNS, CLONE_NEWUSER = 1, 0x00020000, 0x10000000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 #: Verbs that run twice at once.
 TWICE = ("standardize", "calibrate", "features", "rois")
 #: Bytes of the small file system, and of the longest file.
@@ -62,6 +67,14 @@ def _longest(size: int) -> None:
 
 def _mounted(place: Path, size: int | None) -> None:
     """A small file system over `out`; read-only where no size is given. OSError where the system forbids it."""
+    libc = _own_namespace()
+    flags, options = (MS_RDONLY, b"") if size is None else (0, b"size=%d" % size)
+    if libc.mount(b"none", os.fsencode(place / "out"), b"tmpfs", flags, options):
+        raise OSError(ctypes.get_errno(), "no file system of its own")
+
+
+def _own_namespace() -> ctypes.CDLL:
+    """Mounts of this process alone; OSError where the system forbids it."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS):
@@ -69,9 +82,52 @@ def _mounted(place: Path, size: int | None) -> None:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    flags, options = (MS_RDONLY, b"") if size is None else (0, b"size=%d" % size)
-    if libc.mount(b"none", os.fsencode(place / "out"), b"tmpfs", flags, options):
-        raise OSError(ctypes.get_errno(), "no file system of its own")
+    return libc
+
+
+def container(place: Path, verbs: Sequence[str]) -> Iterator[Row]:
+    """Nothing can be written but the output: each verb once, done as ever or refused in words."""
+    refused = done = 0
+    notes = []
+    for name in verbs:
+        wanted = _undisturbed(place, VERBS[name])
+        _fresh(place)
+        code = ended(_contained(place, VERBS[name].replace("OUT", "out/result")), LIMIT_SECONDS)
+        said = (place / "said").read_text(errors="replace")
+        left = visible(contents(place / "out"))
+        torn = [one for one, digest in left.items() if final(one) and wanted.get(one) != digest]
+        done += code == 0
+        refused += code in (1, 2)
+        if code not in (0, 1, 2) or torn or (code == 0 and left != wanted) or "Traceback" in said or "fault" in said:
+            notes.append(f"{name}: exit {code}, torn {torn[:3]}, whole {left == wanted}, {said[-250:]}")
+    came = f"{done} done whole, {refused} refused in words, {len(notes)} otherwise"
+    yield "a read-only container, its output alone can be written", len(verbs), came, notes
+
+
+def _contained(place: Path, words: str) -> int:
+    """A run of Python anew among mounts that are read-only but for `out`; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        said = os.open(place / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        libc, out = _own_namespace(), os.fsencode(place / "out")
+        mounts = sorted({line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}, key=len)
+        if libc.mount(out, out, None, MS_BIND | MS_REC, None):
+            raise OSError(ctypes.get_errno(), "no mount of its own")
+        for mount in mounts:  # below /proc, /sys and /dev lie no files; what may not be changed is so already
+            if not mount.startswith(("/proc", "/sys")) and mount != "/dev":
+                libc.mount(None, os.fsencode(mount), None, MS_REMOUNT | MS_BIND | MS_RDONLY, None)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG", "MPL", "NUMBA"))}
+        os.chdir(place)
+        os.execve(sys.executable, [sys.executable, "-m", "concordct.cli", *words.split()], kept | {"HOME": "/none"})
+    except OSError as error:
+        print(f"Traceback: {error}", flush=True)
+    finally:
+        os._exit(70)
 
 
 def _every_verb(place: Path, what: str, wanted: dict[str, dict[str, str]], prepare: Callable[[], None] | None) -> Row:
@@ -183,4 +239,4 @@ def twice(place: Path, verbs: Sequence[str]) -> Iterator[Row]:
 
 
 #: By the word of the command line that asks for them.
-DISTURBANCES = {"disks": disks, "meddled": meddled, "twice": twice}
+DISTURBANCES = {"disks": disks, "container": container, "meddled": meddled, "twice": twice}
