@@ -53,6 +53,8 @@ def test_written_elsewhere_still_points_to_the_scans(folder: Path) -> None:
         (["p,s,train,scans/a,,,,1,", "q,s,train,scans/none,,,,1,"], "row 3, column source: no such file or folder"),
         (["p,s,train,scans/a,scans/none,,,1,"], "row 2, column target: no such file or folder"),
         ([",s,train,scans/a,,,,,"], "row 2, column pair: found nothing"),
+        (["p\0,s,train,scans/a,,,,,"], "row 2, column pair: expected printable characters"),
+        (["p,s\u202e,train,scans/a,,,,,"], "row 2, column subject: expected printable characters"),
         (["p,s,train,scans/a,,,,1"], "row 2: another number of values"),
         (["p,s,train,scans/a,,,,1,,,extra"], "row 2: another number of values"),
         (["p,s,train,scans/a,,,,,", "p,t,train,scans/b,,,,,"], "row 3: pair named as in row 2"),

@@ -144,6 +144,9 @@ def _row(values: dict[str | None, str | None], number: int, path: Path) -> PairR
         name = ".".join(map(str, first["loc"]))
         shown = "nothing" if first["type"] == "missing" else repr(first["input"])[:80]
         raise ConcordctError(f"row {number}, column {name}: found {shown}, {first['msg'].lower()}: {path}") from None
+    for name in ("pair", "subject", "split"):  # they name folders and rows of tables
+        if not getattr(row, name).isprintable():
+            raise ConcordctError(f"row {number}, column {name}: expected printable characters alone: {path}")
     folder = path.absolute().parent
     placed = {name: folder / getattr(row, name) for name in _PATHS if getattr(row, name) is not None}
     for name, place in placed.items():
