@@ -229,7 +229,8 @@ def _judge_room(
     if not waiting or (until is not None and time.monotonic() > until):
         return
     place = _covered(folder, room)
-    if not place.exists() or (again and json.loads(place.read_text(encoding="utf-8")).get("tests_are") != digest):
+    anew = again or fresh_seed is not None
+    if not place.exists() or (anew and json.loads(place.read_text(encoding="utf-8")).get("tests_are") != digest):
         # Apart, so that the forks begin without our own modules.
         subprocess.run([sys.executable, "-m", "benchmarks.mutants", "--cover", room], cwd=ROOT, check=True)
         found = json.loads(place.read_text(encoding="utf-8"))
