@@ -43,6 +43,7 @@ TITLES = {
     "followup-shipped": "The follow-up model that ships",
     "followup-200": "Follow-up study before: 200 steps, 112 patients",
     "followup": "Follow-up scans of pulmonary fibrosis",
+    "followup-why": "Why ResViT and cDiff stay where they are",
     "followup-speed": "Speed of predict-followup",
 }
 
