@@ -228,8 +228,8 @@ def page_of(
         "patches are harder, for every method. What is left to gain is the disease's change, which an absolute "
         "difference hardly rewards where it is unsure: its best guess is the median (a reading, not tested).",
         "## What cDiff lacks",
-        f"{CDIFF_STEPS} steps, half of the recipe's. The noise is predicted; beside its mean square error stands the gain of the x_0 that it "
-        "gives from the true noisy follow-up, cut at the scale's ends.",
+        f"{CDIFF_STEPS} steps, half of the recipe's. The noise is predicted; beside its mean square error stands the "
+        "gain of the x_0 that it gives from the true noisy follow-up, cut at the scale's ends.",
         table(header, steps),
         "Where the chain begins, x_t is the noise, and a network that handed it through would err by less than 1e-4; "
         "after so few steps it errs by far more, and x_0 takes that error times sqrt((1 - alpha_bar) / alpha_bar), "
@@ -238,8 +238,8 @@ def page_of(
         table(["steps of the walk", *chains], walks),
         "So neither cutting x_0 (done from the first) nor more steps makes up for a network that saw too little. What "
         "is mended: the chain walks in units of the region's spread, as the rows DM do, not in [-1, 1], of which "
-        "lungs fill a part while the schedule's noise is made for all of it; it helps x_0 at every step and the walk from "
-        "0, not the walk from noise. Ho et al. trained 800,000 steps.",
+        "lungs fill a part while the schedule's noise is made for all of it; it helps x_0 at every step and the walk "
+        "from 0, not the walk from noise. Ho et al. trained 800,000 steps.",
     ])  # fmt: skip
 
 
