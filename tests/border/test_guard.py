@@ -79,8 +79,10 @@ def test_who_asks_before_the_answer_is_needed_gets_each_its_own(afresh: None) ->
 def test_an_answer_that_nobody_fetched_ends_with_its_worker(afresh: None) -> None:
     left = guard.ask(tasks.double, b"\1", path=PATH)
     guard.end_worker()
+    serving = int(guarded(tasks.process, b"", path=PATH).array)
     with pytest.raises(ConcordctError, match="was ended"):
         left.result()
+    assert int(guarded(tasks.process, b"", path=PATH).array) == serving, "the worker of now is not the one that ended"
     assert works()
 
 

@@ -196,7 +196,8 @@ class _Worker:
     def end(self) -> None:
         """Close the pipes, which ends an idle worker, and kill one that is busy."""
         global _CURRENT
-        _CURRENT = None
+        if _CURRENT is self:  # another may serve by now
+            _CURRENT = None
         for pipe in (self.requests, self.replies):
             with suppress(OSError):
                 os.close(pipe)

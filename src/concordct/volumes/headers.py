@@ -53,8 +53,7 @@ _TAGS = (
     "Manufacturer", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase", "TriggerTime", "MultienergyCTProcessingSequence",
     "MonoenergeticEnergyEquivalent", "PatientID", "StudyInstanceUID", "SeriesNumber", "InstanceNumber", "KVP",
-    "SeriesDate", "SeriesTime", "IrradiationEventUID", "GantryDetectorTilt", "ConcatenationUID",
-    "BurnedInAnnotation",
+    "SeriesDate", "SeriesTime", "IrradiationEventUID", "GantryDetectorTilt", "BurnedInAnnotation", "ConcatenationUID",
     "InConcatenationNumber", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber",
 )
 _MODALITIES = frozenset((
